@@ -1,0 +1,18 @@
+"""Automatic loss weighting for PaddleSeg.
+
+Importing the package registers its losses and data sets with PaddleSeg, cures the faults of the
+installed PaddleSeg (`paddleseg_autoloss.compat`), and makes ``paddleseg.core.train`` train the
+parameters of losses.  Import it before Paddle: Paddle 2.6.2 depends on the order.
+"""
+
+from paddleseg_autoloss import compat  # noqa: F401  isort: skip
+
+from paddleseg_autoloss.datasets import SyntheticFundus
+from paddleseg_autoloss.integration.training import install
+from paddleseg_autoloss.losses import AutoWeightedLoss, Sum, UncertaintyWeightedLoss
+
+__version__ = "0.1.0"
+
+install()
+
+__all__ = ["AutoWeightedLoss", "Sum", "SyntheticFundus", "UncertaintyWeightedLoss", "__version__"]

@@ -1,0 +1,213 @@
+"""Everything that papers over versions of Paddle and PaddleSeg; nothing else may test a version.
+
+Imported before everything else of the package.  Two kinds of cure live here: the import order below
+and the table `SOURCE_FIXES`, whose entries each replace one faulty expression of a PaddleSeg
+function.  An entry is applied only where its fault stands in the installed source and the installed
+Paddle trips over it, so a PaddleSeg that has mended a fault is left alone.
+"""
+
+from __future__ import annotations
+
+# Paddle 2.6.2 carries a zlib of its own; whoever loads Python's zlib after it crashes in
+# inflateReset2 ("zlib.error -2 inconsistent stream state").
+import zlib  # noqa: F401  isort: skip
+
+import ast
+import importlib
+import inspect
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from operator import attrgetter
+from types import CodeType, FunctionType
+
+import paddle
+from paddle import Tensor
+from paddle.base.layer_helper import LayerHelper
+
+__all__ = [
+    "APPLIED_FIXES",
+    "SOURCE_FIXES",
+    "SourceFix",
+    "apply_source_fixes",
+    "create_accumulators",
+]
+
+_PADDLE_MAJOR = int(paddle.__version__.split(".")[0])
+
+
+@dataclass(frozen=True)
+class SourceFix:
+    """One faulty expression of PaddleSeg and its cure.
+
+    Args:
+        target: the function, as ``module:qualified.name``.
+        faulty: the expression or statement as PaddleSeg has it; layout does not matter.
+        cure: what takes its place.
+        symptom: what users see without the cure.
+        versions: where they see it.
+        since_paddle: the first major version of Paddle that trips over it.
+    """
+
+    target: str
+    faulty: str
+    cure: str
+    symptom: str
+    versions: str
+    since_paddle: int = 2
+
+
+_PROMOTION = "TypeError: (InvalidType) Type promotion only support calculations between ..."
+_LOSSES = "paddleseg.models.losses"
+
+SOURCE_FIXES = (
+    SourceFix(
+        f"{_LOSSES}.cross_entropy_loss:CrossEntropyLoss._post_process_loss",
+        faulty="label * mask",
+        cure="label * mask.astype(label.dtype)",
+        symptom=_PROMOTION,
+        versions="PaddleSeg 2.8.0 on Paddle 3: CrossEntropyLoss with class weights",
+        since_paddle=3,
+    ),
+    SourceFix(
+        f"{_LOSSES}.cross_entropy_loss:CrossEntropyLoss._post_process_loss",
+        faulty="paddle.ones_like(label)",
+        cure="paddle.ones_like(mask)",
+        symptom=_PROMOTION,
+        versions="PaddleSeg 2.8.0 on Paddle 3: CrossEntropyLoss",
+        since_paddle=3,
+    ),
+    SourceFix(
+        f"{_LOSSES}.ohem_cross_entropy_loss:OhemCrossEntropyLoss.forward",
+        faulty="prob + (1 - valid_mask)",
+        cure="prob + (1 - valid_mask).astype(prob.dtype)",
+        symptom=_PROMOTION,
+        versions="PaddleSeg 2.8.0 on Paddle 3: OhemCrossEntropyLoss",
+        since_paddle=3,
+    ),
+    SourceFix(
+        f"{_LOSSES}.rmi_loss:RMILoss.forward_sigmoid",
+        faulty="labels_4D != self.ignore_index",
+        cure="(labels_4D != self.ignore_index).astype(labels_4D.dtype)",
+        symptom=_PROMOTION,
+        versions="PaddleSeg 2.8.0 on Paddle 3: RMILoss",
+        since_paddle=3,
+    ),
+    SourceFix(
+        f"{_LOSSES}.decoupledsegnet_relax_boundary_loss:RelaxBoundaryLoss.forward",
+        faulty="self.relax_onehot(label, c)",
+        cure="self.relax_onehot(label, c).astype(logit.dtype)",
+        symptom="on Paddle 2 a wrong value with no gradient, on Paddle 3 " + _PROMOTION,
+        versions="PaddleSeg 2.8.0: RelaxBoundaryLoss",
+    ),
+    SourceFix(
+        f"{_LOSSES}.gscnn_dual_task_loss:DualTaskLoss.forward",
+        faulty="logit * mask",
+        cure="logit * mask.astype(logit.dtype)",
+        symptom=_PROMOTION,
+        versions="PaddleSeg 2.8.0 on Paddle 3: DualTaskLoss",
+        since_paddle=3,
+    ),
+    SourceFix(
+        f"{_LOSSES}.gscnn_dual_task_loss:DualTaskLoss.forward",
+        faulty="labels * mask",
+        cure="labels * mask.astype(labels.dtype)",
+        symptom=_PROMOTION,
+        versions="PaddleSeg 2.8.0 on Paddle 3: DualTaskLoss",
+        since_paddle=3,
+    ),
+    SourceFix(
+        f"{_LOSSES}.gscnn_dual_task_loss:DualTaskLoss.forward",
+        faulty="loss * mask",
+        cure="loss * mask.astype(loss.dtype)",
+        symptom=_PROMOTION,
+        versions="PaddleSeg 2.8.0 on Paddle 3: DualTaskLoss",
+        since_paddle=3,
+    ),
+    SourceFix(
+        f"{_LOSSES}.dice_loss:DiceLoss.forward",
+        faulty="labels[labels == self.ignore_index] = 0",
+        cure="labels = labels * (labels != self.ignore_index).astype(labels.dtype)",
+        symptom="ignored pixels become background for every loss that follows; on Paddle 3 also "
+        "RuntimeError: (PermissionDenied) ... has been modified by an inplace operation",
+        versions="every PaddleSeg on every Paddle",
+    ),
+    SourceFix(
+        "paddleseg.core.train:train",
+        faulty="l[0] / log_iters",
+        cure="float(l) / log_iters",
+        symptom="IndexError: too many indices for array, at the first log line",
+        versions="PaddleSeg 2.8.0 with the 0-D tensors of Paddle 2.5 and later",
+    ),
+    SourceFix(
+        "paddleseg.utils.metrics:calculate_area",
+        faulty="paddle.concat",
+        cure="paddle.stack",
+        symptom="ValueError: (InvalidArgument) The axis is expected to be in range of [0, 0)",
+        versions="PaddleSeg 2.8.0 with the 0-D tensors of Paddle 2.5 and later",
+    ),
+)
+
+
+class _Replacer(ast.NodeTransformer):
+    """Puts the cures of ``fixes`` in place of their faults; ``found`` collects those it met."""
+
+    def __init__(self, fixes: Iterable[SourceFix]) -> None:
+        self.fixes = {ast.dump(_node(fix.faulty)): fix for fix in fixes}
+        self.found: list[SourceFix] = []
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        fix = self.fixes.get(ast.dump(node))
+        if fix is None:
+            return self.generic_visit(node)
+        if fix not in self.found:
+            self.found.append(fix)
+        return ast.copy_location(_node(fix.cure), node)
+
+
+def _node(source: str) -> ast.AST:
+    statement = ast.parse(source).body[0]
+    return statement.value if isinstance(statement, ast.Expr) else statement
+
+
+def apply_source_fixes(target: str, fixes: Iterable[SourceFix]) -> list[SourceFix]:
+    """Cure the function ``target`` of those ``fixes`` whose fault it has, and return them.
+
+    The function object stays the same, only its code is replaced: whoever imported it earlier is
+    cured too, and tracebacks still point into PaddleSeg's file.
+    """
+    module_name, qualified_name = target.split(":")
+    function: FunctionType = attrgetter(qualified_name)(importlib.import_module(module_name))
+    lines, first_line = inspect.getsourcelines(function)
+    replacer = _Replacer(fixes)
+    tree = ast.parse(textwrap.dedent("".join(lines)))
+    replacer.visit(tree)
+    if replacer.found:
+        ast.fix_missing_locations(tree)
+        ast.increment_lineno(tree, first_line - 1)
+        module_code = compile(tree, inspect.getsourcefile(function) or module_name, "exec")
+        function.__code__ = next(c for c in module_code.co_consts if isinstance(c, CodeType))
+    return replacer.found
+
+
+def _apply_all() -> list[SourceFix]:
+    due: dict[str, list[SourceFix]] = {}
+    for fix in SOURCE_FIXES:
+        if fix.since_paddle <= _PADDLE_MAJOR:
+            due.setdefault(fix.target, []).append(fix)
+    return [fix for target, fixes in due.items() for fix in apply_source_fixes(target, fixes)]
+
+
+#: The fixes that this installation needed.
+APPLIED_FIXES = _apply_all()
+
+
+def create_accumulators(optimizer: paddle.optimizer.Optimizer, parameters: list[Tensor]) -> None:
+    """Let ``optimizer`` create its state for ``parameters`` now and not at its first step.
+
+    Paddle 2.6 makes the helper that this needs only when it steps, and fails an assertion without.
+    """
+    if optimizer.helper is None:
+        optimizer.helper = LayerHelper(type(optimizer).__name__)
+    block = paddle.static.default_main_program().global_block()
+    optimizer._create_accumulators(block, parameters)

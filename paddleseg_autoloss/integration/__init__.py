@@ -1,0 +1,1 @@
+"""Around PaddleSeg's training loop: optimizer, checkpoints, curves, configs."""

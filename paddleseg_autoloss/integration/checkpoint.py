@@ -1,0 +1,67 @@
+"""Checkpoints: written whole or not at all, and checked before they are resumed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from paddleseg_autoloss.errors import CheckpointError
+
+__all__ = ["atomic_save", "checkpoint_iteration", "whole_checkpoints"]
+
+_FILES = ("model.pdparams", "model.pdopt")
+_NAME = re.compile(r"(?:.*_)?(\d+)")
+
+
+def atomic_save(save: Callable[..., None], obj: Any, path: str, *args: Any, **kwargs: Any) -> None:
+    """Call ``save(obj, path)`` so that a kill at any moment leaves the previous file whole.
+
+    The file is written beside its place, flushed to the disk and renamed.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        save(obj, path, *args, **kwargs)
+        return
+    part = f"{os.fspath(path)}.part"
+    save(obj, part, *args, **kwargs)
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def checkpoint_iteration(folder: str) -> int:
+    """Return the iteration of a checkpoint folder after checking that it can be resumed.
+
+    Raises:
+        CheckpointError: the folder is missing, lacks a file, or its name does not end in the
+            iteration.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise CheckpointError(f"--resume_model: {folder} is not a folder{_alternatives(path)}")
+    missing = [name for name in _FILES if not (path / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"--resume_model: {folder} is incomplete, {' and '.join(missing)} missing"
+            f"{_alternatives(path)}"
+        )
+    match = _NAME.fullmatch(path.resolve().name)
+    if match is None:
+        raise CheckpointError(
+            f"--resume_model: expected a folder named iter_N after its iteration, found {folder}"
+        )
+    return int(match[1])
+
+
+def whole_checkpoints(save_dir: str | Path) -> list[Path]:
+    """List the complete checkpoints in ``save_dir``, the newest last."""
+    folders = [path for path in Path(save_dir).glob("iter_*") if path.name[5:].isdigit()]
+    whole = [path for path in folders if all((path / name).is_file() for name in _FILES)]
+    return sorted(whole, key=lambda path: int(path.name[5:]))
+
+
+def _alternatives(folder: Path) -> str:
+    whole = whole_checkpoints(folder.parent)
+    return f"; the newest whole checkpoint there is {whole[-1]}" if whole else ""

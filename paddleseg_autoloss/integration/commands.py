@@ -1,0 +1,211 @@
+"""What the command lines do, apart from parsing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import paddle
+import paddleseg.core
+from paddleseg.core import evaluate, predict
+from paddleseg.cvlibs import Config, SegBuilder
+from paddleseg.transforms import Compose
+from paddleseg.utils import get_image_list, logger, utils
+
+from paddleseg_autoloss.errors import AutoLossError, ConfigError
+from paddleseg_autoloss.integration.checkpoint import checkpoint_iteration
+from paddleseg_autoloss.integration.config import build, build_dataset, find_config, load_config
+from paddleseg_autoloss.integration.evaluation import Figures, captured_figures
+
+__all__ = ["default_device", "predict_from", "run_command", "train_from", "validate_from"]
+
+#: Exit status of a run that was stopped with Ctrl-C, as shells have it.
+_INTERRUPTED = 130
+
+
+def run_command(command: Callable[[], Any]) -> int:
+    """Call ``command`` and return the exit status; an error of ours is one line, no traceback."""
+    try:
+        command()
+    except AutoLossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return 0
+
+
+def default_device() -> str:
+    """Return ``"gpu"`` where Paddle has one to use, else ``"cpu"``."""
+    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    return "gpu" if has_gpu else "cpu"
+
+
+def train_from(args: Namespace, config_dir: Path) -> None:
+    """Train as the flags of ``tools/train.py`` say.
+
+    Args:
+        args: the parsed flags.
+        config_dir: where bare config names are looked up.
+    """
+    if args.resume_model is not None:
+        checkpoint_iteration(args.resume_model)
+    config = load_config(
+        find_config(args.config, config_dir),
+        learning_rate=args.learning_rate,
+        iters=args.iters,
+        batch_size=args.batch_size,
+        opts=args.opts,
+    )
+    builder = SegBuilder(config)
+    _show(config)
+    utils.set_seed(args.seed)
+    utils.set_device(args.device)
+    utils.set_cv2_num_threads(args.num_workers)
+    _set_data_format(config, args.data_format)
+
+    train_dataset = build_dataset(
+        "train_dataset", config.train_dataset_cfg, lambda: builder.train_dataset
+    )
+    val_dataset = _val_dataset(config, builder) if args.do_eval else None
+    if args.repeats > 1:
+        train_dataset.file_list *= args.repeats
+    # The order of these decides the names of the parameters, by which checkpoints are resumed.
+    model = build("model", lambda: utils.convert_sync_batchnorm(builder.model, args.device))
+    optimizer = build("optimizer", lambda: builder.optimizer)
+    losses = build("loss", lambda: builder.loss)
+    paddleseg.core.train(
+        model,
+        train_dataset,
+        val_dataset=val_dataset,
+        optimizer=optimizer,
+        save_dir=args.save_dir,
+        iters=config.iters,
+        batch_size=config.batch_size,
+        resume_model=args.resume_model,
+        save_interval=args.save_interval,
+        log_iters=args.log_iters,
+        num_workers=args.num_workers,
+        use_vdl=args.use_vdl,
+        use_ema=args.use_ema,
+        losses=losses,
+        keep_checkpoint_max=args.keep_checkpoint_max,
+        test_config=config.test_config,
+        precision=args.precision,
+        amp_level=args.amp_level,
+        profiler_options=args.profiler_options,
+        to_static_training=config.to_static_training,
+    )
+
+
+def validate_from(args: Namespace, config_dir: Path) -> Figures:
+    """Evaluate as the flags of ``tools/val.py`` say, and return the figures.
+
+    Args:
+        args: the parsed flags.
+        config_dir: where bare config names are looked up.
+    """
+    _check_model_path(args.model_path)
+    config = load_config(find_config(args.config, config_dir), opts=args.opts)
+    builder = SegBuilder(config)
+    _show(config)
+    utils.set_device(args.device)
+    _set_data_format(config, args.data_format)
+
+    options = config.test_config
+    if args.aug_eval:
+        options |= _chosen(args, "aug_eval", "scales", "flip_horizontal", "flip_vertical")
+    if args.is_slide:
+        options |= _chosen(args, "is_slide", "crop_size", "stride")
+    if args.auc_roc:
+        options["auc_roc"] = True
+    val_dataset = _val_dataset(config, builder)
+    model = build("model", lambda: builder.model)
+    if args.model_path is not None:
+        utils.load_entire_model(model, args.model_path)
+        logger.info("Loaded trained weights successfully.")
+    with captured_figures() as figures:
+        evaluate(model, val_dataset, num_workers=args.num_workers, **options)
+    if args.json is not None:
+        Path(args.json).write_text(json.dumps(figures().to_dict(), indent=2) + "\n")
+        logger.info(f"The figures are in {args.json}")
+    return figures()
+
+
+def predict_from(args: Namespace, config_dir: Path) -> None:
+    """Predict as the flags of ``tools/predict.py`` say.
+
+    Args:
+        args: the parsed flags.
+        config_dir: where bare config names are looked up.
+    """
+    _check_model_path(args.model_path)
+    config = load_config(find_config(args.config, config_dir))
+    builder = SegBuilder(config)
+    _show(config)
+    utils.set_device(args.device if args.device == "cpu" else f"{args.device}:{args.device_id}")
+
+    options = config.test_config
+    for key in ("aug_eval", "auc_roc"):
+        options.pop(key, None)
+    if args.aug_pred:
+        options |= _chosen(args, "aug_pred", "scales", "flip_horizontal", "flip_vertical")
+    if args.is_slide:
+        options |= _chosen(args, "is_slide", "crop_size", "stride")
+    if args.custom_color is not None:
+        options["custom_color"] = args.custom_color
+    images, image_dir = build("--image_path", lambda: get_image_list(args.image_path or ""))
+    logger.info(f"The number of images: {len(images)}")
+    predict(
+        build("model", lambda: builder.model),
+        model_path=args.model_path,
+        transforms=Compose(build("val_dataset.transforms", lambda: builder.val_transforms)),
+        image_list=images,
+        image_dir=image_dir,
+        save_dir=args.save_dir,
+        **options,
+    )
+
+
+def _show(config: Config) -> None:
+    utils.show_env_info()
+    utils.show_cfg_info(config)
+
+
+def _chosen(args: Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in names}
+
+
+def _val_dataset(config: Config, builder: SegBuilder) -> Any:
+    if not config.val_dataset_cfg:
+        raise ConfigError("val_dataset: expected one to evaluate on, found none")
+    return build_dataset("val_dataset", config.val_dataset_cfg, lambda: builder.val_dataset)
+
+
+def _check_model_path(path: str | None) -> None:
+    if path is not None and not Path(path).is_file():
+        raise ConfigError(f"--model_path: expected a .pdparams file, found nothing at {path}")
+
+
+def _set_data_format(config: Config, data_format: str) -> None:
+    """Pass the layout of the input on to the model and the losses, as PaddleSeg's tools do."""
+    if data_format == "NCHW":
+        return
+    model = config.dic["model"]
+    if model["type"] != "DeepLabV3P":
+        raise ConfigError(f"--data_format: NHWC needs the model DeepLabV3P, found {model['type']}")
+    model["data_format"] = data_format
+    model["backbone"]["data_format"] = data_format
+    for loss in _leaf_losses(config.dic["loss"]["types"]):
+        loss["data_format"] = data_format
+
+
+def _leaf_losses(losses: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    leaves = []
+    for loss in losses:
+        leaves += _leaf_losses(loss["losses"]) if "losses" in loss else [loss]
+    return leaves

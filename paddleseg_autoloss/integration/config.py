@@ -1,0 +1,201 @@
+"""Reading and checking configs before anything is built from them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from paddleseg.cvlibs import Config, manager
+from PIL import Image, UnidentifiedImageError
+
+from paddleseg_autoloss.errors import AutoLossError, ConfigError, DataError
+
+__all__ = ["build", "build_dataset", "check_files", "find_config", "load_config"]
+
+_MANAGERS = (
+    manager.MODELS,
+    manager.BACKBONES,
+    manager.DATASETS,
+    manager.TRANSFORMS,
+    manager.LOSSES,
+    manager.OPTIMIZERS,
+)
+_SECTIONS = ("model", "train_dataset", "val_dataset", "optimizer", "loss", "distill_loss")
+#: What PaddleSeg's builder accepts besides the names it knows, and what it passes on by itself.
+_OTHER_TYPES = {"sgd", "adam"}
+_OTHER_ARGUMENTS = {"type", "ignore_index", "momentum"}
+
+T = TypeVar("T")
+
+
+def find_config(name: str | None, config_dir: Path) -> str:
+    """Return the path of a config; a bare file name is looked up in ``config_dir`` too.
+
+    Raises:
+        ConfigError: there is no such file, with the nearest name of ``config_dir``.
+    """
+    if name is None:
+        raise ConfigError("--config: expected the path of a config file, found nothing")
+    for path in (Path(name), config_dir / name):
+        if path.is_file():
+            return str(path)
+    known = [path.name for path in config_dir.glob("*.yml")]
+    raise ConfigError(f"--config: {name} was not found{_nearest(Path(name).name, known)}")
+
+
+def load_config(path: str, **overrides: Any) -> Config:
+    """Read a PaddleSeg config, with everything checked that can be without building it.
+
+    Args:
+        path: the file.
+        **overrides: ``learning_rate``, ``batch_size``, ``iters`` and ``opts``, as PaddleSeg's
+            ``Config`` takes them.
+
+    Raises:
+        ConfigError: a file cannot be read, a component or one of its arguments does not exist, or
+            PaddleSeg refuses the config.
+    """
+    _check_yaml(Path(path))
+    try:
+        config = Config(path, **overrides)
+    except Exception as error:
+        raise ConfigError(f"{path}: {root_cause(error)}") from error
+    for section in _SECTIONS:
+        for key, component in _components(section, config.dic.get(section, {})):
+            _check_component(key, component)
+    _check_ignore_index(config)
+    return config
+
+
+def _check_yaml(path: Path) -> None:
+    """Read a file and those it is based on with the safe loader."""
+    if not path.is_file():
+        raise ConfigError(f"_base_: {path} was not found")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {content!r}")
+    bases = content.get("_base_", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        _check_yaml(path.parent / base)
+
+
+def _components(key: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(value, dict):
+        if "type" in value:
+            yield key, value
+        for name, inner in value.items():
+            yield from _components(f"{key}.{name}", inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _components(f"{key}[{index}]", inner)
+
+
+def _check_component(key: str, component: dict[str, Any]) -> None:
+    kind = component["type"]
+    registered = {name: c for m in _MANAGERS for name, c in m.components_dict.items()}
+    if kind in _OTHER_TYPES:
+        return
+    if kind not in registered:
+        raise ConfigError(f"{key}.type: there is no {kind!r}{_nearest(str(kind), registered)}")
+    parameters = inspect.signature(registered[kind]).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for argument in component.keys() - parameters.keys() - _OTHER_ARGUMENTS:
+        raise ConfigError(
+            f"{key}.{argument}: {kind} has no such argument{_nearest(argument, parameters)}"
+        )
+
+
+def _check_ignore_index(config: Config) -> None:
+    """What PaddleSeg checks for ``MixedLoss``, for the losses inside of other components."""
+    expected = _ignore_index(config.dic["train_dataset"])
+    for key, loss in _components("loss.types", config.dic["loss"]["types"]):
+        if expected is not None and loss.get("ignore_index", expected) != expected:
+            raise ConfigError(
+                f"{key}.ignore_index: expected {expected} as in train_dataset, "
+                f"found {loss['ignore_index']}"
+            )
+
+
+def _ignore_index(dataset: dict[str, Any]) -> int | None:
+    component = manager.DATASETS[dataset["type"]]
+    return dataset.get("ignore_index", getattr(component, "IGNORE_INDEX", None))
+
+
+def build(key: str, make: Callable[[], T]) -> T:
+    """Call ``make``, which builds the component of the config key ``key``.
+
+    Raises:
+        ConfigError: it failed; the error says why in one line.
+    """
+    try:
+        return make()
+    except AutoLossError:
+        raise
+    except Exception as error:
+        cause = root_cause(error)
+        raise ConfigError(f"{key}: {cause}") from error
+
+
+def build_dataset(key: str, config: dict[str, Any], make: Callable[[], T]) -> T:
+    """Build a data set and check its files; see `build` and `check_files`.
+
+    Raises:
+        DataError: OpticDiscSeg is not there and cannot be downloaded, or a file cannot be read.
+    """
+    root = Path(config.get("dataset_root") or "data/optic_disc_seg")
+    absent = config["type"] == "OpticDiscSeg" and not root.exists()
+    try:
+        dataset = build(key, make)
+    except ConfigError as error:
+        if not absent:
+            raise
+        Path(f"{root}.download.lock").unlink(missing_ok=True)
+        raise DataError(
+            f"{key}.dataset_root: {root} was not found and could not be downloaded; put "
+            "OpticDiscSeg there (train_list.txt, val_list.txt, JPEGImages, Annotations), or start "
+            "with auto_ce_dice_demo.yml, which needs no download"
+        ) from error
+    check_files(key, dataset)
+    return dataset
+
+
+def check_files(key: str, dataset: Any) -> None:
+    """Check that every image and label of a data set is there and has a readable header.
+
+    Raises:
+        DataError: one has not; the error names it.
+    """
+    for pair in getattr(dataset, "file_list", []):
+        for path in pair:
+            if path is None:
+                continue
+            try:
+                with Image.open(path):
+                    pass
+            except (OSError, UnidentifiedImageError) as error:
+                reason = "it is missing" if not Path(path).exists() else _one_line(error)
+                raise DataError(f"{key}: cannot read {path}: {reason}") from error
+
+
+def root_cause(error: BaseException) -> str:
+    """Return the message of the first error in a chain, in one line."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return _one_line(error) or type(error).__name__
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _nearest(name: str, known: Any) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""

@@ -1,0 +1,102 @@
+"""The learned weights as the fixed mix they amount to: learn once, freeze, retrain."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from paddle import nn
+from paddleseg.cvlibs.builder import Builder
+
+from paddleseg_autoloss.integration.terms import Term, current_weights
+
+__all__ = ["Mix", "equivalent_mix", "remember_component_configs"]
+
+_CONFIG_ATTRIBUTE = "component_config"
+
+
+def remember_component_configs() -> None:
+    """Let PaddleSeg's builder note on every layer it builds the config that it built it from."""
+    build = Builder.build_component
+
+    def build_component(self: Builder, cfg: dict[str, Any]) -> Any:
+        component = build(self, cfg)
+        if isinstance(component, nn.Layer):
+            object.__setattr__(component, _CONFIG_ATTRIBUTE, copy.deepcopy(cfg))
+        return component
+
+    Builder.build_component = build_component
+
+
+class Mix:
+    """Fixed coefficients for every head.
+
+    Args:
+        coefs: for each head, the coefficients of its terms, which sum to 1.
+        head_coefs: a coefficient for each head; that of the first is as in the run.
+        terms: the terms they belong to.
+    """
+
+    def __init__(
+        self, coefs: list[list[float]], head_coefs: list[float], terms: Sequence[Term]
+    ) -> None:
+        self.coefs = coefs
+        self.head_coefs = head_coefs
+        self.terms = terms
+
+    def describe(self) -> str:
+        """Say the coefficients in a line."""
+        shown = self.coefs[0] if len(self.coefs) == 1 else self.coefs
+        heads = "" if len(self.coefs) == 1 else f", head coef: {self.head_coefs}"
+        return f"equivalent MixedLoss coef: {shown}{heads}"
+
+    def loss_config(self) -> dict[str, Any] | None:
+        """Return the config key ``loss``, or None if the losses were not built from a config."""
+        types = []
+        for head, coefs in enumerate(self.coefs):
+            layers = [term.layer for term in self.terms if term.head == head]
+            configs = [getattr(layer, _CONFIG_ATTRIBUTE, None) for layer in layers]
+            if None in configs:
+                return None
+            mixed = {"type": "MixedLoss", "losses": configs, "coef": coefs}
+            types.append(mixed if len(coefs) > 1 else configs[0])
+        return {"types": types, "coef": self.head_coefs}
+
+    def write(self, path: str | Path, origin: str) -> bool:
+        """Write the config key ``loss`` as YAML; return False if the configs are not known.
+
+        Args:
+            path: the file.
+            origin: where the weights come from, for a comment at the top.
+        """
+        config = self.loss_config()
+        if config is None:
+            return False
+        lines = [
+            f"# {origin}",
+            "# as fixed coefficients, those of each head scaled to sum to 1.",
+            yaml.safe_dump({"loss": config}, sort_keys=False, default_flow_style=None),
+        ]
+        Path(path).write_text("\n".join(lines), encoding="utf-8")
+        return True
+
+
+def equivalent_mix(losses: dict[str, list[Any]], terms: Sequence[Term]) -> Mix | None:
+    """Return the fixed mix that the present weights amount to, or None if none were weighed.
+
+    Args:
+        losses: PaddleSeg's loss dict.
+        terms: its terms.
+    """
+    if not any(term.sources for term in terms):
+        return None
+    weights: dict[int, list[float]] = {}
+    for term, weight in zip(terms, current_weights(terms)):
+        weights.setdefault(term.head, []).append(float(weight))
+    totals = [sum(of_head) for of_head in weights.values()]
+    coefs = [[round(w / total, 4) for w in ws] for ws, total in zip(weights.values(), totals)]
+    scale = losses["coef"][0] / totals[0]
+    return Mix(coefs, [round(total * scale, 4) for total in totals], terms)

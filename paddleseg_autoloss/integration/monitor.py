@@ -1,0 +1,102 @@
+"""Watches the terms of the loss while PaddleSeg's loop trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from paddleseg_autoloss.errors import TrainingDiverged
+from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
+from paddleseg_autoloss.integration.history import Row
+from paddleseg_autoloss.integration.terms import Term, current_weights
+
+__all__ = ["TermMonitor"]
+
+
+class TermMonitor:
+    """Collects the raw value and the weight of every term, and stops at one that is not finite.
+
+    The values of a step are read when the step is over, where PaddleSeg's loop has waited for the
+    device anyway: watching adds no synchronisation of its own.
+
+    Args:
+        terms: the terms.  A loss that serves several heads is expected to be called once for each.
+        save_dir: folder of the run, whose last good checkpoint an error names.
+        start_iter: iteration that the run continues from.
+    """
+
+    def __init__(self, terms: list[Term], save_dir: str | Path, start_iter: int) -> None:
+        self.terms = terms
+        self.save_dir = save_dir
+        self.iteration = start_iter
+        self._returned: dict[int, list[Tensor]] = {}
+        self._pending: Tensor | None = None
+        self._ran: list[bool] = []
+        self._window: list[np.ndarray] = []
+        layers = {id(term.layer): term.layer for term in terms}.values()
+        self._hooks = [layer.register_forward_post_hook(self._record) for layer in layers]
+
+    def _record(self, layer: nn.Layer, inputs: Any, output: Any) -> None:
+        # A model with a loss_computation of its own may get something else out of a loss.
+        if isinstance(output, Tensor) and output.size == 1:
+            self._returned.setdefault(id(layer), []).append(output.detach())
+
+    def watch(self, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """Call ``compute``, which computes the losses of one step, and return what it returns."""
+        self.settle()
+        self._returned.clear()
+        result = compute()
+        self.iteration += 1
+        self._pending = self._gather()
+        return result
+
+    def _gather(self) -> Tensor:
+        queues = {key: iter(values) for key, values in self._returned.items()}
+        values = [next(queues.get(id(term.layer), iter(())), None) for term in self.terms]
+        self._ran = [value is not None for value in values]
+        filled = [paddle.full([1], math.nan) if value is None else value for value in values]
+        return paddle.concat([value.reshape([1]).astype("float32") for value in filled])
+
+    def settle(self) -> None:
+        """Read the values of the latest step.
+
+        Raises:
+            TrainingDiverged: one is NaN or infinite.
+        """
+        if self._pending is None:
+            return
+        raw, self._pending = self._pending.numpy(), None
+        weights = current_weights(self.terms)
+        for term, value, weight, ran in zip(self.terms, raw, weights, self._ran):
+            if ran and not math.isfinite(value * weight):
+                raise TrainingDiverged(self._divergence(term.name, value, weight))
+        self._window.append(np.stack([raw, weights, raw * weights]))
+
+    def _divergence(self, name: str, value: float, weight: float) -> str:
+        whole = whole_checkpoints(self.save_dir)
+        rescue = f"the last good checkpoint is {whole[-1]}" if whole else "no checkpoint was saved"
+        return f"iteration {self.iteration}: {name} is {value} (weight {weight:.4g}); {rescue}"
+
+    def log_window(self) -> list[Row]:
+        """Return the means since the last call, a row for each term that ran."""
+        self.settle()
+        window, self._window = self._window, []
+        if not window:
+            return []
+        means = np.mean(window, axis=0)
+        return [
+            Row(self.iteration, term.name, *map(float, means[:, column]))
+            for column, term in enumerate(self.terms)
+            if self._ran[column]
+        ]
+
+    def close(self) -> None:
+        """Stop watching."""
+        for hook in self._hooks:
+            hook.remove()

@@ -1,0 +1,92 @@
+"""Loss parameters join the optimizer that PaddleSeg built for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from paddle import Tensor
+from paddle.optimizer import Optimizer
+from paddle.regularizer import L2Decay
+
+from paddleseg_autoloss.compat import create_accumulators
+
+__all__ = ["export_slots", "hold_parameters", "import_slots"]
+
+
+def hold_parameters(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Let ``optimizer`` train ``parameters`` too, beside those it was made for.
+
+    They are treated as a group of their own: no weight decay, left out of gradient clipping (whose
+    norm stays that of the model alone), and the learning rate is the optimizer's times the
+    multiplier in their ``optimize_attr``.  Those it holds already are left alone.
+
+    Args:
+        optimizer: any Paddle optimizer, made from a list of parameters or of groups.
+        parameters: trainable parameters; they are added behind the others, where the optimizer
+            states of checkpoints without them still fit.
+    """
+    groups = optimizer._param_groups
+    # The flat list serves as both _param_groups and _parameter_list.
+    held = groups[-1]["params"] if isinstance(groups[0], dict) else groups
+    known = {id(p) for p in _all_parameters(groups)}
+    added = [p for p in parameters if id(p) not in known]
+    for parameter in added:
+        parameter.regularizer = L2Decay(0.0)
+        parameter.need_clip = False
+    held.extend(added)
+    _exempt_from_decoupled_decay(optimizer, {p.name for p in added})
+
+
+def _all_parameters(groups: list[Any]) -> list[Tensor]:
+    if not isinstance(groups[0], dict):
+        return groups
+    return [p for group in groups for p in group["params"]]
+
+
+def _exempt_from_decoupled_decay(optimizer: Optimizer, names: set[str]) -> None:
+    """AdamW ignores the parameter's regularizer; it asks this function by name instead."""
+    if not hasattr(optimizer, "_apply_decay_param_fun"):
+        return
+    previous = optimizer._apply_decay_param_fun
+
+    def decays(name: str) -> bool:
+        return name not in names and (previous is None or previous(name))
+
+    optimizer._apply_decay_param_fun = decays
+
+
+def export_slots(optimizer: Optimizer, parameters: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the optimizer's state of ``parameters`` (moments and the like) under their paths.
+
+    Paddle keys the state by parameter names that depend on what else was built in the process;
+    paths do not.
+    """
+    return {
+        path: {
+            slot: state[parameter.name]
+            for slot, state in optimizer._accumulators.items()
+            if parameter.name in state
+        }
+        for path, parameter in parameters.items()
+    }
+
+
+def import_slots(
+    optimizer: Optimizer, parameters: dict[str, Tensor], slots: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Return entries for ``optimizer.set_state_dict`` that give ``parameters`` their state.
+
+    Args:
+        optimizer: the optimizer, which holds ``parameters``.
+        parameters: by path.
+        slots: what `export_slots` returned; a path that is missing starts afresh.
+    """
+    create_accumulators(optimizer, list(parameters.values()))
+    entries = {}
+    for path, parameter in parameters.items():
+        for slot, state in optimizer._accumulators.items():
+            if parameter.name in state:
+                fresh = state[parameter.name]
+                entries[fresh.name] = slots.get(path, {}).get(slot, fresh)
+    return entries

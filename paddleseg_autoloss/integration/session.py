@@ -1,0 +1,300 @@
+"""One training run: what is added to PaddleSeg's loop while it trains."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import paddle
+import visualdl
+from paddle import Tensor, nn
+from paddle.optimizer import Optimizer
+from paddleseg.utils import logger
+
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.integration.checkpoint import atomic_save, whole_checkpoints
+from paddleseg_autoloss.integration.evaluation import Figures, captured_figures
+from paddleseg_autoloss.integration.history import WeightHistory
+from paddleseg_autoloss.integration.mix import equivalent_mix
+from paddleseg_autoloss.integration.monitor import TermMonitor
+from paddleseg_autoloss.integration.optimizer import hold_parameters
+from paddleseg_autoloss.integration.state import LossState
+from paddleseg_autoloss.integration.terms import current_weights, terms_of
+
+__all__ = ["LOOP", "TrainingSession"]
+
+#: The module of PaddleSeg's loop; as an attribute of its package, the function hides it.
+LOOP = importlib.import_module("paddleseg.core.train")
+
+
+class TrainingSession:
+    """What training with learned loss weights adds to PaddleSeg's loop.
+
+    PaddleSeg's loop stays the engine.  While the session is `attached`, the losses are computed
+    under the eyes of a `TermMonitor`, the optimizer holds the losses' parameters, checkpoints hold
+    their state and are written whole or not at all, and the log lines and curves show the weights.
+
+    Args:
+        model: the network.
+        train_dataset: the data set, by which the loop's sampler is recognised.
+        optimizer: the optimizer, made for the network alone or for the losses too.
+        losses: PaddleSeg's loss dict, with ``types`` and ``coef``.
+        save_dir: folder of the run.
+        start_iter: iteration that the run continues from, 0 for a new one.
+        save_interval: iterations between checkpoints.
+    """
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        train_dataset: paddle.io.Dataset,
+        optimizer: Optimizer,
+        losses: dict[str, list[Any]],
+        save_dir: str,
+        start_iter: int,
+        save_interval: int,
+    ) -> None:
+        self.model = model
+        self.train_dataset = train_dataset
+        self.optimizer = optimizer
+        self.losses = losses
+        self.save_dir = Path(save_dir)
+        self.start_iter = start_iter
+        self.save_interval = save_interval
+        self.terms = terms_of(losses)
+        self.state = LossState(optimizer, losses)
+        self.history = WeightHistory(save_dir, start_iter)
+        self.monitor = TermMonitor(self.terms, save_dir, start_iter)
+        self.writer: visualdl.LogWriter | None = None
+        self.seed = paddle.get_rng_state()[0].current_seed()
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Be part of PaddleSeg's loop, which is to be called inside; leave no trace afterwards."""
+        self._hold_loss_parameters()
+        optimizer, model = self.optimizer, self.model
+        with ExitStack() as stack:
+            stack.callback(self.monitor.close)
+            for owner, name, value in (
+                (model, "loss_computation", self._loss_computation()),
+                (optimizer, "state_dict", self._state_dict(optimizer.state_dict)),
+                (optimizer, "set_state_dict", self._set_state_dict(optimizer.set_state_dict)),
+                (LOOP, "evaluate", self._evaluate(LOOP.evaluate)),
+                (LOOP, "logger", _TrainLogger(self)),
+                (paddle, "save", self._save(paddle.save)),
+                (paddle.io, "DistributedBatchSampler", self._sampler()),
+                (visualdl, "LogWriter", self._log_writer(visualdl.LogWriter)),
+            ):
+                stack.enter_context(_replaced(owner, name, value))
+            yield
+
+    def _hold_loss_parameters(self) -> None:
+        parameters = list(self.state.parameters.values())
+        hold_parameters(self.optimizer, parameters)
+        for loss in {id(s): s for term in self.terms for s, _ in term.sources}.values():
+            loss.aggregator.held_by_optimizer = True
+        if paddle.distributed.ParallelEnv().nranks > 1:
+            for parameter in parameters:
+                parameter.register_hook(_mean_over_ranks)
+
+    # What follows makes the stand-ins for PaddleSeg's functions.  They are plain functions: for EMA
+    # PaddleSeg deep-copies the model, and a bound method on it would take the session along.
+
+    def _loss_computation(self) -> Any:
+        own = getattr(self.model, "loss_computation", None)
+
+        def loss_computation(
+            logits_list: list[Tensor], losses: dict[str, Any], data: dict[str, Tensor]
+        ) -> list[Tensor]:
+            # The loop clears the gradients of the model only.
+            for parameter in self.state.parameters.values():
+                parameter.clear_gradient(False)
+            if own is not None:
+                values = self.monitor.watch(lambda: own(logits_list, losses, data))
+            else:
+                values = self.monitor.watch(lambda: _stock_losses(logits_list, losses, data))
+            if self.monitor.iteration % self.save_interval == 0:
+                self._reseed()
+            return values
+
+        return loss_computation
+
+    def _reseed(self) -> None:
+        """Seed dropout from the iteration, so that a resumed run draws what this one will draw."""
+        paddle.seed((self.seed + self.monitor.iteration) % 2**31)
+
+    def _state_dict(self, stock: Any) -> Any:
+        return lambda: self.state.save(stock(), self.seed)
+
+    def _set_state_dict(self, stock: Any) -> Any:
+        def set_state_dict(state: dict[str, Any]) -> None:
+            own, seed = self.state.load(state)
+            stock(own)
+            if seed is not None:
+                self.seed = seed
+                self._reseed()
+
+        return set_state_dict
+
+    def _save(self, stock: Any) -> Any:
+        def save(obj: Any, path: str, *args: Any, **kwargs: Any) -> None:
+            self.monitor.settle()
+            atomic_save(stock, obj, path, *args, **kwargs)
+
+        return save
+
+    def _sampler(self) -> Any:
+        stock = paddle.io.DistributedBatchSampler
+
+        def sampler(dataset: paddle.io.Dataset, *args: Any, **kwargs: Any) -> Any:
+            if dataset is self.train_dataset:
+                return _ContinuedSampler(self.start_iter, dataset, *args, **kwargs)
+            return stock(dataset, *args, **kwargs)
+
+        return sampler
+
+    def _evaluate(self, stock: Any) -> Any:
+        def evaluate(model: nn.Layer, *args: Any, **kwargs: Any) -> Any:
+            self.monitor.settle()
+            with captured_figures() as figures:
+                result = stock(model, *args, **kwargs)
+            self._show_figures(figures(), prefix="" if model is self.model else "Ema_")
+            return result
+
+        return evaluate
+
+    def _log_writer(self, stock: Any) -> Any:
+        @functools.wraps(stock)
+        def log_writer(*args: Any, **kwargs: Any) -> visualdl.LogWriter:
+            self.writer = stock(*args, **kwargs)
+            return self.writer
+
+        return log_writer
+
+    # What users see.
+
+    def _show_figures(self, figures: Figures, prefix: str) -> None:
+        if self.writer is not None:
+            for name in ("Dice", "Kappa"):
+                value = getattr(figures, name)
+                self.writer.add_scalar(f"Evaluate/{prefix}{name}", value, self.monitor.iteration)
+
+    def log_weights(self) -> str:
+        """Record the window that a log line closes, and return the weights for that line."""
+        rows = self.monitor.log_window()
+        self.history.append(rows)
+        if self.writer is not None:
+            for row in rows:
+                for kind in ("raw", "weight", "weighted"):
+                    tag = f"Loss_{kind}/{row.term}"
+                    self.writer.add_scalar(tag, getattr(row, kind), row.iteration)
+            for tag, value in self._learned_parameters().items():
+                self.writer.add_scalar(tag, value, self.monitor.iteration)
+        weights = dict(zip(self.state.names, current_weights(self.terms)))
+        return ", ".join(f"{name} {weight:.4f}" for name, weight in weights.items())
+
+    def _learned_parameters(self) -> dict[str, float]:
+        values = {}
+        for term in self.terms:
+            for loss, index in term.sources:
+                weighting = loss.aggregator.weighting
+                learned = weighting.learned()
+                if learned is not None:
+                    tag = f"Loss_parameter/{weighting.parameter_name}/{term.name}"
+                    values[tag] = float(learned[index])
+        return values
+
+    def finish(self) -> None:
+        """Draw the curves, and state the weights as the fixed mix that they amount to."""
+        if paddle.distributed.ParallelEnv().local_rank != 0:
+            return
+        self._plot()
+        mix = equivalent_mix(self.losses, self.terms)
+        if mix is None:
+            return
+        logger.info(mix.describe())
+        path = self.save_dir / "equivalent_mixed_loss.yml"
+        if mix.write(path, f"{', '.join(self.state.methods)} at {self.monitor.iteration}"):
+            logger.info(f"The same as a config to train with: {path}")
+
+    def finish_interrupted(self) -> None:
+        """Draw the curves so far, and say how to continue."""
+        if paddle.distributed.ParallelEnv().local_rank != 0:
+            return
+        self._plot()
+        whole = whole_checkpoints(self.save_dir)
+        advice = f"continue with --resume_model {whole[-1]}" if whole else "nothing was saved yet"
+        logger.info(f"Stopped at iteration {self.monitor.iteration}; {advice}")
+
+    def _plot(self) -> None:
+        if self.history.plot():
+            logger.info(f"The curves of the loss weights are in {self.history.png_path}")
+
+
+class _TrainLogger:
+    """PaddleSeg's logger, with the weights added to the lines of training."""
+
+    def __init__(self, session: TrainingSession) -> None:
+        self._session = session
+        self._stock = LOOP.logger
+
+    def info(self, message: str = "") -> None:
+        if message.startswith("[TRAIN]"):
+            message = f"{message} | weights: {self._session.log_weights()}"
+        self._stock.info(message)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stock, name)
+
+
+def _stock_losses(
+    logits_list: list[Tensor], losses: dict[str, Any], data: dict[str, Tensor]
+) -> list[Tensor]:
+    """Do what PaddleSeg's loop does for a model without a loss_computation."""
+    count = len(losses["types"])
+    if len(logits_list) != count:
+        raise ConfigError(
+            f"loss.coef: expected {len(logits_list)}, one per output of the model, found {count}"
+        )
+    edges = data["edge"].astype("int64") if "edge" in data else None
+    labels = data["label"].astype("int64")
+    return LOOP.loss_computation(logits_list, labels, edges, losses)
+
+
+class _ContinuedSampler(paddle.io.DistributedBatchSampler):
+    """PaddleSeg's sampler, whose first pass begins behind the batches that were seen already."""
+
+    def __init__(self, start_iter: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.epoch, self._seen = divmod(start_iter, max(len(self), 1))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        seen, self._seen = self._seen, 0
+        return itertools.islice(super().__iter__(), seen, None)
+
+
+def _mean_over_ranks(gradient: Tensor) -> Tensor:
+    mean = gradient.clone()
+    paddle.distributed.all_reduce(mean)
+    return mean / paddle.distributed.get_world_size()
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute for the time being."""
+    own = vars(owner)
+    missing = object()
+    previous = own.get(name, missing)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if previous is missing:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, previous)

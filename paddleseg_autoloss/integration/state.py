@@ -1,0 +1,98 @@
+"""The losses' side of a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paddle import Tensor, nn
+from paddle.optimizer import Optimizer
+from paddleseg.utils import logger
+
+from paddleseg_autoloss.errors import CheckpointError
+from paddleseg_autoloss.integration.optimizer import export_slots, import_slots
+from paddleseg_autoloss.integration.terms import loss_layers, terms_of
+
+__all__ = ["LossState"]
+
+#: Key of ``model.pdopt`` under which the losses' state travels.
+_SECTION = "paddleseg_autoloss"
+
+
+class LossState:
+    """Writes the losses' state into the optimizer's and reads it back.
+
+    It travels in ``model.pdopt``; ``model.pdparams`` stays a plain PaddleSeg model.
+
+    Args:
+        optimizer: the optimizer that holds the losses' parameters.
+        losses: PaddleSeg's loss dict.
+
+    Attributes:
+        parameters: the losses' trainable parameters by path.
+    """
+
+    def __init__(self, optimizer: Optimizer, losses: dict[str, list[Any]]) -> None:
+        self.optimizer = optimizer
+        self.layers = loss_layers(losses)
+        self.parameters = _trainable(self.layers)
+        self.methods = [type(loss).__name__ for loss in losses["types"]]
+        self.names = [term.name for term in terms_of(losses)]
+
+    def save(self, state: dict[str, Any], seed: int) -> dict[str, Any]:
+        """Return the optimizer's ``state`` with the losses' state added.
+
+        Args:
+            state: what the optimizer's ``state_dict`` returned.
+            seed: the seed of the run.
+        """
+        section = {
+            "methods": self.methods,
+            "terms": self.names,
+            "seed": seed,
+            "losses": {path: dict(layer.state_dict()) for path, layer in self.layers.items()},
+            "slots": export_slots(self.optimizer, self.parameters),
+        }
+        return {**state, _SECTION: section}
+
+    def load(self, state: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+        """Restore the losses; return the optimizer's part of ``state`` and the seed, if saved.
+
+        A checkpoint that knows nothing of the losses leaves them as they are; the log says so.
+
+        Raises:
+            CheckpointError: the checkpoint holds the state of other losses.
+        """
+        state = dict(state)
+        section = state.pop(_SECTION, {})
+        saved = section.get("losses", {})
+        if any(saved.values()):
+            self._check(section)
+            for path, layer in self.layers.items():
+                layer.set_state_dict(saved[path])
+        elif self.parameters:
+            logger.info("The checkpoint holds no loss weights: they start afresh.")
+        state.update(import_slots(self.optimizer, self.parameters, section.get("slots", {})))
+        return state, section.get("seed")
+
+    def _check(self, section: dict[str, Any]) -> None:
+        own = {path: _shapes(layer.state_dict()) for path, layer in self.layers.items()}
+        saved = {path: _shapes(state) for path, state in section["losses"].items()}
+        same_losses = (section["methods"], section["terms"]) == (self.methods, self.names)
+        if not same_losses or own != saved:
+            raise CheckpointError(
+                f"--resume_model: the checkpoint was trained with {section['methods']} of "
+                f"{section['terms']}, the config has {self.methods} of {self.names}"
+            )
+
+
+def _trainable(layers: dict[str, nn.Layer]) -> dict[str, Tensor]:
+    return {
+        f"{path}.{name}": parameter
+        for path, layer in layers.items()
+        for name, parameter in layer.named_parameters()
+        if not parameter.stop_gradient
+    }
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in state.items()}

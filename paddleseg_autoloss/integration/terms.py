@@ -1,0 +1,99 @@
+"""The terms of a loss config: every inner loss of every head, by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from paddle import nn
+from paddleseg.models.losses import MixedLoss
+
+from paddleseg_autoloss.aggregator import unique_names
+from paddleseg_autoloss.losses import WeightedLoss
+
+__all__ = ["Term", "current_weights", "loss_layers", "terms_of"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss of one head.
+
+    Args:
+        name: its name in logs and curves, such as ``head0/DiceLoss``; without the head where there
+            is one only.
+        head: index of the model output, and of the entry of ``loss.types``.
+        layer: the loss itself.
+        coef: product of the fixed coefficients that apply to it.
+        sources: the learned weights that apply to it: a weighted loss and the index therein.
+    """
+
+    name: str
+    head: int
+    layer: nn.Layer
+    coef: float
+    sources: tuple[tuple[WeightedLoss, int], ...] = ()
+
+
+def current_weights(terms: Sequence[Term]) -> np.ndarray:
+    """The weight of every term in the latest step: coefficients times learned weights.
+
+    NaN for a term whose method has not been called yet.
+    """
+    last: dict[int, np.ndarray] = {}
+    weights = np.array([term.coef for term in terms])
+    for row, term in enumerate(terms):
+        for loss, index in term.sources:
+            weighting = loss.aggregator.weighting
+            if weighting.last_weights is None:
+                weights[row] = math.nan
+                continue
+            if id(weighting) not in last:
+                last[id(weighting)] = weighting.last_weights.numpy()
+            weights[row] *= last[id(weighting)][index]
+    return weights
+
+
+def terms_of(losses: dict[str, list[Any]]) -> list[Term]:
+    """List the terms of PaddleSeg's loss dict, with ``types`` and ``coef``."""
+    single_head = len(losses["types"]) == 1
+    terms: list[Term] = []
+    for head, (loss, coef) in enumerate(zip(losses["types"], losses["coef"])):
+        prefix = "" if single_head else f"head{head}/"
+        found = list(_leaves(Term("", head, loss, float(coef))))
+        names = unique_names([term.name or type(term.layer).__name__ for term in found])
+        terms += [replace(term, name=prefix + name) for name, term in zip(names, found)]
+    return terms
+
+
+def _leaves(term: Term) -> Iterator[Term]:
+    loss = term.layer
+    if isinstance(loss, WeightedLoss):
+        for index, (name, inner) in enumerate(zip(loss.names, loss.losses)):
+            path = f"{term.name}/{name}" if term.name else name
+            sources = (*term.sources, (loss, index))
+            yield from _leaves(replace(term, name=path, layer=inner, sources=sources))
+    elif isinstance(loss, MixedLoss):
+        for inner, coef in zip(loss.losses, loss.coef):
+            path = f"{term.name}/{type(inner).__name__}" if term.name else ""
+            yield from _leaves(replace(term, name=path, layer=inner, coef=term.coef * coef))
+    else:
+        yield term
+
+
+def loss_layers(losses: dict[str, list[Any]]) -> dict[str, nn.Layer]:
+    """Map a path such as ``types.0`` to every outermost loss that Paddle knows the insides of.
+
+    ``MixedLoss`` keeps its losses in a plain list, where Paddle does not see their parameters and
+    buffers; they are listed one by one.
+    """
+    layers: dict[str, nn.Layer] = {}
+    pending = [(f"types.{i}", loss) for i, loss in enumerate(losses["types"])]
+    for path, loss in pending:
+        if isinstance(loss, MixedLoss):
+            pending += [(f"{path}.losses.{i}", inner) for i, inner in enumerate(loss.losses)]
+        elif isinstance(loss, nn.Layer):
+            layers[path] = loss
+    return layers

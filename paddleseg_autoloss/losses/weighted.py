@@ -1,0 +1,101 @@
+"""The PaddleSeg loss component that all methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import paddle
+from paddle import Tensor, nn
+
+from paddleseg_autoloss.aggregator import LossAggregator, unique_names
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.weighting import Weighting
+
+__all__ = ["WeightedLoss"]
+
+
+class WeightedLoss(nn.Layer):
+    """Several PaddleSeg losses of one output, weighed by a method.
+
+    The base of the components; it takes the same place in a config as ``MixedLoss``.
+
+    Args:
+        losses: two or more PaddleSeg losses, called as ``loss(logits, labels)``.
+        weighting: makes the method from the number of losses.
+        names: a name for each loss in logs and curves; by default the class names, numbered where
+            one occurs twice.
+        ignore_index: label of the pixels to ignore.  PaddleSeg's builder passes that of the data
+            set; it is handed on to every inner loss that has one.
+
+    Raises:
+        ConfigError: there are fewer than two losses, one of them is not a loss, or ``names`` has
+            another length or a name twice.
+    """
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        weighting: Callable[[int], Weighting],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+    ) -> None:
+        super().__init__()
+        losses = _checked_losses(type(self).__name__, losses)
+        if names is None:
+            names = unique_names([type(loss).__name__ for loss in losses])
+        elif isinstance(names, str) or len(names) != len(losses):
+            raise ConfigError(
+                f"names: expected a list of {len(losses)}, one per loss, found {names!r}"
+            )
+        self.losses = nn.LayerList(losses)
+        self.aggregator = LossAggregator(names, weighting(len(losses)))
+        self.ignore_index = ignore_index
+        if ignore_index is not None:
+            _hand_on_ignore_index(losses, ignore_index)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the losses."""
+        return self.aggregator.names
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the total loss, 0-D.
+
+        Args:
+            logits: one output of the model, shape [N, C, H, W].
+            labels: class indices, int64, shape [N, H, W].  Every inner loss gets a copy: some of
+                PaddleSeg's losses write to theirs.
+
+        Raises:
+            ConfigError: an inner loss does not return one number.
+        """
+        values = {}
+        for name, loss in zip(self.names, self.losses):
+            value = loss(logits, labels.clone())
+            # MixedLoss returns a list.
+            value = paddle.add_n(value) if isinstance(value, list) else value
+            if value.size != 1:
+                raise ConfigError(
+                    f"losses: {name} returned shape {list(value.shape)}, expected a single number"
+                )
+            values[name] = value
+        return self.aggregator(values)
+
+
+def _checked_losses(component: str, losses: Sequence[nn.Layer]) -> list[nn.Layer]:
+    if not isinstance(losses, (list, tuple)) or len(losses) < 2:
+        count = len(losses) if isinstance(losses, (list, tuple)) else repr(losses)
+        raise ConfigError(f"losses: {component} expects a list of two or more, found {count}")
+    for loss in losses:
+        if not isinstance(loss, nn.Layer):
+            raise ConfigError(
+                f"losses: {component} expects loss components with a 'type', found {loss!r}"
+            )
+    return list(losses)
+
+
+def _hand_on_ignore_index(losses: Sequence[nn.Layer], ignore_index: int) -> None:
+    for loss in losses:
+        _hand_on_ignore_index(getattr(loss, "losses", []), ignore_index)
+        if hasattr(loss, "ignore_index"):
+            loss.ignore_index = ignore_index

@@ -1,0 +1,74 @@
+"""Automatic weighting by Liebel and Koerner."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import ParamAttr, Tensor, nn
+
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.weighting.base import Weighting, checked_lr_mult
+
+__all__ = ["AutoWeighting"]
+
+
+class AutoWeighting(Weighting):
+    r"""Learned weights with a positive regulariser (Liebel and Koerner 2018).
+
+    .. math:: \sum_i \frac{1}{2 c_i^2} L_i + \ln(1 + c_i^2)
+
+    L. Liebel, M. Koerner, "Auxiliary Tasks in Multi-task Learning", arXiv:1805.06334, the combined
+    loss of section 3.2.  The regulariser is never negative, so the total stays positive for
+    non-negative losses, unlike Kendall's ``log(sigma)``.  For a constant loss the parameter settles
+    at :math:`c^2 = (L + \sqrt{L^2 + 8 L}) / 4`, so a small loss gets about the weight
+    :math:`1 / \sqrt{2 L}`.  The weights sum to nothing in particular.
+
+    Deviations:
+        :math:`1 / (2 c^2)` has a pole at 0: one step near it throws c so far away that the loss is
+        lost for good.  For :math:`|c| < \delta = 0.1` the weight is continued by its tangent,
+        :math:`(3 - 2 |c| / \delta) / (2 \delta^2)`, which has the same value and slope at
+        :math:`\delta`, is at most 150, and pushes c outwards with at most
+        :math:`L / \delta^3`.  A loss below about 2e-4 is needed to bring c there.
+
+    Args:
+        num_losses: K, the number of losses.
+        init: initial value of every c, not 0.
+        lr_mult: learning rate of c as a multiple of the optimizer's, positive.
+
+    Attributes:
+        c: the learned parameters, shape [K].
+
+    Raises:
+        ConfigError: ``init`` is 0 or ``lr_mult`` is not positive.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import AutoWeighting
+        >>> weighting = AutoWeighting(2)
+        >>> round(float(weighting(paddle.to_tensor([1.0, 0.5]))), 4)  # 0.5 + 0.25 + 2 ln 2
+        2.1363
+    """
+
+    parameter_name = "c"
+    delta = 0.1
+
+    def __init__(self, num_losses: int, init: float = 1.0, lr_mult: float = 1.0) -> None:
+        super().__init__(num_losses)
+        if init == 0:
+            raise ConfigError("init: expected a number other than 0, found 0")
+        self.c = self.create_parameter(
+            [num_losses],
+            attr=ParamAttr(learning_rate=checked_lr_mult(lr_mult), need_clip=False),
+            default_initializer=nn.initializer.Constant(float(init)),
+        )
+
+    def weights(self, losses: Tensor) -> Tensor:
+        """Return 1 / (2 c^2), or its tangent below ``delta``, shape [K]."""
+        # abs() has slope 0 at 0, which would hold c there for ever.
+        magnitude = paddle.where(self.c >= 0, self.c, -self.c)
+        tangent = (3 - 2 * magnitude / self.delta) / (2 * self.delta**2)
+        pole = 1 / (2 * magnitude.clip(min=self.delta) ** 2)
+        return paddle.where(magnitude < self.delta, tangent, pole)
+
+    def penalty(self) -> Tensor:
+        """Return the sum of ln(1 + c^2), 0-D."""
+        return paddle.log1p(self.c**2).sum()

@@ -1,0 +1,30 @@
+"""The plain sum of the losses."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor
+
+from paddleseg_autoloss.weighting.base import Weighting
+
+__all__ = ["SumWeighting"]
+
+
+class SumWeighting(Weighting):
+    r"""The sum of the losses, every weight 1: :math:`\sum_i L_i`.
+
+    The baseline of every comparison of weighting methods.  The weights sum to K.
+
+    Args:
+        num_losses: K, the number of losses.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import SumWeighting
+        >>> float(SumWeighting(2)(paddle.to_tensor([0.5, 0.25])))
+        0.75
+    """
+
+    def weights(self, losses: Tensor) -> Tensor:
+        """Return ones, shape [K]."""
+        return paddle.ones_like(losses)

@@ -1,0 +1,147 @@
+"""Every fix is needed where it is applied, and cures what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from conftest import run_tool
+from paddleseg.cvlibs import manager
+from paddleseg.utils import metrics
+
+from paddleseg_autoloss import compat
+
+PADDLE_3 = paddle.__version__.startswith("3")
+
+
+@pytest.fixture
+def batch():
+    random = np.random.default_rng(3)
+    logits = random.standard_normal((2, 3, 16, 16)).astype("float32")
+    labels = random.integers(0, 3, (2, 16, 16))
+    labels[:, :2] = 255
+    return logits, labels
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def compute(name, batch, **arguments):
+    logits, labels = batch
+    logits = paddle.to_tensor(logits, stop_gradient=False)
+    loss = manager.LOSSES[name](**arguments)(logits, paddle.to_tensor(labels))
+    loss.backward()
+    assert np.abs(logits.grad.numpy()).sum() > 0
+    return float(loss)
+
+
+def pixelwise_cross_entropy(batch):
+    logits, labels = batch
+    valid = labels != 255
+    picked = np.take_along_axis(log_softmax(logits), np.where(valid, labels, 0)[:, None], axis=1)
+    return -picked[:, 0][valid], labels[valid]
+
+
+def test_cross_entropy(batch):
+    losses, _ = pixelwise_cross_entropy(batch)
+    assert compute("CrossEntropyLoss", batch) == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_cross_entropy_with_class_weights(batch):
+    losses, labels = pixelwise_cross_entropy(batch)
+    weight = np.array([0.2, 0.3, 0.5])
+    expected = (losses * weight[labels]).sum() / weight[labels].sum()
+    found = compute("CrossEntropyLoss", batch, weight=weight.tolist())
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_hard_example_cross_entropy(batch):
+    losses, _ = pixelwise_cross_entropy(batch)
+    kept = np.sort(losses)[-100:]
+    found = compute("OhemCrossEntropyLoss", batch, thresh=1e-9, min_kept=100)
+    # PaddleSeg keeps the pixels that are harder than the 100th: 99 of them.
+    assert found == pytest.approx(kept[1:].mean(), rel=1e-4)
+
+
+def test_dice_leaves_the_labels_alone(batch):
+    logits, labels = batch
+    given = paddle.to_tensor(labels)
+    loss = manager.LOSSES["DiceLoss"]()
+    value = float(loss(paddle.to_tensor(logits), given))
+    np.testing.assert_array_equal(given.numpy(), labels)
+
+    probabilities = np.exp(log_softmax(logits)).reshape(2, 3, -1)
+    valid = (labels != 255).reshape(2, 1, -1)
+    truth = (np.where(labels == 255, 0, labels).reshape(2, 1, -1) == np.arange(3)[:, None]) * valid
+    probabilities = probabilities * valid
+    overlap = 2 * (probabilities * truth).sum(-1) + 1
+    expected = (1 - overlap / (probabilities.sum(-1) + truth.sum(-1) + 1)).mean()
+    assert value == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("RMILoss", {"num_classes": 3}), ("RelaxBoundaryLoss", {}), ("DualTaskLoss", {})],
+)
+def test_other_losses_have_a_value_and_a_gradient(name, arguments, batch):
+    assert np.isfinite(compute(name, batch, **arguments))
+
+
+def test_areas_of_an_evaluation(batch):
+    _, labels = batch
+    predicted = np.roll(labels, 1, axis=2) % 3
+    areas = metrics.calculate_area(paddle.to_tensor(predicted), paddle.to_tensor(labels), 3)
+    valid = labels != 255
+    for index in range(3):
+        right = ((predicted == index) & (labels == index) & valid).sum()
+        found = [int(area[index]) for area in areas]
+        assert found == [right, ((predicted == index) & valid).sum(), (labels == index).sum()]
+
+
+def test_fixes_are_applied_only_where_they_are_needed():
+    due = [f for f in compat.SOURCE_FIXES if PADDLE_3 or f.since_paddle == 2]
+    assert set(compat.APPLIED_FIXES) == set(due)
+    assert len(compat.APPLIED_FIXES) == len(due)
+
+
+def test_a_mended_source_is_left_alone():
+    code = metrics.mean_iou.__code__
+    fix = compat.SourceFix(
+        "paddleseg.utils.metrics:mean_iou", "paddle.concat", "paddle.stack", "none", "none"
+    )
+    assert compat.apply_source_fixes(fix.target, [fix]) == []
+    assert metrics.mean_iou.__code__ is code
+
+
+def test_tracebacks_point_into_paddlesegs_file():
+    code = manager.LOSSES["DiceLoss"].forward.__code__
+    assert code.co_filename.endswith("dice_loss.py")
+    assert 30 < code.co_firstlineno < 60
+
+
+SYMPTOM = """
+import zlib, paddle
+from paddleseg.models.losses import CrossEntropyLoss, DiceLoss
+from paddleseg.utils.metrics import calculate_area
+def attempt(name, run):
+    try:
+        print(name, run())
+    except Exception as error:
+        print(name, "failed", type(error).__name__)
+logits = paddle.zeros([1, 2, 2, 2]); logits.stop_gradient = False
+labels = paddle.to_tensor([[[1, 0], [255, 0]]])
+attempt("ce", lambda: "fine" if float(CrossEntropyLoss()(logits, labels)) else "fine")
+attempt("area", lambda: "fine" if calculate_area(labels, labels, 2) else "fine")
+DiceLoss()(logits, labels)
+print("ignored", int((labels == 255).sum()))
+"""
+
+
+def test_the_symptoms_are_there_without_us_and_gone_with_us():
+    stock = run_tool("-c", SYMPTOM).stdout.split("\n")
+    ours = run_tool("-c", "import paddleseg_autoloss\n" + SYMPTOM).stdout.split("\n")
+    assert ("ce failed TypeError" in stock) == PADDLE_3
+    assert {"area failed ValueError", "ignored 0"} <= set(stock)
+    assert {"ce fine", "area fine", "ignored 1"} <= set(ours)

@@ -1,0 +1,339 @@
+"""Show that the learned sigmas of uncertainty weighting find the noise in the data.
+
+Two lines are fitted to 300 samples of
+
+    y1 = -2.0 x + 1 + noise of standard deviation 3.0
+    y2 =  1.5 x + 3 + noise of standard deviation 0.5
+
+with one mean squared error per head, weighted by UncertaintyWeighting in its regression form, where
+sigma_i = exp(s_i / 2).  The sigmas settle at the root mean square residuals of the fit, which
+estimate the noise.  Prints a table; writes demo_uncertainty.png and demo_uncertainty.json.
+
+Example:
+    python tools/demo_uncertainty.py --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# The package comes before Paddle: Paddle 2.6.2 depends on the order.
+from paddleseg_autoloss.errors import AutoLossError, ConfigError, TrainingDiverged  # isort: skip
+from paddleseg_autoloss.weighting import UncertaintyWeighting  # isort: skip
+
+import matplotlib
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+from tqdm import tqdm
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+NAME = "demo_uncertainty"
+NUM_SAMPLES = 300
+X_LIMIT = 5.0
+NUM_RECORDS = 1000
+TOLERANCE_PERCENT = 10.0
+COLORS = ("tab:blue", "tab:orange")
+
+
+@dataclass(frozen=True)
+class Line:
+    """The truth behind one head: y = slope x + intercept + Gaussian noise."""
+
+    name: str
+    slope: float
+    intercept: float
+    noise: float
+
+
+LINES = (Line("y1", -2.0, 1.0, 3.0), Line("y2", 1.5, 3.0, 0.5))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run depends on.
+
+    Args:
+        iters: number of full-batch Adam steps, at least 1.  s and the model parameters move by at
+            most about the learning rate in a step; at 3e-4 the sigmas settle after some 20000.
+        learning_rate: of the model and of the weighting, positive.
+        seed: of the data; nothing else is random.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    iters: int = 22000
+    learning_rate: float = 3e-4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.iters < 1:
+            raise ConfigError(f"--iters: expected a positive integer, found {self.iters}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(
+                f"--learning_rate: expected a positive number, found {self.learning_rate}"
+            )
+        if self.seed < 0:
+            raise ConfigError(f"--seed: expected an integer of at least 0, found {self.seed}")
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """What one head has learned."""
+
+    name: str
+    true_noise: float
+    residual_rms: float
+    sigma: float
+    slope: float
+    intercept: float
+
+    @property
+    def difference_percent(self) -> float:
+        """The difference of sigma from the residual rms, relative to the rms."""
+        return 100 * (self.sigma / self.residual_rms - 1)
+
+
+@dataclass
+class History:
+    """The course of a run: total [N], mean squared errors [N, 2] and sigmas [N, 2] at N steps."""
+
+    steps: list[int] = field(default_factory=list)
+    totals: list[float] = field(default_factory=list)
+    losses: list[np.ndarray] = field(default_factory=list)
+    sigmas: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its settings, its data (x [300], y [2, 300]), its fits and its course."""
+
+    settings: Settings
+    x: np.ndarray
+    y: np.ndarray
+    heads: list[HeadFit]
+    history: History
+
+
+class TwoHeads(nn.Layer):
+    """Two linear heads on the same input, both zero at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.LayerList([_zero_linear() for _ in LINES])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the prediction of each head, each [N, 1], for x [N, 1]."""
+        return [head(x) for head in self.heads]
+
+
+def make_data(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return x [300], uniform in [-5, 5], and the noisy y [2, 300]."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-X_LIMIT, X_LIMIT, NUM_SAMPLES)
+    y = [line.slope * x + line.intercept + rng.normal(0, line.noise, x.size) for line in LINES]
+    return x, np.stack(y)
+
+
+def run(settings: Settings) -> Result:
+    """Fit both heads and the weighting by Adam on all samples at once.
+
+    Raises:
+        TrainingDiverged: the total loss became NaN or infinite.
+    """
+    x, y = make_data(settings.seed)
+    model = TwoHeads()
+    weighting = UncertaintyWeighting(len(LINES), form="regression")
+    history = _train(model, weighting, _column(x), [_column(row) for row in y], settings)
+    heads = [
+        _head_fit(line, head, x, row, float(sigma))
+        for line, head, row, sigma in zip(LINES, model.heads, y, history.sigmas[-1])
+    ]
+    return Result(settings, x, y, heads, history)
+
+
+def format_table(heads: Sequence[HeadFit]) -> str:
+    """Return the table of noise and sigma, one row per head."""
+    rows = [f"{'head':<6}{'true noise':>12}{'residual rms':>14}{'sigma':>10}{'difference':>12}"]
+    for head in heads:
+        rows.append(
+            f"{head.name:<6}{head.true_noise:>12.4f}{head.residual_rms:>14.4f}{head.sigma:>10.4f}"
+            f"{round(head.difference_percent, 2) + 0.0:>10.2f} %"
+        )
+    return "\n".join(rows)
+
+
+def plot(result: Result, path: Path) -> None:
+    """Draw the loss curve, the sigmas and the fitted lines side by side into a PNG."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), dpi=150, constrained_layout=True)
+    _plot_losses(axes[0], result.history)
+    _plot_sigmas(axes[1], result)
+    _plot_lines(axes[2], result)
+    settings = result.settings
+    figure.suptitle(
+        "Learned uncertainty of a two-headed regression "
+        f"(Adam, learning rate {settings.learning_rate:g}, seed {settings.seed})"
+    )
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def write_json(result: Result, path: Path) -> None:
+    """Write the settings and the figures of each head."""
+    heads = [
+        {**asdict(head), "difference_percent": head.difference_percent} for head in result.heads
+    ]
+    figures = {**asdict(result.settings), "heads": heads}
+    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo and return the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        settings = Settings(args.iters, args.learning_rate, args.seed)
+        args.save_dir.mkdir(parents=True, exist_ok=True)
+        result = run(settings)
+        plot(result, args.save_dir / f"{NAME}.png")
+        write_json(result, args.save_dir / f"{NAME}.json")
+    except (AutoLossError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(format_table(result.heads))
+    if max(abs(head.difference_percent) for head in result.heads) > TOLERANCE_PERCENT:
+        print("The sigmas have not settled yet: raise --iters.")
+    print(f"Wrote {NAME}.png and {NAME}.json to {args.save_dir}")
+    return 0
+
+
+def _zero_linear() -> nn.Linear:
+    return nn.Linear(1, 1, weight_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(0.0)))
+
+
+def _column(values: np.ndarray) -> Tensor:
+    return paddle.to_tensor(values[:, None].astype("float32"))
+
+
+def _train(
+    model: TwoHeads,
+    weighting: UncertaintyWeighting,
+    x: Tensor,
+    targets: list[Tensor],
+    settings: Settings,
+) -> History:
+    optimizer = paddle.optimizer.Adam(
+        settings.learning_rate, parameters=model.parameters() + weighting.parameters()
+    )
+    history = History()
+    every = max(1, settings.iters // NUM_RECORDS)
+    for step in tqdm(range(settings.iters), desc=NAME, unit="it"):
+        losses, total = _forward(model, weighting, x, targets)
+        if step % every == 0:
+            _record(history, step, losses, total, weighting)
+        total.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    _record(history, settings.iters, *_forward(model, weighting, x, targets), weighting)
+    return history
+
+
+def _forward(
+    model: TwoHeads, weighting: UncertaintyWeighting, x: Tensor, targets: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    pairs = zip(model(x), targets)
+    losses = paddle.stack([nn.functional.mse_loss(output, target) for output, target in pairs])
+    return losses, weighting(losses)
+
+
+def _record(
+    history: History, step: int, losses: Tensor, total: Tensor, weighting: UncertaintyWeighting
+) -> None:
+    value = float(total)
+    if not math.isfinite(value):
+        raise TrainingDiverged(f"the loss became {value} by step {step}: lower --learning_rate")
+    history.steps.append(step)
+    history.totals.append(value)
+    history.losses.append(losses.numpy())
+    history.sigmas.append(np.exp(weighting.s.numpy() / 2))
+
+
+def _head_fit(line: Line, head: nn.Linear, x: np.ndarray, y: np.ndarray, sigma: float) -> HeadFit:
+    slope, intercept = head.weight.item(), head.bias.item()
+    rms = float(np.sqrt(np.mean((y - slope * x - intercept) ** 2)))
+    return HeadFit(line.name, line.noise, rms, sigma, slope, intercept)
+
+
+def _plot_losses(axes: Axes, history: History) -> None:
+    axes.plot(history.steps, history.totals, color="black", label="weighted total")
+    for line, color, loss in zip(LINES, COLORS, np.transpose(history.losses)):
+        axes.plot(history.steps, loss, color=color, label=f"MSE of {line.name}")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _finish(axes, "Loss curve", "step", "loss (MSE in squared units of y)")
+
+
+def _plot_sigmas(axes: Axes, result: Result) -> None:
+    history = result.history
+    for head, color, sigma in zip(result.heads, COLORS, np.transpose(history.sigmas)):
+        axes.plot(history.steps, sigma, color=color, label=f"sigma of {head.name}")
+        axes.axhline(
+            head.true_noise, color=color, linestyle="--", label=f"true noise of {head.name}"
+        )
+        axes.plot(history.steps[-1], head.residual_rms, "o", color=color, markersize=5)
+    axes.plot([], [], "o", color="gray", markersize=5, label="residual rms of the fit")
+    axes.set_ylim(bottom=0)
+    _finish(axes, "Learned sigma", "step", "sigma (units of y)")
+
+
+def _plot_lines(axes: Axes, result: Result) -> None:
+    ends = np.array([-X_LIMIT, X_LIMIT])
+    for head, color, y in zip(result.heads, COLORS, result.y):
+        axes.scatter(result.x, y, s=6, color=color, alpha=0.4, linewidths=0)
+        sign = "+" if head.intercept >= 0 else "-"
+        label = f"{head.name} = {head.slope:.2f} x {sign} {abs(head.intercept):.2f}"
+        axes.plot(ends, head.slope * ends + head.intercept, color=color, label=label)
+    _finish(axes, "Data and fitted lines", "x (arbitrary units)", "y (arbitrary units)")
+
+
+def _finish(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+
+def _parser() -> argparse.ArgumentParser:
+    default = Settings()
+    parser = argparse.ArgumentParser(
+        description="Show that the learned sigmas of uncertainty weighting find the noise.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--iters", type=int, default=default.iters, help="Adam steps")
+    parser.add_argument(
+        "--learning_rate",
+        type=float,
+        default=default.learning_rate,
+        help="learning rate of the model and of the sigmas",
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, help="seed of the data")
+    parser.add_argument(
+        "--save_dir", type=Path, default=Path("output") / NAME, help="folder for PNG and JSON"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
