@@ -171,6 +171,16 @@ class TestLearning:
         assert set(ema) == set(TinyNet().state_dict())
         assert "Evaluate/Ema_Dice" in scalars(tmp_path)
 
+    @pytest.mark.parametrize("level", ["O1", "O2"])
+    def test_mixed_precision_runs(self, level, tmp_path):
+        """Paddle switches it off on a CPU; the same loop and scaler are run all the same."""
+        _, types, _ = run_training(tmp_path, 4, precision="fp16", amp_level=level)
+        assert (learned(types) != 1).all()
+
+    def test_static_graph(self, tmp_path):
+        _, types, _ = run_training(tmp_path, 4, to_static_training=True)
+        assert (learned(types) != 1).all()
+
     def test_nothing_is_left_behind(self, tmp_path):
         loop = importlib.import_module("paddleseg.core.train")
         owners = (paddle.save, paddle.io.DistributedBatchSampler, visualdl.LogWriter, loop.logger)

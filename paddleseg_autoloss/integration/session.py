@@ -7,24 +7,21 @@ import importlib
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import paddle
 import visualdl
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
-from paddleseg.utils import logger
 
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.integration.checkpoint import atomic_save, whole_checkpoints
-from paddleseg_autoloss.integration.evaluation import Figures, captured_figures
-from paddleseg_autoloss.integration.history import WeightHistory
-from paddleseg_autoloss.integration.mix import equivalent_mix
+from paddleseg_autoloss.integration.checkpoint import atomic_save
+from paddleseg_autoloss.integration.evaluation import captured_figures
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
+from paddleseg_autoloss.integration.report import RunReport, TrainLogger
 from paddleseg_autoloss.integration.state import LossState
-from paddleseg_autoloss.integration.terms import current_weights, terms_of
+from paddleseg_autoloss.integration.terms import terms_of
 
 __all__ = ["LOOP", "TrainingSession"]
 
@@ -63,14 +60,11 @@ class TrainingSession:
         self.train_dataset = train_dataset
         self.optimizer = optimizer
         self.losses = losses
-        self.save_dir = Path(save_dir)
         self.start_iter = start_iter
         self.save_interval = save_interval
-        self.terms = terms_of(losses)
         self.state = LossState(optimizer, losses)
-        self.history = WeightHistory(save_dir, start_iter)
-        self.monitor = TermMonitor(self.terms, save_dir, start_iter)
-        self.writer: visualdl.LogWriter | None = None
+        self.monitor = TermMonitor(terms_of(losses), save_dir, start_iter)
+        self.report = RunReport(losses, self.monitor, save_dir, start_iter)
         self.seed = paddle.get_rng_state()[0].current_seed()
 
     @contextmanager
@@ -85,7 +79,7 @@ class TrainingSession:
                 (optimizer, "state_dict", self._state_dict(optimizer.state_dict)),
                 (optimizer, "set_state_dict", self._set_state_dict(optimizer.set_state_dict)),
                 (LOOP, "evaluate", self._evaluate(LOOP.evaluate)),
-                (LOOP, "logger", _TrainLogger(self)),
+                (LOOP, "logger", TrainLogger(LOOP.logger, self.report)),
                 (paddle, "save", self._save(paddle.save)),
                 (paddle.io, "DistributedBatchSampler", self._sampler()),
                 (visualdl, "LogWriter", self._log_writer(visualdl.LogWriter)),
@@ -96,7 +90,7 @@ class TrainingSession:
     def _hold_loss_parameters(self) -> None:
         parameters = list(self.state.parameters.values())
         hold_parameters(self.optimizer, parameters)
-        for loss in {id(s): s for term in self.terms for s, _ in term.sources}.values():
+        for loss in {id(s): s for term in self.monitor.terms for s, _ in term.sources}.values():
             loss.aggregator.held_by_optimizer = True
         if paddle.distributed.ParallelEnv().nranks > 1:
             for parameter in parameters:
@@ -163,7 +157,7 @@ class TrainingSession:
             self.monitor.settle()
             with captured_figures() as figures:
                 result = stock(model, *args, **kwargs)
-            self._show_figures(figures(), prefix="" if model is self.model else "Ema_")
+            self.report.add_figures(figures(), prefix="" if model is self.model else "Ema_")
             return result
 
         return evaluate
@@ -171,85 +165,10 @@ class TrainingSession:
     def _log_writer(self, stock: Any) -> Any:
         @functools.wraps(stock)
         def log_writer(*args: Any, **kwargs: Any) -> visualdl.LogWriter:
-            self.writer = stock(*args, **kwargs)
-            return self.writer
+            self.report.writer = stock(*args, **kwargs)
+            return self.report.writer
 
         return log_writer
-
-    # What users see.
-
-    def _show_figures(self, figures: Figures, prefix: str) -> None:
-        if self.writer is not None:
-            for name in ("Dice", "Kappa"):
-                value = getattr(figures, name)
-                self.writer.add_scalar(f"Evaluate/{prefix}{name}", value, self.monitor.iteration)
-
-    def log_weights(self) -> str:
-        """Record the window that a log line closes, and return the weights for that line."""
-        rows = self.monitor.log_window()
-        self.history.append(rows)
-        if self.writer is not None:
-            for row in rows:
-                for kind in ("raw", "weight", "weighted"):
-                    tag = f"Loss_{kind}/{row.term}"
-                    self.writer.add_scalar(tag, getattr(row, kind), row.iteration)
-            for tag, value in self._learned_parameters().items():
-                self.writer.add_scalar(tag, value, self.monitor.iteration)
-        weights = dict(zip(self.state.names, current_weights(self.terms)))
-        return ", ".join(f"{name} {weight:.4f}" for name, weight in weights.items())
-
-    def _learned_parameters(self) -> dict[str, float]:
-        values = {}
-        for term in self.terms:
-            for loss, index in term.sources:
-                weighting = loss.aggregator.weighting
-                learned = weighting.learned()
-                if learned is not None:
-                    tag = f"Loss_parameter/{weighting.parameter_name}/{term.name}"
-                    values[tag] = float(learned[index])
-        return values
-
-    def finish(self) -> None:
-        """Draw the curves, and state the weights as the fixed mix that they amount to."""
-        if paddle.distributed.ParallelEnv().local_rank != 0:
-            return
-        self._plot()
-        mix = equivalent_mix(self.losses, self.terms)
-        if mix is None:
-            return
-        logger.info(mix.describe())
-        path = self.save_dir / "equivalent_mixed_loss.yml"
-        if mix.write(path, f"{', '.join(self.state.methods)} at {self.monitor.iteration}"):
-            logger.info(f"The same as a config to train with: {path}")
-
-    def finish_interrupted(self) -> None:
-        """Draw the curves so far, and say how to continue."""
-        if paddle.distributed.ParallelEnv().local_rank != 0:
-            return
-        self._plot()
-        whole = whole_checkpoints(self.save_dir)
-        advice = f"continue with --resume_model {whole[-1]}" if whole else "nothing was saved yet"
-        logger.info(f"Stopped at iteration {self.monitor.iteration}; {advice}")
-
-    def _plot(self) -> None:
-        if self.history.plot():
-            logger.info(f"The curves of the loss weights are in {self.history.png_path}")
-
-
-class _TrainLogger:
-    """PaddleSeg's logger, with the weights added to the lines of training."""
-
-    def __init__(self, session: TrainingSession) -> None:
-        self._session = session
-        self._stock = LOOP.logger
-
-    def info(self, message: str = "") -> None:
-        if message.startswith("[TRAIN]"):
-            message = f"{message} | weights: {self._session.log_weights()}"
-        self._stock.info(message)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stock, name)
 
 
 def _stock_losses(

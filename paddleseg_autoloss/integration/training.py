@@ -45,9 +45,9 @@ def train(*args: Any, **kwargs: Any) -> Any:
         with session.attached():
             result = _stock_train(*call.args, **call.kwargs)
     except KeyboardInterrupt:
-        session.finish_interrupted()
+        session.report.finish_interrupted()
         raise
-    session.finish()
+    session.report.finish()
     return result
 
 

@@ -1,0 +1,134 @@
+"""What users see of a run: log lines, curves, and the fixed mix at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import paddle
+import visualdl
+from paddleseg.utils import logger
+
+from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
+from paddleseg_autoloss.integration.evaluation import Figures
+from paddleseg_autoloss.integration.history import WeightHistory
+from paddleseg_autoloss.integration.mix import equivalent_mix
+from paddleseg_autoloss.integration.monitor import TermMonitor
+from paddleseg_autoloss.integration.terms import current_weights
+
+__all__ = ["RunReport", "TrainLogger"]
+
+
+class RunReport:
+    """Writes what the monitor saw to VisualDL, to a CSV, to a picture and to the log.
+
+    Args:
+        losses: PaddleSeg's loss dict.
+        monitor: watches its terms.
+        save_dir: folder of the run.
+        start_iter: iteration that the run continues from.
+
+    Attributes:
+        writer: the VisualDL writer of PaddleSeg's loop, once there is one.
+    """
+
+    def __init__(
+        self, losses: dict[str, list[Any]], monitor: TermMonitor, save_dir: str, start_iter: int
+    ) -> None:
+        self.losses = losses
+        self.monitor = monitor
+        self.save_dir = Path(save_dir)
+        self.history = WeightHistory(save_dir, start_iter)
+        self.writer: visualdl.LogWriter | None = None
+
+    def add_figures(self, figures: Figures, prefix: str) -> None:
+        """Add what PaddleSeg's own curves lack of an evaluation.
+
+        Args:
+            figures: of the evaluation.
+            prefix: of the names of the curves, for a model other than the trained one.
+        """
+        self._add_scalars(
+            {f"Evaluate/{prefix}Dice": figures.Dice, f"Evaluate/{prefix}Kappa": figures.Kappa}
+        )
+
+    def close_window(self) -> str:
+        """Record the window that a log line closes, and return the weights for that line."""
+        rows = self.monitor.log_window()
+        self.history.append(rows)
+        for row in rows:
+            self._add_scalars(
+                {
+                    f"Loss_raw/{row.term}": row.raw,
+                    f"Loss_weight/{row.term}": row.weight,
+                    f"Loss_weighted/{row.term}": row.weighted,
+                }
+            )
+        self._add_scalars(self._learned_parameters())
+        weights = current_weights(self.monitor.terms)
+        return ", ".join(f"{t.name} {w:.4f}" for t, w in zip(self.monitor.terms, weights))
+
+    def _add_scalars(self, values: dict[str, float]) -> None:
+        if self.writer is not None:
+            for tag, value in values.items():
+                self.writer.add_scalar(tag, value, self.monitor.iteration)
+
+    def _learned_parameters(self) -> dict[str, float]:
+        values = {}
+        for term in self.monitor.terms:
+            for loss, index in term.sources:
+                weighting = loss.aggregator.weighting
+                learned = weighting.learned()
+                if learned is not None:
+                    tag = f"Loss_parameter/{weighting.parameter_name}/{term.name}"
+                    values[tag] = float(learned[index])
+        return values
+
+    def finish(self) -> None:
+        """Draw the curves, and state the weights as the fixed mix that they amount to."""
+        if paddle.distributed.ParallelEnv().local_rank != 0:
+            return
+        self._plot()
+        mix = equivalent_mix(self.losses, self.monitor.terms)
+        if mix is None:
+            return
+        logger.info(mix.describe())
+        path = self.save_dir / "equivalent_mixed_loss.yml"
+        methods = ", ".join(type(loss).__name__ for loss in self.losses["types"])
+        if mix.write(path, f"The weights of {methods} after {self.monitor.iteration} iterations"):
+            logger.info(f"The same as a config to train with: {path}")
+
+    def finish_interrupted(self) -> None:
+        """Draw the curves so far, and say how to continue."""
+        if paddle.distributed.ParallelEnv().local_rank != 0:
+            return
+        self._plot()
+        whole = whole_checkpoints(self.save_dir)
+        advice = f"continue with --resume_model {whole[-1]}" if whole else "nothing was saved yet"
+        logger.info(f"Stopped at iteration {self.monitor.iteration}; {advice}")
+
+    def _plot(self) -> None:
+        if self.history.plot():
+            logger.info(f"The curves of the loss weights are in {self.history.png_path}")
+
+
+class TrainLogger:
+    """PaddleSeg's logger, with the weights added to the lines of training.
+
+    Args:
+        stock: PaddleSeg's logger.
+        report: is told of every such line.
+    """
+
+    def __init__(self, stock: Any, report: RunReport) -> None:
+        self._stock = stock
+        self._report = report
+
+    def info(self, message: str = "") -> None:
+        """Log a message."""
+        if message.startswith("[TRAIN]"):
+            message = f"{message} | weights: {self._report.close_window()}"
+        self._stock.info(message)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stock, name)

@@ -1,0 +1,105 @@
+"""What the docs say runs: docstring examples, README's snippets and commands, the layers."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import re
+
+import pytest
+import yaml
+from conftest import ROOT
+from paddleseg.cvlibs import manager
+
+import paddleseg_autoloss
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(paddleseg_autoloss.__path__, "paddleseg_autoloss.")
+)
+#: DESIGN: a file imports only from layers below its own.
+LAYERS = ["errors", "compat", "weighting", "aggregator", "datasets", "losses", "integration"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    module = importlib.import_module(name)
+    assert doctest.testmod(module, raise_on_error=False).failed == 0
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_everything_public_has_a_docstring(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    for public in getattr(module, "__all__", []):
+        assert hasattr(module, public)
+        member = getattr(module, public)
+        if callable(member):
+            assert member.__doc__, f"{name}.{public}"
+
+
+@pytest.mark.parametrize("name", ["AutoWeightedLoss", "UncertaintyWeightedLoss", "Sum"])
+def test_every_component_has_an_example(name):
+    examples = doctest.DocTestFinder().find(manager.LOSSES[name], name)
+    assert any(example.examples for example in examples)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down_the_layers(name):
+    own = LAYERS.index(name.split(".")[1])
+    source = (ROOT / name.replace(".", "/")).with_suffix(".py")
+    if not source.exists():
+        source = ROOT / name.replace(".", "/") / "__init__.py"
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("paddleseg_auto"):
+            assert LAYERS.index(node.module.split(".")[1]) <= own, f"{name} imports {node.module}"
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("snippet", snippets("yaml"))
+def test_readme_configs_name_real_components(snippet):
+    def check(value):
+        if isinstance(value, dict):
+            if "type" in value:
+                assert value["type"] in manager.LOSSES.components_dict
+            for inner in value.values():
+                check(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                check(inner)
+
+    check(yaml.safe_load(snippet))
+
+
+@pytest.mark.parametrize("snippet", snippets("python"))
+def test_readme_python_compiles_and_imports(snippet):
+    tree = ast.parse(snippet)
+    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert imports
+    exec(compile(ast.Module(imports, []), "README", "exec"), {})
+
+
+def test_readme_commands_name_files_that_exist():
+    commands = "\n".join(snippets("bash"))
+    for tool in set(re.findall(r"tools/\w+\.py", commands)):
+        assert (ROOT / tool).is_file(), tool
+    for config in set(re.findall(r"--config (\S+\.yml)", commands)):
+        if not config.startswith(("my_", "path/")):
+            assert (ROOT / "configs" / config).is_file(), config
+
+
+def test_readme_lists_every_component():
+    for name, component in manager.LOSSES.components_dict.items():
+        if component.__module__.startswith("paddleseg_autoloss"):
+            assert f"`{name}`" in README
+
+
+def test_package_version_is_in_the_changelog():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"[{paddleseg_autoloss.__version__}]" in changelog
