@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, run_tool
@@ -196,17 +197,23 @@ class TestData:
             build_dataset("train_dataset", config, lambda: builder.build_component(config))
         assert not list(tmp_path.glob("*.lock"))
 
-    @pytest.mark.parametrize("kind", ["missing", "garbage"])
+    @pytest.mark.parametrize("kind", ["missing", "garbage", "short.png", "short.jpg", "torn.png"])
     def test_unreadable_image(self, kind, tmp_path):
-        good, bad = tmp_path / "good.png", tmp_path / "bad.png"
-        Image.new("P", (4, 4)).save(good)
+        good, bad = tmp_path / "good.png", tmp_path / f"bad{Path(kind).suffix or '.png'}"
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype="uint8")
+        Image.fromarray(noise).save(good)
         if kind == "garbage":
             bad.write_bytes(b"not an image")
+        elif kind != "missing":
+            Image.fromarray(noise).save(bad)
+            whole = bad.read_bytes()
+            torn = whole[:500] + b"\0" * 20 + whole[520:]
+            bad.write_bytes(torn if kind == "torn.png" else whole[:-20])
 
         class Data:
             file_list = ((str(good), str(good)), (str(good), str(bad)))
 
-        with pytest.raises(DataError, match=f"val_dataset: cannot read {bad}"):
+        with pytest.raises(DataError, match=f"val_dataset: cannot read {bad}: "):
             check_files("val_dataset", Data())
 
 
