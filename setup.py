@@ -31,10 +31,11 @@ setup(
         "visualdl",
         "opencv-python",
         "matplotlib",
+        "tqdm",
     ],
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<3.4"],
         "gpu": ["paddlepaddle-gpu==2.6.2"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "mypy", "ruff", "tqdm", "types-PyYAML"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "mypy", "ruff", "types-PyYAML"],
     },
 )

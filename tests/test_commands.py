@@ -173,6 +173,8 @@ def start(data: Path, folder: Path, *arguments) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A shell lets its background jobs ignore Ctrl-C, and so would the tests' own children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

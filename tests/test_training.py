@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib
+import io
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -217,46 +220,34 @@ def scalars(folder) -> dict[str, list]:
     return {tag: reader.get_data("scalar", tag) for tag in reader.get_tags()["scalar"]}
 
 
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory) -> tuple[Path, AutoWeightedLoss, str]:
+    """A run with everything on: its folder, its loss and what was printed."""
+    folder = tmp_path_factory.mktemp("run")
+
+    def losses():
+        config = {
+            "type": "AutoWeightedLoss",
+            "losses": [{"type": "CrossEntropyLoss"}, {"type": "DiceLoss", "smooth": 2.0}],
+        }
+        return [SegBuilder(config=None).build_component(config)]
+
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        _, types, _ = run_training(folder, 8, losses, use_vdl=True, val_dataset=Squares("val", 2))
+    return folder, types[0], output.getvalue()
+
+
 class TestWhatIsShown:
-    @pytest.fixture(scope="class")
-    def run(self, tmp_path_factory, class_output):
-        folder = tmp_path_factory.mktemp("run")
-
-        def losses():
-            config = {
-                "type": "AutoWeightedLoss",
-                "losses": [{"type": "CrossEntropyLoss"}, {"type": "DiceLoss", "smooth": 2.0}],
-            }
-            return [SegBuilder(config=None).build_component(config)]
-
-        with class_output() as output:
-            _, types, _ = run_training(
-                folder, 8, losses, use_vdl=True, val_dataset=Squares("val", 2)
-            )
-        return folder, types[0], output()
-
-    @pytest.fixture(scope="class")
-    def class_output(self):
-        import contextlib
-        import io
-
-        @contextlib.contextmanager
-        def captured():
-            stream = io.StringIO()
-            with contextlib.redirect_stdout(stream):
-                yield stream.getvalue
-
-        return captured
-
-    def test_weights_on_every_log_line(self, run):
-        _, _, output = run
+    def test_weights_on_every_log_line(self, shown):
+        _, _, output = shown
         lines = [line for line in output.split("\n") if "[TRAIN]" in line]
         assert len(lines) == 4
         pattern = r"ETA \d\d:\d\d:\d\d \| weights: CrossEntropyLoss \d\.\d{4}, DiceLoss \d\.\d{4}$"
         assert all(re.search(pattern, line) for line in lines)
 
-    def test_curves_in_the_same_visualdl_run(self, run):
-        folder, loss, _ = run
+    def test_curves_in_the_same_visualdl_run(self, shown):
+        folder, loss, _ = shown
         assert len(list(folder.glob("vdlrecords.*"))) == 1
         curves = scalars(folder)
         for name in loss.names:
@@ -269,31 +260,31 @@ class TestWhatIsShown:
         final = [curves[f"Loss_parameter/c/{name}"][-1].value for name in loss.names]
         np.testing.assert_allclose(final, loss.aggregator.weighting.c.numpy(), rtol=1e-6)
 
-    def test_weighted_loss_is_weight_times_raw(self, run):
+    def test_weighted_loss_is_weight_times_raw(self, shown):
         """With two iterations a window, means of products are near products of means."""
-        curves = scalars(run[0])
-        for name in run[1].names:
+        curves = scalars(shown[0])
+        for name in shown[1].names:
             raw, weight, weighted = (
                 np.array([r.value for r in curves[f"Loss_{kind}/{name}"]])
                 for kind in ("raw", "weight", "weighted")
             )
             np.testing.assert_allclose(weighted, raw * weight, rtol=0.1)
 
-    def test_dice_is_that_of_the_evaluation(self, run):
-        folder, _, output = run
+    def test_dice_is_that_of_the_evaluation(self, shown):
+        folder, _, output = shown
         printed = [float(d) for d in re.findall(r"\[EVAL\] #Images.* Dice: ([\d.]+)", output)]
         logged = [r.value for r in scalars(folder)["Evaluate/Dice"]]
         np.testing.assert_allclose(logged, printed, atol=1e-4)
 
-    def test_picture(self, run):
+    def test_picture(self, shown):
         from PIL import Image
 
-        with Image.open(run[0] / "loss_weights.png") as image:
+        with Image.open(shown[0] / "loss_weights.png") as image:
             assert image.size[0] >= 1000
             assert len(image.convert("RGB").getcolors(1 << 24)) > 20
 
-    def test_equivalent_mix(self, run):
-        folder, loss, output = run
+    def test_equivalent_mix(self, shown):
+        folder, loss, output = shown
         weights = loss.aggregator.weighting.last_weights.numpy()
         expected = weights / weights.sum()
         stated = json.loads(re.search(r"equivalent MixedLoss coef: (\[.+\])", output)[1])
