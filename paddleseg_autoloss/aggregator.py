@@ -12,7 +12,7 @@ from paddle import Tensor, nn
 from paddleseg_autoloss.errors import ConfigError, UnheldParameterError
 from paddleseg_autoloss.weighting import Weighting
 
-__all__ = ["LossAggregator", "unique_names"]
+__all__ = ["LossAggregator", "as_vector", "unique_names"]
 
 
 class LossAggregator(nn.Layer):
@@ -69,10 +69,7 @@ class LossAggregator(nn.Layer):
             self._check_held()
         # Under mixed precision the sum of weighted losses would be taken in half precision.
         with paddle.amp.auto_cast(enable=False):
-            values = paddle.concat(
-                [losses[name].reshape([1]).astype("float32") for name in self.names]
-            )
-            return self.weighting(values)
+            return self.weighting(as_vector([losses[name] for name in self.names]))
 
     def _check_held(self) -> None:
         """Raise if optimizers are stepping and none of them holds the learned weights.
@@ -110,6 +107,12 @@ def _parameters(optimizer: paddle.optimizer.Optimizer) -> list[Tensor]:
 
 def _flat(groups: list[dict]) -> list[Tensor]:
     return [p for group in groups for p in group["params"]]
+
+
+def as_vector(values: Sequence[Tensor]) -> Tensor:
+    """Return tensors of one element each as one vector, float32."""
+    vector = paddle.concat([value.reshape([1]) for value in values])
+    return vector if vector.dtype == paddle.float32 else vector.astype("float32")
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

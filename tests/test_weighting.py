@@ -93,11 +93,11 @@ class TestAutoWeighting:
     )
     def test_near_zero_it_stays_finite_and_is_pushed_outwards(self, c, loss):
         weighting = set_parameter(AutoWeighting(1), [c])
-        assert 0 < float(weighting.weights(paddle.to_tensor([loss]))) <= 150.001
+        assert 0 < float(weighting.weights(paddle.to_tensor([loss]))) <= 100.001
         slope = gradient(weighting, [loss])[0]
         assert abs(slope) <= 1001 * loss + 1
-        if loss > 0.01:
-            assert (slope < 0) == (c >= 0)
+        if loss > 1e-3 and abs(c) > 1e-6:
+            assert (slope < 0) == (c > 0)
 
     def test_continuation_meets_the_formula_with_its_slope(self):
         inside = set_parameter(AutoWeighting(1), [0.1 - 1e-5])

@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from paddleseg_autoloss.aggregator import as_vector
 from paddleseg_autoloss.errors import TrainingDiverged
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 from paddleseg_autoloss.integration.history import Row
@@ -60,8 +61,8 @@ class TermMonitor:
         queues = {key: iter(values) for key, values in self._returned.items()}
         values = [next(queues.get(id(term.layer), iter(())), None) for term in self.terms]
         self._ran = [value is not None for value in values]
-        filled = [paddle.full([1], math.nan) if value is None else value for value in values]
-        return paddle.concat([value.reshape([1]).astype("float32") for value in filled])
+        missing = paddle.full([1], math.nan) if None in values else None
+        return as_vector([missing if value is None else value for value in values])
 
     def settle(self) -> None:
         """Read the values of the latest step.
