@@ -50,7 +50,11 @@ class LossAggregator(nn.Layer):
         self.names = list(names)
         self.weighting = weighting
         self.held_by_optimizer = weighting.learned() is None
+        self._had_gradient = False
         self._optimizers_seen: dict[int, float] = {}
+        learned = weighting.learned()
+        if learned is not None:
+            learned.register_hook(self._note_gradient)
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Return the total, 0-D and float32.
@@ -71,14 +75,16 @@ class LossAggregator(nn.Layer):
         with paddle.amp.auto_cast(enable=False):
             return self.weighting(as_vector([losses[name] for name in self.names]))
 
+    def _note_gradient(self, gradient: Tensor) -> None:
+        self._had_gradient = True
+
     def _check_held(self) -> None:
         """Raise if optimizers are stepping and none of them holds the learned weights.
 
-        A gradient that nobody cleared since the last call is the sign that sets off the search, so
-        that a training loop which does it right is not slowed down.
+        It looks only once there was a gradient, and no more once it has found the weights held.
         """
         learned = self.weighting.learned()
-        if learned is None or learned.grad is None:
+        if learned is None or not (self._had_gradient or learned.grad is not None):
             return
         optimizers = [
             o for o in gc.get_objects() if issubclass(type(o), paddle.optimizer.Optimizer)

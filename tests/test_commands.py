@@ -129,6 +129,22 @@ def test_val(flags, trained, fundus, tmp_path):
     np.testing.assert_allclose(found["class_Dice"], 2 * iou / (1 + iou), rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("tool", "flags", "message"),
+    [
+        ("train", ["--log_iters", "0"], "--log_iters: expected an integer of at least 1, found 0"),
+        ("train", ["--seed", "-1"], "--seed: expected an integer of at least 0, found -1"),
+        ("val", ["--is_slide"], "--is_slide: expected --crop_size and --stride beside it"),
+        ("val", ["--json", "no/such/folder.json"], "--json: there is no folder no/such"),
+    ],
+)
+def test_flags_that_cannot_work(tool, flags, message, fundus):
+    result = run_tool(f"tools/{tool}.py", *demo(fundus, *flags))
+    assert result.returncode in (1, 2)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_val_of_weights_that_are_not_there(fundus):
     result = run_tool("tools/val.py", *demo(fundus, "--model_path", "no.pdparams"))
     assert result.returncode == 1

@@ -100,6 +100,27 @@ class TestComponents:
                 "loss.types[0].losses[0].ignore_index: expected 255 as in train_dataset, found 3",
             ),
             (at("loss", value={"types": []}), "should contain keys of"),
+            (
+                at("loss", "types", value={"type": "DiceLoss"}),
+                "loss.types: expected a list of components, found {'type': 'DiceLoss'}",
+            ),
+            (
+                at("loss", "types", 0, value={"losses": []}),
+                "loss.types[0]: expected a 'type', found",
+            ),
+            (at("loss", "types", 0, "type", value=["a"]), "type: expected a name, found ['a']"),
+            (at("loss", "coef", value=["one"]), "loss.coef[0]: expected a number, found 'one'"),
+            (at("batch_size", value="4"), "batch_size: expected a positive integer, found '4'"),
+            (at("iters", value=0), "iters: expected a positive integer, found 0"),
+            (
+                at("test_config", value={"aug_evl": True}),
+                "test_config.aug_evl: there is no such option; did you mean aug_eval?",
+            ),
+            (at("test_config", value=[1]), "test_config: expected keys and values, found [1]"),
+            (
+                at("test_config", value={"is_slide": True}),
+                "test_config.is_slide: expected crop_size and stride beside it",
+            ),
             (at("loss", "coef", value=[1, 2, 3]), None),
         ],
     )
@@ -163,6 +184,8 @@ class TestFiles:
             ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
             ("_base_: nowhere.yml", "_base_: .*nowhere.yml was not found"),
             ("batch_size: 4", "No iters specified"),
+            ("_base_: 5", "_base_: expected a path or a list of paths, found \\[?5"),
+            ("_base_: bad.yml", "_base_: .*bad.yml is based on itself"),
         ],
     )
     def test_unreadable(self, text, message, tmp_path):
@@ -196,6 +219,23 @@ class TestData:
         ):
             build_dataset("train_dataset", config, lambda: builder.build_component(config))
         assert not list(tmp_path.glob("*.lock"))
+
+    def test_other_faults_of_optic_disc_are_named(self, tmp_path):
+        root = str(tmp_path / "absent")
+        config = {"type": "OpticDiscSeg", "dataset_root": root, "transforms": [], "mode": "trian"}
+        builder = SegBuilder(config=None)
+        with pytest.raises(ConfigError, match="`mode` should be 'train', 'val' or 'test'"):
+            build_dataset("train_dataset", config, lambda: builder.build_component(config))
+
+    def test_data_behind_the_end_of_an_image_does_no_harm(self, tmp_path):
+        path = tmp_path / "camera.jpg"
+        Image.new("RGB", (8, 8)).save(path)
+        path.write_bytes(path.read_bytes() + b"\0" * 100_000)
+
+        class Data:
+            file_list = ((str(path), None),)
+
+        check_files("train_dataset", Data())
 
     @pytest.mark.parametrize("kind", ["missing", "garbage", "short.png", "short.jpg", "torn.png"])
     def test_unreadable_image(self, kind, tmp_path):
@@ -243,6 +283,9 @@ class TestCheckpoints:
         folder = self.make(tmp_path / "best_model", "model.pdparams", "model.pdopt")
         with pytest.raises(CheckpointError, match="expected a folder named iter_N"):
             checkpoint_iteration(folder)
+        (tmp_path / "latest").symlink_to(tmp_path / "best_model")
+        with pytest.raises(CheckpointError, match="expected a folder named iter_N"):
+            checkpoint_iteration(str(tmp_path / "latest"))
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -12,7 +12,7 @@ from conftest import TinyNet, ce_and_dice
 from paddle import nn
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.builder import SegBuilder
-from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, MixedLoss
+from paddleseg.models.losses import BCELoss, CrossEntropyLoss, DiceLoss, MixedLoss
 
 from paddleseg_autoloss import AutoWeightedLoss, Sum, UncertaintyWeightedLoss
 from paddleseg_autoloss.aggregator import LossAggregator, unique_names
@@ -120,6 +120,8 @@ class TestEveryComponent:
             ({"losses": []}, "expects a list of two or more, found 0"),
             ({"losses": "DiceLoss"}, "expects a list of two or more, found 'DiceLoss'"),
             ({"losses": [CrossEntropyLoss(), "DiceLoss"]}, "found 'DiceLoss'"),
+            ({"losses": [BCELoss(edge_label=True), DiceLoss()]}, "BCELoss of edges or of two outp"),
+            ({"losses": ce_and_dice(), "names": ["a", None]}, "names: expected a list of 2"),
             ({"losses": ce_and_dice(), "names": ["a"]}, "names: expected a list of 2"),
             ({"losses": ce_and_dice(), "names": "ab"}, "names: expected a list of 2"),
             ({"losses": ce_and_dice(), "names": ["a", "a"]}, "found 'a' more than once"),

@@ -7,6 +7,7 @@ import paddle
 import pytest
 from paddle import nn
 from paddleseg.cvlibs import manager
+from paddleseg.optimizers.custom_optimizers import AdamWDL
 
 from paddleseg_autoloss.integration.optimizer import export_slots, hold_parameters, import_slots
 from paddleseg_autoloss.weighting import AutoWeighting
@@ -121,7 +122,7 @@ def test_warm_up_applies_to_the_loss_parameters_too():
     np.testing.assert_allclose(weighting.c.numpy(), 1 - RATE / 4 * MULT * np.array([0.8, -2]))
 
 
-def test_parameters_that_are_held_already_are_left_alone():
+def test_parameters_that_are_held_already_are_not_added():
     model, weighting = Net(), AutoWeighting(2)
     optimizer = paddle.optimizer.SGD(
         RATE, parameters=[*model.parameters(), *weighting.parameters()]
@@ -129,6 +130,32 @@ def test_parameters_that_are_held_already_are_left_alone():
     hold_parameters(optimizer, weighting.parameters())
     hold_parameters(optimizer, weighting.parameters())
     assert sum(p is weighting.c for p in optimizer._parameter_list) == 1
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_parameters_that_are_held_already_are_not_decayed(name):
+    model, weighting = Net(), AutoWeighting(2)
+    together = nn.LayerList([model, weighting])
+    optimizer = make(name, together)
+    hold_parameters(optimizer, weighting.parameters())
+    step(model, weighting)
+    optimizer.step()
+    expected = 1 - RATE * FIRST_STEP[name](np.array([0.8, -2.0]))
+    np.testing.assert_allclose(weighting.c.numpy(), expected, rtol=1e-4)
+
+
+def test_layerwise_rates_of_the_model_do_not_apply():
+    model, weighting = Net(), AutoWeighting(2)
+    optimizer = AdamWDL(
+        RATE,
+        parameters=model.parameters(),
+        layerwise_decay=0.5,
+        name_dict={p.name: name for name, p in model.named_parameters()},
+    )
+    hold_parameters(optimizer, weighting.parameters())
+    step(model, weighting)
+    optimizer.step()
+    np.testing.assert_allclose(weighting.c.numpy(), [1 - RATE, 1 + RATE], rtol=1e-4)
 
 
 def test_own_choice_of_decayed_parameters_is_kept():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+import paddleseg.core
 import pytest
 import visualdl
 import yaml
@@ -24,7 +25,15 @@ from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, MixedLoss
 from visualdl import LogReader
 
 from paddleseg_autoloss import AutoWeightedLoss, Sum, UncertaintyWeightedLoss
-from paddleseg_autoloss.errors import CheckpointError, ConfigError, TrainingDiverged
+from paddleseg_autoloss.errors import (
+    CheckpointError,
+    ConfigError,
+    TrainingDiverged,
+    UnheldParameterError,
+)
+from paddleseg_autoloss.integration.mix import equivalent_mix
+from paddleseg_autoloss.integration.session import TrainingSession
+from paddleseg_autoloss.integration.terms import terms_of
 
 COMPONENTS = [AutoWeightedLoss, UncertaintyWeightedLoss]
 
@@ -119,6 +128,17 @@ class TestLearning:
         for own, expected in zip(parameters(model), parameters(other)):
             np.testing.assert_array_equal(own, expected)
 
+    def test_fixed_mix_trains_as_in_stock_across_checkpoints(self, tmp_path):
+        """No generator is seeded anew where nothing is learned."""
+
+        def losses():
+            return [MixedLoss(ce_and_dice(), [0.8, 0.2])]
+
+        often, _, _ = run_training(tmp_path / "often", 5, losses, save_interval=1)
+        once, _, _ = run_training(tmp_path / "once", 5, losses, save_interval=5)
+        for own, expected in zip(parameters(often), parameters(once)):
+            np.testing.assert_array_equal(own, expected)
+
     def test_sum_trains_as_the_mix_of_ones(self, tmp_path):
         one, _, _ = run_training(tmp_path / "sum", 3, lambda: [Sum(ce_and_dice())])
         two, _, _ = run_training(
@@ -193,6 +213,54 @@ class TestLearning:
         )  # fmt: skip
         assert "loss_computation" not in vars(model)
         assert not {"state_dict", "set_state_dict"} & set(vars(optimizer))
+
+    def test_next_optimizer_must_hold_the_weights_again(self, tmp_path):
+        model, types, _ = run_training(tmp_path, 2)
+        loss = types[0]
+        assert not loss.aggregator.held_by_optimizer
+        assert loss.aggregator.weighting.c.grad is None
+        other = paddle.optimizer.SGD(0.1, parameters=model.parameters())
+        image, label = (paddle.to_tensor(Squares()[0][key])[None] for key in ("img", "label"))
+
+        def steps():
+            for _ in range(4):
+                loss(model(image)[0], label).backward()
+                other.step()
+                other.clear_grad()
+                loss.clear_gradients()
+
+        steps()  # the optimizer of the run is still alive and holds them
+        fresh = AutoWeightedLoss(ce_and_dice())
+        loss = fresh
+        with pytest.raises(UnheldParameterError):
+            steps()
+
+    def test_model_that_needs_no_losses(self, tmp_path):
+        class Own(TinyNet):
+            def loss_computation(self, logits_list, losses, data):
+                return [CrossEntropyLoss()(logits_list[0], data["label"])]
+
+        model = Own()
+        paddleseg.core.train(
+            model, Squares(), optimizer=adam(model), save_dir=str(tmp_path), iters=2,
+            batch_size=2, losses=None,
+        )  # fmt: skip
+        assert (tmp_path / "iter_2" / "model.pdopt").exists()
+
+    def test_batch_larger_than_the_data_set(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"batch_size: expected at most 6, .* found 7"):
+            run_training(tmp_path, 2, batch_size=7)
+
+    def test_evaluation_on_the_training_set_sees_every_image_after_a_resume(self, tmp_path):
+        data, model = Squares(length=4), TinyNet()
+        losses = {"types": [], "coef": []}
+        session = TrainingSession(model, data, adam(model), losses, str(tmp_path), 3, 100)
+        with session.attached():
+            sampler = paddle.io.DistributedBatchSampler
+            evaluated = list(sampler(data, batch_size=1, shuffle=False))
+            trained = list(sampler(data, batch_size=1, shuffle=True, drop_last=True))
+        assert len(evaluated) == 4
+        assert len(trained) == 1
 
     def test_wrong_number_of_losses(self, tmp_path):
         with pytest.raises(ConfigError, match=r"expected 2, one per output of the model, found 1"):
@@ -298,6 +366,29 @@ class TestWhatIsShown:
         assert [type(inner) for inner in mixed.losses] == [CrossEntropyLoss, DiceLoss]
         assert mixed.losses[1].smooth == 2.0
 
+    def test_curves_of_a_run_shorter_than_a_log_window(self, tmp_path):
+        run_training(tmp_path, 3, log_iters=10)
+        assert [row["iteration"] for row in history(tmp_path)] == ["3", "3"]
+        assert (tmp_path / "loss_weights.png").exists()
+
+    def test_equivalent_mix_keeps_small_shares_and_ignored_labels(self):
+        config = {
+            "type": "AutoWeightedLoss",
+            "losses": [{"type": "CrossEntropyLoss"}, {"type": "DiceLoss"}],
+            "ignore_index": 0,
+        }
+        loss = SegBuilder(config=None).build_component(config)
+        loss.aggregator.weighting.c.set_value(np.array([0.15, 60.0], "float32"))
+        loss(paddle.zeros([1, 2, 4, 4]), paddle.ones([1, 4, 4], dtype="int64"))
+        losses = {"types": [loss], "coef": [1]}
+        mixed = equivalent_mix(losses, terms_of(losses)).loss_config()["types"][0]
+        assert mixed["coef"][1] == pytest.approx(0.15**2 / 60**2, rel=1e-3)
+        assert [inner["ignore_index"] for inner in mixed["losses"]] == [0, 0]
+
+    def test_no_equivalent_mix_for_a_head_without_coefficient(self, tmp_path):
+        run_training(tmp_path, 1, coef=[0])
+        assert not (tmp_path / "equivalent_mixed_loss.yml").exists()
+
     def test_equivalent_mix_of_two_heads(self, tmp_path):
         def losses():
             config = {
@@ -349,7 +440,7 @@ class TestResume:
     def test_history_survives_a_line_cut_short(self, tmp_path):
         run_training(tmp_path, 4)
         with open(tmp_path / "loss_weights.csv", "a") as file:
-            file.write("6,CrossEnt")
+            file.write("6,DiceLoss,0.5,1.0,")
         run_training(tmp_path, 6, resume_model=str(tmp_path / "iter_4"))
         rows = history(tmp_path)
         assert [int(row["iteration"]) for row in rows[::2]] == [2, 4, 6]
@@ -390,6 +481,38 @@ class TestResume:
         run_training(tmp_path, 4, lambda: [MixedLoss(ce_and_dice(), [0.8, 0.2])])
         _, types, _ = run_training(tmp_path, 8, resume_model=str(tmp_path / "iter_4"))
         assert (learned(types) != 1).all()
+
+    def test_finished_run(self, tmp_path):
+        run_training(tmp_path, 4)
+        with pytest.raises(ConfigError, match=r"iters: expected more than 4, where .* stands"):
+            run_training(tmp_path, 4, resume_model=str(tmp_path / "iter_4"))
+
+    @pytest.mark.parametrize("name", ["model.pdparams", "model.pdopt"])
+    @pytest.mark.parametrize("size", [0, 100])
+    def test_file_cut_short(self, name, size, tmp_path):
+        run_training(tmp_path, 4)
+        path = tmp_path / "iter_4" / name
+        path.write_bytes(path.read_bytes()[:size])
+        message = r"--resume_model: cannot read .*iter_4: "
+        with pytest.raises(CheckpointError, match=message) as caught:
+            run_training(tmp_path, 8, resume_model=str(tmp_path / "iter_4"))
+        assert "\n" not in str(caught.value)
+
+    def test_second_run_into_a_folder_leaves_no_mixed_checkpoint(self, tmp_path, monkeypatch):
+        """Killed between the two files of a checkpoint that an older run had written."""
+        run_training(tmp_path, 4)
+        module = importlib.import_module("paddleseg_autoloss.integration.checkpoint")
+        replace = module.os.replace
+
+        def killed(source, target):
+            if str(target).endswith("model.pdopt"):
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr(module.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(tmp_path, 4, lambda: [UncertaintyWeightedLoss(ce_and_dice())])
+        assert module.whole_checkpoints(tmp_path) == []
 
     @pytest.mark.parametrize(
         "losses",
@@ -437,6 +560,39 @@ class TestDivergence:
         for folder in ("iter_4", "best_model"):
             for saved in paddle.load(str(tmp_path / folder / "model.pdparams")).values():
                 assert not hasattr(saved, "numpy") or np.isfinite(saved.numpy()).all()
+
+    @pytest.mark.parametrize("evaluates", [True, False])
+    def test_gradient_that_is_not_finite(self, evaluates, tmp_path):
+        """The loss is fine, its gradient is not: the broken network is not saved."""
+
+        class Root(Poisoned):
+            def forward(self, logits, labels):
+                self.calls += 1
+                scale = 0.0 if self.calls >= self.call else 1.0
+                return (logits.square().mean() * scale).sqrt()
+
+        def losses():
+            return [AutoWeightedLoss([DiceLoss(), Root(0, 8)])]
+
+        validation = Squares("val", 2) if evaluates else None
+        message = r"iteration 8: .* has become NaN or infinite; .* is .*iter_4$"
+        with pytest.raises(TrainingDiverged, match=message):
+            run_training(tmp_path, 12, losses, val_dataset=validation)
+        assert not list((tmp_path / "iter_8").glob("*.pd*"))
+
+    def test_loss_that_is_no_term(self, tmp_path):
+        """A model with a loss_computation of its own adds one that nobody watches."""
+
+        class Own(TinyNet):
+            calls = 0
+
+            def loss_computation(self, logits_list, losses, data):
+                self.calls += 1
+                extra = logits_list[0].mean() * (math.nan if self.calls >= 6 else 1.0)
+                return [losses["types"][0](logits_list[0], data["label"]), extra]
+
+        with pytest.raises(TrainingDiverged, match="iteration 6: the total loss is nan"):
+            run_training(tmp_path, 12, model=Own)
 
     def test_before_the_first_checkpoint(self, tmp_path):
         def losses():

@@ -116,17 +116,23 @@ class TestAutoWeighting:
         c2 = (0.5 + math.sqrt(0.25 + 4)) / 4
         assert float(weighting.c**2) == pytest.approx(c2, rel=0.05)
 
+    def test_does_not_rest_on_zero(self):
+        weighting = set_parameter(AutoWeighting(1), [0.0])
+        assert gradient(weighting, [0.5])[0] == pytest.approx(-0.005, rel=1e-4)
+
     def test_sign_of_c_does_not_matter(self):
         plus = set_parameter(AutoWeighting(3), [0.5, 0.05, 2])
         minus = set_parameter(AutoWeighting(3), [-0.5, -0.05, -2])
-        assert total(plus) == total(minus)
+        assert total(plus) == pytest.approx(total(minus), rel=1e-4)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             ({"init": 0}, "init: expected a number other than 0, found 0"),
+            ({"init": "abc"}, "init: expected a number, found 'abc'"),
+            ({"lr_mult": float("nan")}, "lr_mult: expected a number, found nan"),
             ({"lr_mult": 0}, "lr_mult: expected a positive number, found 0"),
-            ({"lr_mult": "ten"}, "lr_mult: expected a positive number, found 'ten'"),
+            ({"lr_mult": "ten"}, "lr_mult: expected a number, found 'ten'"),
             ({"num_losses": 0}, "num_losses: expected a positive integer, found 0"),
         ],
     )
@@ -136,7 +142,7 @@ class TestAutoWeighting:
 
 
 class TestUncertaintyWeighting:
-    @pytest.mark.parametrize("s", [[0, 0, 0], [-1.5, 2, 0.3], [-6.9, 6.9, 1]])
+    @pytest.mark.parametrize("s", [[0, 0, 0], [-1.5, 2, 0.3], [-6.9, 6.9, 1], [-7, 0, 0]])
     def test_value_and_gradient_are_those_of_the_paper(self, s):
         weighting = set_parameter(UncertaintyWeighting(3, form=FORMS), s)
         assert total(weighting) == pytest.approx(kendall(FORMS)(s), rel=1e-5)

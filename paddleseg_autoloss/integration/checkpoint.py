@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import paddle
+from paddle import Tensor
+
 from paddleseg_autoloss.errors import CheckpointError
 
-__all__ = ["atomic_save", "checkpoint_iteration", "whole_checkpoints"]
+__all__ = ["atomic_save", "checkpoint_iteration", "non_finite", "whole_checkpoints"]
 
 _FILES = ("model.pdparams", "model.pdopt")
-_NAME = re.compile(r"(?:.*_)?(\d+)")
+_NAME = re.compile(r".*_(\d+)")
 
 
 def atomic_save(save: Callable[..., None], obj: Any, path: str, *args: Any, **kwargs: Any) -> None:
@@ -29,6 +32,15 @@ def atomic_save(save: Callable[..., None], obj: Any, path: str, *args: Any, **kw
     with open(part, "rb") as file:
         os.fsync(file.fileno())
     os.replace(part, path)
+
+
+def non_finite(state: Any) -> str | None:
+    """Return the name of a tensor in a state dict that holds a NaN or an infinity, if any."""
+    for name, value in state.items():
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        if is_float and not bool(paddle.isfinite(value).all()):
+            return name
+    return None
 
 
 def checkpoint_iteration(folder: str) -> int:
@@ -47,7 +59,7 @@ def checkpoint_iteration(folder: str) -> int:
             f"--resume_model: {folder} is incomplete, {' and '.join(missing)} missing"
             f"{_alternatives(path)}"
         )
-    match = _NAME.fullmatch(path.resolve().name)
+    match = _NAME.fullmatch(os.path.basename(os.path.normpath(folder)))
     if match is None:
         raise CheckpointError(
             f"--resume_model: expected a folder named iter_N after its iteration, found {folder}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,24 @@ from paddleseg.utils import get_image_list, logger, utils
 
 from paddleseg_autoloss.errors import AutoLossError, ConfigError
 from paddleseg_autoloss.integration.checkpoint import checkpoint_iteration
-from paddleseg_autoloss.integration.config import build, build_dataset, find_config, load_config
+from paddleseg_autoloss.integration.config import (
+    build,
+    build_dataset,
+    check_files,
+    find_config,
+    load_config,
+)
 from paddleseg_autoloss.integration.evaluation import Figures, captured_figures
 
-__all__ = ["default_device", "predict_from", "run_command", "train_from", "validate_from"]
+__all__ = [
+    "default_device",
+    "natural",
+    "positive",
+    "predict_from",
+    "run_command",
+    "train_from",
+    "validate_from",
+]
 
 #: Exit status of a run that was stopped with Ctrl-C, as shells have it.
 _INTERRUPTED = 130
@@ -37,6 +51,22 @@ def run_command(command: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     return 0
+
+
+def positive(text: str) -> int:
+    """Parse a flag that is a positive integer."""
+    return _integer(text, least=1)
+
+
+def natural(text: str) -> int:
+    """Parse a flag that is an integer of at least 0."""
+    return _integer(text, least=0)
+
+
+def _integer(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ArgumentTypeError(f"expected an integer of at least {least}, found {text}")
+    return int(text)
 
 
 def default_device() -> str:
@@ -75,6 +105,7 @@ def train_from(args: Namespace, config_dir: Path) -> None:
     if args.repeats > 1:
         train_dataset.file_list *= args.repeats
     # The order of these decides the names of the parameters, by which checkpoints are resumed.
+    build("lr_scheduler", lambda: builder.lr_scheduler)
     model = build("model", lambda: utils.convert_sync_batchnorm(builder.model, args.device))
     optimizer = build("optimizer", lambda: builder.optimizer)
     losses = build("loss", lambda: builder.loss)
@@ -110,6 +141,9 @@ def validate_from(args: Namespace, config_dir: Path) -> Figures:
         config_dir: where bare config names are looked up.
     """
     _check_model_path(args.model_path)
+    _check_window(args)
+    if args.json is not None and not Path(args.json).absolute().parent.is_dir():
+        raise ConfigError(f"--json: there is no folder {Path(args.json).parent}")
     config = load_config(find_config(args.config, config_dir), opts=args.opts)
     builder = SegBuilder(config)
     _show(config)
@@ -144,6 +178,7 @@ def predict_from(args: Namespace, config_dir: Path) -> None:
         config_dir: where bare config names are looked up.
     """
     _check_model_path(args.model_path)
+    _check_window(args)
     config = load_config(find_config(args.config, config_dir))
     builder = SegBuilder(config)
     _show(config)
@@ -159,6 +194,7 @@ def predict_from(args: Namespace, config_dir: Path) -> None:
     if args.custom_color is not None:
         options["custom_color"] = args.custom_color
     images, image_dir = build("--image_path", lambda: get_image_list(args.image_path or ""))
+    check_files("--image_path", Namespace(file_list=[(image,) for image in images]))
     logger.info(f"The number of images: {len(images)}")
     predict(
         build("model", lambda: builder.model),
@@ -187,8 +223,14 @@ def _val_dataset(config: Config, builder: SegBuilder) -> Any:
 
 
 def _check_model_path(path: str | None) -> None:
-    if path is not None and not Path(path).is_file():
+    is_url = path is not None and "://" in path
+    if path is not None and not is_url and not Path(path).is_file():
         raise ConfigError(f"--model_path: expected a .pdparams file, found nothing at {path}")
+
+
+def _check_window(args: Namespace) -> None:
+    if args.is_slide and (args.crop_size is None or args.stride is None):
+        raise ConfigError("--is_slide: expected --crop_size and --stride beside it")
 
 
 def _set_data_format(config: Config, data_format: str) -> None:

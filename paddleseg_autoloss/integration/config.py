@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cv2
 import yaml
+from paddleseg.core import evaluate
 from paddleseg.cvlibs import Config, manager
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from paddleseg_autoloss.errors import AutoLossError, ConfigError, DataError
 
@@ -29,8 +31,6 @@ _SECTIONS = ("model", "train_dataset", "val_dataset", "optimizer", "loss", "dist
 _OTHER_TYPES = {"sgd", "adam"}
 _OTHER_ARGUMENTS = {"type", "ignore_index", "momentum"}
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-#: Bytes at the end of a file in which the marker is looked for; cameras append data of their own.
-_TAIL = 1 << 16
 
 T = TypeVar("T")
 
@@ -62,11 +62,12 @@ def load_config(path: str, **overrides: Any) -> Config:
         ConfigError: a file cannot be read, a component or one of its arguments does not exist, or
             PaddleSeg refuses the config.
     """
-    _check_yaml(Path(path))
+    _check_yaml(Path(path), seen=())
     try:
         config = Config(path, **overrides)
     except Exception as error:
         raise ConfigError(f"{path}: {root_cause(error)}") from error
+    _check_values(config.dic)
     for section in _SECTIONS:
         for key, component in _components(section, config.dic.get(section, {})):
             _check_component(key, component)
@@ -74,10 +75,12 @@ def load_config(path: str, **overrides: Any) -> Config:
     return config
 
 
-def _check_yaml(path: Path) -> None:
+def _check_yaml(path: Path, seen: tuple[Path, ...]) -> None:
     """Read a file and those it is based on with the safe loader."""
     if not path.is_file():
         raise ConfigError(f"_base_: {path} was not found")
+    if path.resolve() in seen:
+        raise ConfigError(f"_base_: {path} is based on itself")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -85,8 +88,41 @@ def _check_yaml(path: Path) -> None:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected keys and values, found {content!r}")
     bases = content.get("_base_", [])
-    for base in [bases] if isinstance(bases, str) else bases:
-        _check_yaml(path.parent / base)
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"_base_: expected a path or a list of paths, found {bases!r} in {path}")
+    for base in bases:
+        _check_yaml(path.parent / base, (*seen, path.resolve()))
+
+
+def _check_values(dic: dict[str, Any]) -> None:
+    for key in ("batch_size", "iters"):
+        if not _is_integer(dic[key]) or dic[key] < 1:
+            raise ConfigError(f"{key}: expected a positive integer, found {dic[key]!r}")
+    loss = dic["loss"]
+    if not isinstance(loss["types"], list) or not all(isinstance(t, dict) for t in loss["types"]):
+        raise ConfigError(f"loss.types: expected a list of components, found {loss['types']!r}")
+    for index, (component, coef) in enumerate(zip(loss["types"], loss["coef"])):
+        if "type" not in component:
+            raise ConfigError(f"loss.types[{index}]: expected a 'type', found {component!r}")
+        if not isinstance(coef, (int, float)):
+            raise ConfigError(f"loss.coef[{index}]: expected a number, found {coef!r}")
+    _check_test_config(dic.get("test_config", {}))
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_test_config(options: Any) -> None:
+    """PaddleSeg reads these only when it evaluates, long after training began."""
+    if not isinstance(options, dict):
+        raise ConfigError(f"test_config: expected keys and values, found {options!r}")
+    known = inspect.signature(evaluate).parameters
+    for key in options.keys() - known.keys():
+        raise ConfigError(f"test_config.{key}: there is no such option{_nearest(key, known)}")
+    if options.get("is_slide") and not (options.get("crop_size") and options.get("stride")):
+        raise ConfigError("test_config.is_slide: expected crop_size and stride beside it")
 
 
 def _components(key: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -102,6 +138,8 @@ def _components(key: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _check_component(key: str, component: dict[str, Any]) -> None:
     kind = component["type"]
+    if not isinstance(kind, str):
+        raise ConfigError(f"{key}.type: expected a name, found {kind!r}")
     registered = {name: c for m in _MANAGERS for name, c in m.components_dict.items()}
     if kind in _OTHER_TYPES:
         return
@@ -153,18 +191,18 @@ def build_dataset(key: str, config: dict[str, Any], make: Callable[[], T]) -> T:
     Raises:
         DataError: OpticDiscSeg is not there and cannot be downloaded, or a file cannot be read.
     """
-    root = Path(config.get("dataset_root") or "data/optic_disc_seg")
-    absent = config["type"] == "OpticDiscSeg" and not root.exists()
+    root = config.get("dataset_root")
+    absent = config["type"] == "OpticDiscSeg" and not (root and Path(root).exists())
     try:
         dataset = build(key, make)
     except ConfigError as error:
-        if not absent:
+        if not absent or "`mode`" in str(error):
             raise
         Path(f"{root}.download.lock").unlink(missing_ok=True)
         raise DataError(
-            f"{key}.dataset_root: {root} was not found and could not be downloaded; put "
-            "OpticDiscSeg there (train_list.txt, val_list.txt, JPEGImages, Annotations), or start "
-            "with auto_ce_dice_demo.yml, which needs no download"
+            f"{key}.dataset_root: expected the folder of OpticDiscSeg (train_list.txt, "
+            f"val_list.txt, JPEGImages, Annotations), found none at {root}, and it could not be "
+            "downloaded; put it there, or start with auto_ce_dice_demo.yml, which needs no download"
         ) from error
     check_files(key, dataset)
     return dataset
@@ -191,13 +229,16 @@ def check_files(key: str, dataset: Any) -> None:
 
 def _check_image(path: Path) -> None:
     """Read the header, check the checksums that the format has, and look for its end marker."""
-    with Image.open(path) as image:
-        marker = _END_MARKERS.get(image.format or "", b"")
-        image.verify()
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL))
-        if marker not in file.read():
-            raise OSError("the file is cut short")
+    try:
+        with Image.open(path) as image:
+            marker = _END_MARKERS.get(image.format or "", b"")
+            image.verify()
+    except UnidentifiedImageError:
+        if cv2.haveImageReader(str(path)):
+            return
+        raise
+    if marker not in path.read_bytes():
+        raise OSError("the file is cut short")
 
 
 def root_cause(error: BaseException) -> str:

@@ -57,11 +57,9 @@ class WeightHistory:
             return []
         with open(self.csv_path, newline="", encoding="utf-8") as file:
             records = list(csv.reader(file))[1:]
-        # A run that was killed while writing leaves a line that is cut short.
-        rows = [
-            Row(int(r[0]), r[1], *map(float, r[2:])) for r in records if len(r) == len(fields(Row))
-        ]
-        return [row for row in rows if row.iteration <= self._start_iter]
+        # Rows behind the checkpoint go first: a kill may have cut the last of them short.
+        kept = [r for r in records if r[0].isdigit() and int(r[0]) <= self._start_iter]
+        return [Row(int(r[0]), r[1], *map(float, r[2:])) for r in kept]
 
     def _write(self, rows: Iterable[Row], mode: str) -> None:
         self.csv_path.parent.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ class Mix:
         types = []
         for head, coefs in enumerate(self.coefs):
             layers = [term.layer for term in self.terms if term.head == head]
-            configs = [getattr(layer, _CONFIG_ATTRIBUTE, None) for layer in layers]
+            configs = [_config_of(layer) for layer in layers]
             if None in configs:
                 return None
             mixed = {"type": "MixedLoss", "losses": configs, "coef": coefs}
@@ -84,8 +84,17 @@ class Mix:
         return True
 
 
+def _config_of(layer: nn.Layer) -> dict[str, Any] | None:
+    """The config that a loss was built from, with what its component handed on to it."""
+    config = getattr(layer, _CONFIG_ATTRIBUTE, None)
+    ignored = getattr(layer, "ignore_index", 255)
+    return {**config, "ignore_index": ignored} if config and ignored != 255 else config
+
+
 def equivalent_mix(losses: dict[str, list[Any]], terms: Sequence[Term]) -> Mix | None:
-    """Return the fixed mix that the present weights amount to, or None if none were weighed.
+    """Return the fixed mix that the present weights amount to.
+
+    It is None if nothing was weighed, or if a head has the coefficient 0.
 
     Args:
         losses: PaddleSeg's loss dict.
@@ -97,6 +106,12 @@ def equivalent_mix(losses: dict[str, list[Any]], terms: Sequence[Term]) -> Mix |
     for term, weight in zip(terms, current_weights(terms)):
         weights.setdefault(term.head, []).append(float(weight))
     totals = [sum(of_head) for of_head in weights.values()]
-    coefs = [[round(w / total, 4) for w in ws] for ws, total in zip(weights.values(), totals)]
+    if not all(total > 0 for total in totals):
+        return None
+    coefs = [[_rounded(w / total) for w in ws] for ws, total in zip(weights.values(), totals)]
     scale = losses["coef"][0] / totals[0]
-    return Mix(coefs, [round(total * scale, 4) for total in totals], terms)
+    return Mix(coefs, [_rounded(total * scale) for total in totals], terms)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -54,15 +54,17 @@ class TermMonitor:
         self._returned.clear()
         result = compute()
         self.iteration += 1
-        self._pending = self._gather()
+        self._pending = self._gather(result)
         return result
 
-    def _gather(self) -> Tensor:
+    def _gather(self, result: list[Tensor]) -> Tensor:
+        """The raw values of all terms, and what the network is trained on, in one tensor."""
         queues = {key: iter(values) for key, values in self._returned.items()}
         values = [next(queues.get(id(term.layer), iter(())), None) for term in self.terms]
         self._ran = [value is not None for value in values]
         missing = paddle.full([1], math.nan) if None in values else None
-        return as_vector([missing if value is None else value for value in values])
+        filled = [missing if value is None else value for value in values]
+        return as_vector([*filled, as_vector(result).sum().detach()])
 
     def settle(self) -> None:
         """Read the values of the latest step.
@@ -72,17 +74,21 @@ class TermMonitor:
         """
         if self._pending is None:
             return
-        raw, self._pending = self._pending.numpy(), None
-        weights = current_weights(self.terms)
+        (*values, total), self._pending = self._pending.numpy(), None
+        raw, weights = np.array(values), current_weights(self.terms)
         for term, value, weight, ran in zip(self.terms, raw, weights, self._ran):
             if ran and not math.isfinite(value * weight):
-                raise TrainingDiverged(self._divergence(term.name, value, weight))
-        self._window.append(np.stack([raw, weights, raw * weights]))
+                raise self.divergence(f"{term.name} is {value} (weight {weight:.4g})")
+        if not math.isfinite(total):
+            raise self.divergence(f"the total loss is {total}")
+        if paddle.distributed.ParallelEnv().local_rank == 0:
+            self._window.append(np.stack([raw, weights, raw * weights]))
 
-    def _divergence(self, name: str, value: float, weight: float) -> str:
+    def divergence(self, what: str) -> TrainingDiverged:
+        """Make the error that says what is not finite, when, and from where to go on."""
         whole = whole_checkpoints(self.save_dir)
         rescue = f"the last good checkpoint is {whole[-1]}" if whole else "no checkpoint was saved"
-        return f"iteration {self.iteration}: {name} is {value} (weight {weight:.4g}); {rescue}"
+        return TrainingDiverged(f"iteration {self.iteration}: {what}; {rescue}")
 
     def log_window(self) -> list[Row]:
         """Return the means since the last call, a row for each term that ran."""

@@ -17,25 +17,27 @@ __all__ = ["export_slots", "hold_parameters", "import_slots"]
 def hold_parameters(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
     """Let ``optimizer`` train ``parameters`` too, beside those it was made for.
 
-    They are treated as a group of their own: no weight decay, left out of gradient clipping (whose
-    norm stays that of the model alone), and the learning rate is the optimizer's times the
-    multiplier in their ``optimize_attr``.  Those it holds already are left alone.
+    They are treated as a group of their own, also where the optimizer held them before: no weight
+    decay, left out of gradient clipping (whose norm stays that of the model alone), and the
+    learning rate is the optimizer's times the multiplier in their ``optimize_attr``.
 
     Args:
         optimizer: any Paddle optimizer, made from a list of parameters or of groups.
         parameters: trainable parameters; they are added behind the others, where the optimizer
             states of checkpoints without them still fit.
     """
+    parameters = list(parameters)
     groups = optimizer._param_groups
     # The flat list serves as both _param_groups and _parameter_list.
     held = groups[-1]["params"] if isinstance(groups[0], dict) else groups
     known = {id(p) for p in _all_parameters(groups)}
-    added = [p for p in parameters if id(p) not in known]
-    for parameter in added:
+    held.extend(p for p in parameters if id(p) not in known)
+    for parameter in parameters:
         parameter.regularizer = L2Decay(0.0)
         parameter.need_clip = False
-    held.extend(added)
-    _exempt_from_decoupled_decay(optimizer, {p.name for p in added})
+    names = {p.name for p in parameters}
+    _exempt_from_decoupled_decay(optimizer, names)
+    _exempt_from_layerwise_rates(optimizer, names)
 
 
 def _all_parameters(groups: list[Any]) -> list[Tensor]:
@@ -54,6 +56,19 @@ def _exempt_from_decoupled_decay(optimizer: Optimizer, names: set[str]) -> None:
         return name not in names and (previous is None or previous(name))
 
     optimizer._apply_decay_param_fun = decays
+
+
+def _exempt_from_layerwise_rates(optimizer: Optimizer, names: set[str]) -> None:
+    """PaddleSeg's AdamWDL looks every parameter up among the layers of the model."""
+    previous = getattr(optimizer, "set_param_lr_fun", None)
+    if previous is None:
+        return
+
+    def set_rate(parameter: Tensor) -> None:
+        if parameter.name not in names:
+            previous(parameter)
+
+    optimizer.set_param_lr_fun = set_rate
 
 
 def export_slots(optimizer: Optimizer, parameters: dict[str, Tensor]) -> dict[str, Any]:

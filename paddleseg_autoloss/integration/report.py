@@ -88,7 +88,7 @@ class RunReport:
         """Draw the curves, and state the weights as the fixed mix that they amount to."""
         if paddle.distributed.ParallelEnv().local_rank != 0:
             return
-        self._plot()
+        self.plot()
         mix = equivalent_mix(self.losses, self.monitor.terms)
         if mix is None:
             return
@@ -102,12 +102,14 @@ class RunReport:
         """Draw the curves so far, and say how to continue."""
         if paddle.distributed.ParallelEnv().local_rank != 0:
             return
-        self._plot()
+        self.plot()
         whole = whole_checkpoints(self.save_dir)
         advice = f"continue with --resume_model {whole[-1]}" if whole else "nothing was saved yet"
         logger.info(f"Stopped at iteration {self.monitor.iteration}; {advice}")
 
-    def _plot(self) -> None:
+    def plot(self) -> None:
+        """Draw the curves, those since the last log line included."""
+        self.history.append(self.monitor.log_window())
         if self.history.plot():
             logger.info(f"The curves of the loss weights are in {self.history.png_path}")
 
@@ -126,7 +128,7 @@ class TrainLogger:
 
     def info(self, message: str = "") -> None:
         """Log a message."""
-        if message.startswith("[TRAIN]"):
+        if message.startswith("[TRAIN]") and self._report.monitor.terms:
             message = f"{message} | weights: {self._report.close_window()}"
         self._stock.info(message)
 

@@ -7,6 +7,7 @@ import importlib
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import paddle
@@ -14,14 +15,15 @@ import visualdl
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
-from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.integration.checkpoint import atomic_save
+from paddleseg_autoloss.errors import AutoLossError, CheckpointError, ConfigError
+from paddleseg_autoloss.integration.checkpoint import atomic_save, non_finite
 from paddleseg_autoloss.integration.evaluation import captured_figures
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
 from paddleseg_autoloss.integration.report import RunReport, TrainLogger
 from paddleseg_autoloss.integration.state import LossState
 from paddleseg_autoloss.integration.terms import terms_of
+from paddleseg_autoloss.losses import WeightedLoss
 
 __all__ = ["LOOP", "TrainingSession"]
 
@@ -69,15 +71,17 @@ class TrainingSession:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Be part of PaddleSeg's loop, which is to be called inside; leave no trace afterwards."""
+        """Be part of PaddleSeg's loop, which is to be called inside."""
         self._hold_loss_parameters()
         optimizer, model = self.optimizer, self.model
         with ExitStack() as stack:
             stack.callback(self.monitor.close)
+            stack.callback(self._let_go_of_loss_parameters)
             for owner, name, value in (
                 (model, "loss_computation", self._loss_computation()),
                 (optimizer, "state_dict", self._state_dict(optimizer.state_dict)),
                 (optimizer, "set_state_dict", self._set_state_dict(optimizer.set_state_dict)),
+                (LOOP, "resume", self._resume(LOOP.resume)),
                 (LOOP, "evaluate", self._evaluate(LOOP.evaluate)),
                 (LOOP, "logger", TrainLogger(LOOP.logger, self.report)),
                 (paddle, "save", self._save(paddle.save)),
@@ -90,11 +94,21 @@ class TrainingSession:
     def _hold_loss_parameters(self) -> None:
         parameters = list(self.state.parameters.values())
         hold_parameters(self.optimizer, parameters)
-        for loss in {id(s): s for term in self.monitor.terms for s, _ in term.sources}.values():
+        for loss in self._weighted_losses():
             loss.aggregator.held_by_optimizer = True
         if paddle.distributed.ParallelEnv().nranks > 1:
             for parameter in parameters:
                 parameter.register_hook(_mean_over_ranks)
+
+    def _let_go_of_loss_parameters(self) -> None:
+        """Whoever trains them next must hold them again."""
+        for parameter in self.state.parameters.values():
+            parameter.clear_gradient(False)
+        for loss in self._weighted_losses():
+            loss.aggregator.held_by_optimizer = False
+
+    def _weighted_losses(self) -> list[WeightedLoss]:
+        return list({id(s): s for term in self.monitor.terms for s, _ in term.sources}.values())
 
     # What follows makes the stand-ins for PaddleSeg's functions.  They are plain functions: for EMA
     # PaddleSeg deep-copies the model, and a bound method on it would take the session along.
@@ -120,7 +134,9 @@ class TrainingSession:
 
     def _reseed(self) -> None:
         """Seed dropout from the iteration, so that a resumed run draws what this one will draw."""
-        paddle.seed((self.seed + self.monitor.iteration) % 2**31)
+        # A fixed mix trains exactly as in stock PaddleSeg.
+        if self.state.parameters:
+            paddle.seed((self.seed + self.monitor.iteration) % 2**31)
 
     def _state_dict(self, stock: Any) -> Any:
         return lambda: self.state.save(stock(), self.seed)
@@ -135,9 +151,27 @@ class TrainingSession:
 
         return set_state_dict
 
+    def _resume(self, stock: Any) -> Any:
+        def resume(model: nn.Layer, optimizer: Optimizer, folder: str) -> int:
+            try:
+                return stock(model, optimizer, folder)
+            except AutoLossError:
+                raise
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                raise CheckpointError(f"--resume_model: cannot read {folder}: {reason}") from error
+
+        return resume
+
     def _save(self, stock: Any) -> Any:
         def save(obj: Any, path: str, *args: Any, **kwargs: Any) -> None:
             self.monitor.settle()
+            broken = non_finite(obj)
+            if broken is not None:
+                raise self.monitor.divergence(f"{broken} has become NaN or infinite")
+            if Path(path).name == "model.pdparams":
+                # An older run's state beside this model would pass for a whole checkpoint.
+                Path(path).with_suffix(".pdopt").unlink(missing_ok=True)
             atomic_save(stock, obj, path, *args, **kwargs)
 
         return save
@@ -146,7 +180,7 @@ class TrainingSession:
         stock = paddle.io.DistributedBatchSampler
 
         def sampler(dataset: paddle.io.Dataset, *args: Any, **kwargs: Any) -> Any:
-            if dataset is self.train_dataset:
+            if dataset is self.train_dataset and kwargs.get("shuffle"):
                 return _ContinuedSampler(self.start_iter, dataset, *args, **kwargs)
             return stock(dataset, *args, **kwargs)
 

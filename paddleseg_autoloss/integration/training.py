@@ -6,8 +6,10 @@ import functools
 import inspect
 from typing import Any
 
+import paddle
 import paddleseg.core
 
+from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.integration.checkpoint import checkpoint_iteration
 from paddleseg_autoloss.integration.mix import remember_component_configs
 from paddleseg_autoloss.integration.session import LOOP, TrainingSession
@@ -31,14 +33,14 @@ def train(*args: Any, **kwargs: Any) -> Any:
     call = inspect.signature(_stock_train).bind(*args, **kwargs)
     call.apply_defaults()
     arguments = call.arguments
-    resumed = arguments["resume_model"]
+    _check_sizes(arguments)
     session = TrainingSession(
         model=arguments["model"],
         train_dataset=arguments["train_dataset"],
         optimizer=arguments["optimizer"],
-        losses=arguments["losses"],
+        losses=arguments["losses"] or {"types": [], "coef": []},
         save_dir=arguments["save_dir"],
-        start_iter=0 if resumed is None else checkpoint_iteration(resumed),
+        start_iter=_start_iter(arguments),
         save_interval=arguments["save_interval"],
     )
     try:
@@ -47,8 +49,34 @@ def train(*args: Any, **kwargs: Any) -> Any:
     except KeyboardInterrupt:
         session.report.finish_interrupted()
         raise
+    except TrainingDiverged:
+        session.report.plot()
+        raise
     session.report.finish()
     return result
+
+
+def _start_iter(arguments: dict[str, Any]) -> int:
+    if arguments["resume_model"] is None:
+        return 0
+    start_iter = checkpoint_iteration(arguments["resume_model"])
+    if start_iter >= arguments["iters"]:
+        raise ConfigError(
+            f"iters: expected more than {start_iter}, where {arguments['resume_model']} stands, "
+            f"found {arguments['iters']}"
+        )
+    return start_iter
+
+
+def _check_sizes(arguments: dict[str, Any]) -> None:
+    """PaddleSeg's loop would turn for ever without a single batch."""
+    ranks = paddle.distributed.ParallelEnv().nranks
+    images, batch = len(arguments["train_dataset"]), arguments["batch_size"]
+    if images < batch * ranks:
+        raise ConfigError(
+            f"batch_size: expected at most {images // ranks}, as train_dataset has {images} images "
+            f"for {ranks} card(s), found {batch}"
+        )
 
 
 def install() -> None:

@@ -43,7 +43,7 @@ class WeightedLoss(nn.Layer):
         losses = _checked_losses(type(self).__name__, losses)
         if names is None:
             names = unique_names([type(loss).__name__ for loss in losses])
-        elif isinstance(names, str) or len(names) != len(losses):
+        elif not _is_list_of_names(names, len(losses)):
             raise ConfigError(
                 f"names: expected a list of {len(losses)}, one per loss, found {names!r}"
             )
@@ -91,7 +91,17 @@ def _checked_losses(component: str, losses: Sequence[nn.Layer]) -> list[nn.Layer
             raise ConfigError(
                 f"losses: {component} expects loss components with a 'type', found {loss!r}"
             )
+        if getattr(loss, "edge_label", False) or type(loss).__name__ == "KLLoss":
+            raise ConfigError(
+                f"losses: {type(loss).__name__} of edges or of two outputs cannot be weighed "
+                f"inside of {component}; make it an entry of loss.types of its own"
+            )
     return list(losses)
+
+
+def _is_list_of_names(names: Sequence[str], length: int) -> bool:
+    is_list = isinstance(names, (list, tuple)) and len(names) == length
+    return is_list and all(isinstance(name, str) for name in names)
 
 
 def _hand_on_ignore_index(losses: Sequence[nn.Layer], ignore_index: int) -> None:

@@ -6,7 +6,7 @@ import paddle
 from paddle import ParamAttr, Tensor, nn
 
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import Weighting, checked_lr_mult
+from paddleseg_autoloss.weighting.base import Weighting, checked_lr_mult, checked_number
 
 __all__ = ["AutoWeighting"]
 
@@ -25,9 +25,12 @@ class AutoWeighting(Weighting):
     Deviations:
         :math:`1 / (2 c^2)` has a pole at 0: one step near it throws c so far away that the loss is
         lost for good.  Below :math:`c^2 = \delta^2`, :math:`\delta = 0.1`, the weight is continued
-        by its tangent in :math:`c^2`, :math:`(2 - c^2 / \delta^2) / (2 \delta^2)`.  It is at most
+        by its tangent in :math:`c^2`, :math:`(2 - c^2 / \delta^2) / (2 \delta^2)`, less
+        :math:`c (\delta^2 - c^2)`, a thousandth, so that c cannot rest on 0.  It is at most about
         100, its slope is at most :math:`1 / \delta^3`, and it drives c away from 0 as long as
-        :math:`L > 2 \delta^4`.  Only a loss below that, 2e-4, brings c there.
+        :math:`L > 2 \delta^4`.  Only a loss below that, 2e-4, brings c there.  A loss that returns
+        from there can still move c by the learning rate times :math:`L / \delta^3` in one step of
+        SGD, which takes long to undo; Adam, whose steps do not depend on the slope, is safe.
 
     Args:
         num_losses: K, the number of losses.
@@ -53,7 +56,7 @@ class AutoWeighting(Weighting):
 
     def __init__(self, num_losses: int, init: float = 1.0, lr_mult: float = 1.0) -> None:
         super().__init__(num_losses)
-        if init == 0:
+        if checked_number("init", init) == 0:
             raise ConfigError("init: expected a number other than 0, found 0")
         self.c = self.create_parameter(
             [num_losses],
@@ -65,7 +68,7 @@ class AutoWeighting(Weighting):
         """Return 1 / (2 c^2), or its tangent below ``delta``, shape [K]."""
         square = self.c * self.c
         below = nn.functional.relu(self.delta**2 - square)
-        return 0.5 / square.clip(min=self.delta**2) + below * (0.5 / self.delta**4)
+        return 0.5 / square.clip(min=self.delta**2) + below * (0.5 / self.delta**4 - self.c)
 
     def penalty(self) -> Tensor:
         """Return the sum of ln(1 + c^2), 0-D."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from paddle import Tensor, nn
 
 from paddleseg_autoloss.errors import ConfigError
 
-__all__ = ["Weighting"]
+__all__ = ["Weighting", "checked_lr_mult", "checked_number"]
 
 
 class Weighting(nn.Layer):
@@ -57,8 +59,15 @@ class Weighting(nn.Layer):
         return None if self.parameter_name is None else getattr(self, self.parameter_name)
 
 
+def checked_number(name: str, value: float) -> float:
+    """Return ``value`` as a float, or raise ConfigError if it is not a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"{name}: expected a number, found {value!r}")
+    return float(value)
+
+
 def checked_lr_mult(lr_mult: float) -> float:
-    """Return ``lr_mult`` as a float, or raise ConfigError if it is not positive."""
-    if isinstance(lr_mult, bool) or not isinstance(lr_mult, (int, float)) or lr_mult <= 0:
+    """Return ``lr_mult`` as a float, or raise ConfigError if it is not positive and finite."""
+    if isinstance(lr_mult, (int, float)) and lr_mult <= 0:
         raise ConfigError(f"lr_mult: expected a positive number, found {lr_mult!r}")
-    return float(lr_mult)
+    return checked_number("lr_mult", lr_mult)

@@ -8,7 +8,7 @@ import paddle
 from paddle import ParamAttr, Tensor, nn
 
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import Weighting, checked_lr_mult
+from paddleseg_autoloss.weighting.base import Weighting, checked_lr_mult, checked_number
 
 __all__ = ["UncertaintyWeighting"]
 
@@ -77,7 +77,7 @@ class UncertaintyWeighting(Weighting):
         lr_mult: float = 1.0,
     ) -> None:
         super().__init__(num_losses)
-        if not self.s_min <= init <= self.s_max:
+        if not self.s_min <= checked_number("init", init) <= self.s_max:
             raise ConfigError(
                 f"init: expected a number in [{self.s_min}, {self.s_max}], found {init!r}"
             )
@@ -98,7 +98,7 @@ class UncertaintyWeighting(Weighting):
         return 0.5 * (self.s + self._below() ** 2).sum()
 
     def _below(self) -> Tensor:
-        return (self.s_min - self.s).clip(min=0.0)
+        return nn.functional.relu(self.s_min - self.s)
 
 
 def _form_factors(form: str | Sequence[str], num_losses: int) -> Tensor:
