@@ -103,3 +103,14 @@ def test_readme_lists_every_component():
 def test_package_version_is_in_the_changelog():
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"[{paddleseg_autoloss.__version__}]" in changelog
+
+
+def test_readme_is_finished_and_its_links_lead_somewhere():
+    assert "@@" not in README
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_readme_states_the_length_of_the_demo():
+    demo = yaml.safe_load((ROOT / "configs/_base_/fastscnn_demo.yml").read_text())
+    assert f"Fast-SCNN, {demo['iters']} iterations" in README

@@ -62,7 +62,7 @@ class TermMonitor:
         queues = {key: iter(values) for key, values in self._returned.items()}
         values = [next(queues.get(id(term.layer), iter(())), None) for term in self.terms]
         self._ran = [value is not None for value in values]
-        missing = paddle.full([1], math.nan) if None in values else None
+        missing = None if all(self._ran) else paddle.full([1], math.nan)
         filled = [missing if value is None else value for value in values]
         return as_vector([*filled, as_vector(result).sum().detach()])
 
