@@ -90,8 +90,10 @@ class UncertaintyWeighting(Weighting):
 
     def weights(self, losses: Tensor) -> Tensor:
         """Return exp(-s) or exp(-s) / 2 by form, bounded, shape [K]."""
-        bounded = paddle.exp(-self.s.clip(self.s_min, self.s_max))
-        return self.factor * bounded * (1 + self._below())
+        below = self._below()
+        # clip() has another slope at its lower bound in Paddle 2 than in Paddle 3.
+        bounded = (self.s + below).clip(max=self.s_max)
+        return self.factor * paddle.exp(-bounded) * (1 + below)
 
     def penalty(self) -> Tensor:
         """Return the sum of s / 2 and of the wall at ``s_min``, 0-D."""
