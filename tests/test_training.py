@@ -594,6 +594,19 @@ class TestDivergence:
         with pytest.raises(TrainingDiverged, match="iteration 6: the total loss is nan"):
             run_training(tmp_path, 12, model=Own)
 
+    def test_other_ranks_leave_the_curves_of_the_first_alone(self, tmp_path, monkeypatch):
+        run_training(tmp_path, 4)
+        before = history(tmp_path)
+
+        def losses():
+            return [AutoWeightedLoss([DiceLoss(), Poisoned(math.nan, 2)])]
+
+        for variable in ("PADDLE_RANK_IN_NODE", "PADDLE_TRAINER_ID"):
+            monkeypatch.setenv(variable, "1")
+        with pytest.raises(TrainingDiverged):
+            run_training(tmp_path, 4, losses)
+        assert history(tmp_path) == before
+
     def test_before_the_first_checkpoint(self, tmp_path):
         def losses():
             return [MixedLoss([DiceLoss(), Poisoned(math.nan, 2)], [1.0, 1.0])]

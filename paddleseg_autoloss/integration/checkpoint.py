@@ -36,7 +36,7 @@ def atomic_save(save: Callable[..., None], obj: Any, path: str, *args: Any, **kw
 
 def non_finite(state: Any) -> str | None:
     """Return the name of a tensor in a state dict that holds a NaN or an infinity, if any."""
-    for name, value in state.items():
+    for name, value in state.items() if isinstance(state, dict) else ():
         is_float = isinstance(value, Tensor) and value.is_floating_point()
         if is_float and not bool(paddle.isfinite(value).all()):
             return name

@@ -86,9 +86,9 @@ class RunReport:
 
     def finish(self) -> None:
         """Draw the curves, and state the weights as the fixed mix that they amount to."""
-        if paddle.distributed.ParallelEnv().local_rank != 0:
-            return
         self.plot()
+        if not _writes():
+            return
         mix = equivalent_mix(self.losses, self.monitor.terms)
         if mix is None:
             return
@@ -100,18 +100,25 @@ class RunReport:
 
     def finish_interrupted(self) -> None:
         """Draw the curves so far, and say how to continue."""
-        if paddle.distributed.ParallelEnv().local_rank != 0:
-            return
         self.plot()
+        if not _writes():
+            return
         whole = whole_checkpoints(self.save_dir)
         advice = f"continue with --resume_model {whole[-1]}" if whole else "nothing was saved yet"
         logger.info(f"Stopped at iteration {self.monitor.iteration}; {advice}")
 
     def plot(self) -> None:
         """Draw the curves, those since the last log line included."""
+        if not _writes():
+            return
         self.history.append(self.monitor.log_window())
         if self.history.plot():
             logger.info(f"The curves of the loss weights are in {self.history.png_path}")
+
+
+def _writes() -> bool:
+    """Whether this rank is the one that writes files and log lines."""
+    return paddle.distributed.ParallelEnv().local_rank == 0
 
 
 class TrainLogger:
