@@ -9,10 +9,32 @@ from paddleseg_autoloss import compat  # noqa: F401  isort: skip
 
 from paddleseg_autoloss.datasets import SyntheticFundus
 from paddleseg_autoloss.integration.training import install
-from paddleseg_autoloss.losses import AutoWeightedLoss, Sum, UncertaintyWeightedLoss
+from paddleseg_autoloss.losses import (
+    AGDA,
+    AutoWeightedLoss,
+    CAGrad,
+    GradNorm,
+    PCGrad,
+    Relobralo,
+    SeparateBackward,
+    Sum,
+    UncertaintyWeightedLoss,
+)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 install()
 
-__all__ = ["AutoWeightedLoss", "Sum", "SyntheticFundus", "UncertaintyWeightedLoss", "__version__"]
+__all__ = [
+    "AGDA",
+    "AutoWeightedLoss",
+    "CAGrad",
+    "GradNorm",
+    "PCGrad",
+    "Relobralo",
+    "SeparateBackward",
+    "Sum",
+    "SyntheticFundus",
+    "UncertaintyWeightedLoss",
+    "__version__",
+]

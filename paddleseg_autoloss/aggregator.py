@@ -4,41 +4,72 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
+from paddle.optimizer import Optimizer
 
-from paddleseg_autoloss.errors import ConfigError, UnheldParameterError
-from paddleseg_autoloss.weighting import Weighting
+from paddleseg_autoloss.errors import ConfigError, TrainingDiverged, UnheldParameterError
+from paddleseg_autoloss.gradients import Jacobian, Substeps, inject
+from paddleseg_autoloss.ranks import mean_over_ranks
+from paddleseg_autoloss.weighting import GramianWeighting, SeparateBackwardWeighting, Weighting
+from paddleseg_autoloss.weighting.base import checked_integer
 
 __all__ = ["LossAggregator", "as_vector", "unique_names"]
 
 
 class LossAggregator(nn.Layer):
-    """Named losses in, one tensor out: ``aggregator({"ce": ce, "dice": dice}).backward()``.
+    r"""Named losses in, one tensor out: ``aggregator({"ce": ce, "dice": dice}).backward()``.
+
+    For a method that looks at gradients, the gradient :math:`g_i` of each loss is found by itself
+    when the aggregator is called, and ``backward`` leaves :math:`\sum_i w_i g_i` in the parameters,
+    added to what is there.
 
     Args:
         names: the K names of the losses, all different.
         weighting: the method; it must be made for K losses.
+        level: what the gradients are taken for.  ``"parameters"``: all trainable parameters of the
+            network, which is exact and takes K backward passes.  ``"logits"``: the outputs of the
+            network, which takes one and a little more; losses of different outputs then never
+            conflict.  (Sener and Koltun, NeurIPS 2018, section 3.3, show that this bounds the
+            other where the outputs are a representation that all losses share.)
+        update_interval: steps between updates of the weights, at least 1; in the steps between
+            they stay, at the price of one backward pass.
 
     Attributes:
         held_by_optimizer: whether an optimizer is known to hold the learned weights, if any.
+        last_weights: the weights of the latest call, shape [K], detached; None before the first.
+        last_gramian: the inner products of the gradients at the latest call, shape [K, K]; None if
+            there were none.
+        loss_scale: returns the factor of a gradient scaler, by which the total will be multiplied,
+            or None if there is none.
 
     Raises:
-        ConfigError: two names are the same, or the method is made for another number of losses.
+        ConfigError: two names are the same, the method is made for another number of losses, or an
+            argument is out of its range.
 
     Examples:
         >>> import paddle
         >>> from paddleseg_autoloss.aggregator import LossAggregator
-        >>> from paddleseg_autoloss.weighting import SumWeighting
-        >>> aggregator = LossAggregator(["ce", "dice"], SumWeighting(2))
-        >>> total = aggregator({"ce": paddle.to_tensor(0.5), "dice": paddle.to_tensor(0.25)})
-        >>> float(total)
-        0.75
+        >>> from paddleseg_autoloss.weighting import PCGradWeighting
+        >>> x = paddle.to_tensor([1.0, 2.0], stop_gradient=False)
+        >>> aggregator = LossAggregator(["a", "b"], PCGradWeighting(2))
+        >>> aggregator.bind([x])
+        >>> total = aggregator({"a": x[0] - x[1], "b": x[1] * 2})  # gradients (1, -1) and (0, 2)
+        >>> total.backward()
+        >>> x.grad.tolist()  # projected to (1, 0) and (1, 1)
+        [2.0, 1.0]
     """
 
-    def __init__(self, names: Sequence[str], weighting: Weighting) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        weighting: Weighting,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None:
         super().__init__()
         if len(set(names)) != len(names):
             repeated = next(name for name, count in Counter(names).items() if count > 1)
@@ -47,8 +78,23 @@ class LossAggregator(nn.Layer):
             raise ConfigError(
                 f"names: expected {weighting.num_losses} names, one per loss, found {len(names)}"
             )
+        if level not in ("parameters", "logits"):
+            raise ConfigError(f"level: expected parameters or logits, found {level!r}")
         self.names = list(names)
         self.weighting = weighting
+        self.level = level
+        self.update_interval = checked_integer("update_interval", update_interval, least=1)
+        self.last_weights: Tensor | None = None
+        self.last_gramian: np.ndarray | None = None
+        self.loss_scale: Callable[[], Tensor | None] = lambda: None
+        self._parameters_of_network: list[Tensor] | None = None
+        self._substeps: Substeps | None = None
+        if weighting.needs_gramian:
+            self.register_buffer("weights", paddle.ones([len(names)], dtype="float32"))
+            host = paddle.CPUPlace()
+            self.register_buffer("calls", paddle.to_tensor(0, dtype="int64", place=host))
+        if self.steps_each and (level, update_interval) != ("parameters", 1):
+            raise ConfigError("step: each needs level parameters and update_interval 1")
         self.held_by_optimizer = weighting.learned() is None
         self._had_gradient = False
         self._optimizers_seen: dict[int, float] = {}
@@ -56,14 +102,55 @@ class LossAggregator(nn.Layer):
         if learned is not None:
             learned.register_hook(self._note_gradient)
 
-    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
+    @property
+    def steps_each(self) -> bool:
+        """Whether the optimizer takes a step for each loss."""
+        method = self.weighting
+        return isinstance(method, SeparateBackwardWeighting) and method.step == "each"
+
+    def bind(self, parameters: Iterable[Tensor], optimizer: Optimizer | None = None) -> None:
+        """Name the network that the losses train; within PaddleSeg's loop it is named already.
+
+        Args:
+            parameters: all parameters of the network; frozen ones are left out at every step.
+            optimizer: the optimizer that trains them, for ``step: each``.
+
+        Raises:
+            ConfigError: ``step: each`` was asked for and no optimizer is given.
+        """
+        self.unbind()
+        self._parameters_of_network = list(parameters)
+        if isinstance(self.weighting, SeparateBackwardWeighting) and self.steps_each:
+            if optimizer is None:
+                raise ConfigError("step: each needs the optimizer; call bind with it")
+            trainable = [p for p in self._parameters_of_network if not p.stop_gradient]
+            self._substeps = Substeps(optimizer, trainable, self.weighting.lr_mult)
+
+    def clear_substeps(self) -> None:
+        """Forget the gradients of steps that were not taken, as ``clear_grad`` does."""
+        if self._substeps is not None:
+            self._substeps.clear()
+
+    def unbind(self) -> None:
+        """Let go of the network and of its optimizer."""
+        self._parameters_of_network = None
+        if self._substeps is not None:
+            self._substeps.remove()
+            self._substeps = None
+
+    def forward(
+        self, losses: Mapping[str, Tensor], outputs: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Return the total, 0-D and float32.
 
         Args:
             losses: a tensor of one element for each name, in any order.
+            outputs: what the network returned, for ``level: logits``.
 
         Raises:
-            ConfigError: the keys are not the names.
+            ConfigError: the keys are not the names, or what the gradients are to be taken for was
+                not given.
+            TrainingDiverged: a gradient is NaN or infinite, and no gradient scaler will skip it.
             UnheldParameterError: the method learns its weights, training has begun, and no
                 optimizer holds them.
         """
@@ -71,9 +158,96 @@ class LossAggregator(nn.Layer):
             raise ConfigError(f"losses: expected {sorted(self.names)}, found {sorted(losses)}")
         if self.training and not self.held_by_optimizer:
             self._check_held()
+        in_order = [losses[name] for name in self.names]
         # Under mixed precision the sum of weighted losses would be taken in half precision.
         with paddle.amp.auto_cast(enable=False):
-            return self.weighting(as_vector([losses[name] for name in self.names]))
+            values = as_vector(in_order)
+            if not self.weighting.needs_gramian:
+                return self._total(values, self.weighting(values))
+            if not self._is_due():
+                return self._total(values, self.weights)
+            return self._aggregate(in_order, values, outputs)
+
+    def _total(self, values: Tensor, weights: Tensor) -> Tensor:
+        self.last_weights = weights.detach()
+        return self.weighting.total(values, weights)
+
+    def _is_due(self) -> bool:
+        if not (self.training and paddle.is_grad_enabled()):
+            return False
+        calls = int(self.calls)
+        self.calls.set_value(np.asarray(calls + 1))
+        return calls % self.update_interval == 0
+
+    def _aggregate(
+        self, losses: list[Tensor], values: Tensor, outputs: Sequence[Tensor] | None
+    ) -> Tensor:
+        scale = self.loss_scale()
+        exact = self.level == "parameters"
+        jacobian = Jacobian(losses, self._targets(outputs), scale, replicated=exact)
+        gramian = jacobian.gramian()
+        if scale is not None:
+            gramian /= scale**2
+        self._update(values.detach(), gramian, may_overflow=scale is not None)
+        if not exact:
+            return self._total(values, self.weights)
+        total = self._total(values.detach(), self.weights)
+        return total + self._injected(jacobian, scale)
+
+    def _targets(self, outputs: Sequence[Tensor] | None) -> list[Tensor]:
+        method = type(self.weighting).__name__
+        if self.level == "logits":
+            targets, missing = outputs, "call the aggregator with outputs"
+        else:
+            targets, missing = self._parameters_of_network, "call bind with them"
+        if targets is None:
+            raise ConfigError(
+                f"{method}: level {self.level} needs the network's {self.level}: {missing}, or "
+                "train with paddleseg.core.train"
+            )
+        return [target for target in targets if not target.stop_gradient]
+
+    def _update(self, values: Tensor, gramian: Tensor, may_overflow: bool) -> None:
+        """Find the weights, unless something overflowed: that leaves all as it is."""
+        count = len(self.names)
+        # The one transfer to the host.
+        numbers = (
+            paddle.concat([gramian.flatten(), mean_over_ranks(values)]).numpy().astype("float64")
+        )
+        self.last_gramian = numbers[:-count].reshape([count, count])
+        if not np.isfinite(numbers).all():
+            if not may_overflow:
+                raise TrainingDiverged(self._not_finite(numbers[-count:]))
+        elif isinstance(self.weighting, GramianWeighting):
+            weights = self.weighting.solve(numbers[-count:], self.last_gramian)
+            self.weights.set_value(weights.astype("float32"))
+        else:
+            self.weights.set_value(self.weighting(values, gramian))
+
+    def _not_finite(self, values: np.ndarray) -> str:
+        assert self.last_gramian is not None
+        for name, value, square in zip(self.names, values, np.diag(self.last_gramian)):
+            if not np.isfinite(value):
+                return f"{name} is {value}"
+            if not np.isfinite(square):
+                return f"the gradient of {name} is NaN or infinite"
+        return "the gradients are too large to multiply"
+
+    def _injected(self, jacobian: Jacobian, scale: Tensor | None) -> Tensor:
+        """Return 0 with the aggregated gradient."""
+        zero = paddle.zeros([], dtype="float32")
+        if self._substeps is None:
+            return inject(zero, jacobian.targets, jacobian.combined(self.weights), divisor=scale)
+        *first, last = [jacobian.row(index) for index in range(len(self.names))]
+
+        def keep(factor: Tensor) -> None:
+            factor = factor if scale is None else factor / scale.reshape([])
+            for step, gradients in enumerate(first):
+                for parameter, gradient in zip(jacobian.targets, gradients):
+                    if gradient is not None and self._substeps is not None:
+                        self._substeps.add(step, parameter, gradient * factor)
+
+        return inject(zero, jacobian.targets, last, divisor=scale, on_backward=keep)
 
     def _note_gradient(self, gradient: Tensor) -> None:
         self._had_gradient = True
@@ -93,7 +267,10 @@ class LossAggregator(nn.Layer):
             self.held_by_optimizer = True
             return
         sums = {id(o): sum(float(p.sum()) for p in _parameters(o)) for o in optimizers}
-        stepped = any(sums[key] != self._optimizers_seen.get(key, sums[key]) for key in sums)
+        seen = self._optimizers_seen
+        stepped = any(
+            not np.array_equal(sums[key], seen.get(key, sums[key]), equal_nan=True) for key in sums
+        )
         self._optimizers_seen = sums
         if stepped:
             raise UnheldParameterError(

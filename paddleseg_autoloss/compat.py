@@ -31,6 +31,7 @@ __all__ = [
     "SourceFix",
     "apply_source_fixes",
     "create_accumulators",
+    "skipped_step",
 ]
 
 _PADDLE_MAJOR = int(paddle.__version__.split(".")[0])
@@ -211,3 +212,9 @@ def create_accumulators(optimizer: paddle.optimizer.Optimizer, parameters: list[
         optimizer.helper = LayerHelper(type(optimizer).__name__)
     block = paddle.static.default_main_program().global_block()
     optimizer._create_accumulators(block, parameters)
+
+
+def skipped_step(scaler: paddle.amp.GradScaler) -> bool:
+    """Whether a gradient scaler found an overflow at its latest step, and skipped it."""
+    # Paddle 2 has a typing error in the name.
+    return bool(getattr(scaler, "_cache_found_inf", getattr(scaler, "_cache_founf_inf", False)))

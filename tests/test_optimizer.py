@@ -44,7 +44,8 @@ def make(name, model, schedule=RATE, **options):
 def step(model, weighting, losses=(0.2, 3.0)):
     """Backward through both; the gradient of c at 1 is 1 - L."""
     network = model(paddle.to_tensor([[1.0, 2.0], [-1.0, 0.5]])).square().mean()
-    (network + weighting(paddle.to_tensor(losses, dtype="float32"))).backward()
+    values = paddle.to_tensor(losses, dtype="float32")
+    (network + weighting.total(values, weighting(values))).backward()
 
 
 @pytest.mark.parametrize("custom", [None, CUSTOM], ids=["flat", "groups"])

@@ -353,7 +353,7 @@ class TestWhatIsShown:
 
     def test_equivalent_mix(self, shown):
         folder, loss, output = shown
-        weights = loss.aggregator.weighting.last_weights.numpy()
+        weights = loss.aggregator.last_weights.numpy()
         expected = weights / weights.sum()
         stated = json.loads(re.search(r"equivalent MixedLoss coef: (\[.+\])", output)[1])
         np.testing.assert_allclose(stated, expected, atol=1e-4)
@@ -402,7 +402,7 @@ class TestWhatIsShown:
         found = np.array(
             [np.array(entry["coef"]) * coef for entry, coef in zip(config["types"], config["coef"])]
         )
-        weights = np.array([t.aggregator.weighting.last_weights.numpy() for t in types])
+        weights = np.array([t.aggregator.last_weights.numpy() for t in types])
         expected = weights * np.array([[0.5], [0.2]])
         np.testing.assert_allclose(found / found[0, 0], expected / expected[0, 0], rtol=1e-3)
         assert config["coef"][0] == 0.5

@@ -254,7 +254,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     pairs = zip(model(x), targets)
     losses = paddle.stack([nn.functional.mse_loss(output, target) for output, target in pairs])
-    return losses, weighting(losses)
+    return losses, weighting.total(losses, weighting(losses))
 
 
 def _record(

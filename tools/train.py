@@ -40,6 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("--keep_checkpoint_max", type=int, default=5, help="how many checkpoints to keep")
 
     add("--seed", type=natural, help="seed of initial weights, data order and augmentation")
+    add("--loss_aggregator", help="weigh all terms of the loss with this method, such as PCGrad")
     add("--precision", choices=["fp32", "fp16"], default="fp32", help="fp16: mixed precision")
     add("--amp_level", choices=["O1", "O2"], default="O1", help="level of mixed precision")
     add("--profiler_options", help="see paddleseg/utils/train_profiler.py")

@@ -6,11 +6,14 @@ import json
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import paddle
 import paddleseg.core
+from paddle import nn
+from paddle.optimizer import Optimizer
 from paddleseg.core import evaluate, predict
 from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.transforms import Compose
@@ -28,6 +31,8 @@ from paddleseg_autoloss.integration.config import (
 from paddleseg_autoloss.integration.evaluation import Figures, captured_figures
 
 __all__ = [
+    "Parts",
+    "build_parts",
     "default_device",
     "natural",
     "positive",
@@ -75,6 +80,50 @@ def default_device() -> str:
     return "gpu" if has_gpu else "cpu"
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What PaddleSeg trains with.
+
+    Args:
+        train_dataset: the data set to train on.
+        val_dataset: the data set to evaluate on, or None.
+        model: the network.
+        optimizer: its optimizer.
+        losses: PaddleSeg's loss dict, with the value of ``loss_aggregator`` or None beside it.
+    """
+
+    train_dataset: Any
+    val_dataset: Any
+    model: nn.Layer
+    optimizer: Optimizer
+    losses: dict[str, Any]
+
+
+def build_parts(config: Config, args: Namespace, with_val_dataset: bool = False) -> Parts:
+    """Build all that a config trains with, after seeding and choosing the device.
+
+    Args:
+        config: the config.
+        args: the flags ``seed``, ``device`` and ``num_workers``.
+        with_val_dataset: whether to build the data set to evaluate on.
+    """
+    builder = SegBuilder(config)
+    utils.set_seed(args.seed)
+    utils.set_device(args.device)
+    utils.set_cv2_num_threads(args.num_workers)
+    train_dataset = build_dataset(
+        "train_dataset", config.train_dataset_cfg, lambda: builder.train_dataset
+    )
+    val_dataset = _val_dataset(config, builder) if with_val_dataset else None
+    # The order of these decides the names of the parameters, by which checkpoints are resumed.
+    build("lr_scheduler", lambda: builder.lr_scheduler)
+    model = build("model", lambda: utils.convert_sync_batchnorm(builder.model, args.device))
+    optimizer = build("optimizer", lambda: builder.optimizer)
+    losses = build("loss", lambda: builder.loss)
+    losses["loss_aggregator"] = config.dic.get("loss_aggregator")
+    return Parts(train_dataset, val_dataset, model, optimizer, losses)
+
+
 def train_from(args: Namespace, config_dir: Path) -> None:
     """Train as the flags of ``tools/train.py`` say.
 
@@ -89,31 +138,18 @@ def train_from(args: Namespace, config_dir: Path) -> None:
         learning_rate=args.learning_rate,
         iters=args.iters,
         batch_size=args.batch_size,
-        opts=args.opts,
+        opts=_with_aggregator(args),
     )
-    builder = SegBuilder(config)
     _show(config)
-    utils.set_seed(args.seed)
-    utils.set_device(args.device)
-    utils.set_cv2_num_threads(args.num_workers)
     _set_data_format(config, args.data_format)
-
-    train_dataset = build_dataset(
-        "train_dataset", config.train_dataset_cfg, lambda: builder.train_dataset
-    )
-    val_dataset = _val_dataset(config, builder) if args.do_eval else None
+    parts = build_parts(config, args, with_val_dataset=args.do_eval)
     if args.repeats > 1:
-        train_dataset.file_list *= args.repeats
-    # The order of these decides the names of the parameters, by which checkpoints are resumed.
-    build("lr_scheduler", lambda: builder.lr_scheduler)
-    model = build("model", lambda: utils.convert_sync_batchnorm(builder.model, args.device))
-    optimizer = build("optimizer", lambda: builder.optimizer)
-    losses = build("loss", lambda: builder.loss)
+        parts.train_dataset.file_list *= args.repeats
     paddleseg.core.train(
-        model,
-        train_dataset,
-        val_dataset=val_dataset,
-        optimizer=optimizer,
+        parts.model,
+        parts.train_dataset,
+        val_dataset=parts.val_dataset,
+        optimizer=parts.optimizer,
         save_dir=args.save_dir,
         iters=config.iters,
         batch_size=config.batch_size,
@@ -123,7 +159,7 @@ def train_from(args: Namespace, config_dir: Path) -> None:
         num_workers=args.num_workers,
         use_vdl=args.use_vdl,
         use_ema=args.use_ema,
-        losses=losses,
+        losses=parts.losses,
         keep_checkpoint_max=args.keep_checkpoint_max,
         test_config=config.test_config,
         precision=args.precision,
@@ -205,6 +241,13 @@ def predict_from(args: Namespace, config_dir: Path) -> None:
         save_dir=args.save_dir,
         **options,
     )
+
+
+def _with_aggregator(args: Namespace) -> list[str] | None:
+    """PaddleSeg's ``--opts``, with the flag ``--loss_aggregator`` before them."""
+    if args.loss_aggregator is None:
+        return args.opts
+    return [f"loss_aggregator={{'type': '{args.loss_aggregator}'}}", *(args.opts or [])]
 
 
 def _show(config: Config) -> None:

@@ -15,6 +15,8 @@ from paddleseg.cvlibs import Config, manager
 from PIL import Image, UnidentifiedImageError
 
 from paddleseg_autoloss.errors import AutoLossError, ConfigError, DataError
+from paddleseg_autoloss.integration.joint import aggregator_arguments
+from paddleseg_autoloss.weighting import METHODS
 
 __all__ = ["build", "build_dataset", "check_files", "find_config", "load_config"]
 
@@ -68,6 +70,7 @@ def load_config(path: str, **overrides: Any) -> Config:
     except Exception as error:
         raise ConfigError(f"{path}: {root_cause(error)}") from error
     _check_values(config.dic)
+    _check_aggregator(config.dic.get("loss_aggregator"))
     for section in _SECTIONS:
         for key, component in _components(section, config.dic.get(section, {})):
             _check_component(key, component)
@@ -151,6 +154,23 @@ def _check_component(key: str, component: dict[str, Any]) -> None:
     for argument in component.keys() - parameters.keys() - _OTHER_ARGUMENTS:
         raise ConfigError(
             f"{key}.{argument}: {kind} has no such argument{_nearest(argument, parameters)}"
+        )
+
+
+def _check_aggregator(aggregator: Any) -> None:
+    if aggregator is None:
+        return
+    if not isinstance(aggregator, dict) or "type" not in aggregator:
+        raise ConfigError(f"loss_aggregator: expected a 'type', found {aggregator!r}")
+    kind = aggregator["type"]
+    if kind not in METHODS:
+        raise ConfigError(
+            f"loss_aggregator.type: there is no {kind!r}{_nearest(str(kind), METHODS)}"
+        )
+    known = aggregator_arguments(kind)
+    for argument in aggregator.keys() - known - {"type"}:
+        raise ConfigError(
+            f"loss_aggregator.{argument}: {kind} has no such argument{_nearest(argument, known)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the weights did: a CSV that grows while the run trains, and the picture made from it."""
+"""What the weights did: CSV files that grow while the run trains, and a picture made from them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from paddleseg_autoloss.integration.gradient_statistics import PairRow
 
 __all__ = ["Row", "WeightHistory"]
+
+#: Beyond this many curves a legend hides more than it tells.
+_MOST_LEGEND_ENTRIES = 8
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,63 @@ class Row:
     weighted: float
 
 
+R = TypeVar("R", Row, PairRow)
+
+
+class _Table(Generic[R]):
+    """A CSV file with a row for each object of a dataclass.
+
+    Args:
+        path: the file.
+        kind: the dataclass.
+        start_iter: iteration that the run continues from; rows after it are dropped, and with 0
+            all of them.
+    """
+
+    def __init__(self, path: Path, kind: type[R], start_iter: int) -> None:
+        self.path = path
+        self.rows: list[R] = []
+        self._kind: Any = kind
+        self._start_iter = start_iter
+        self._begun = False
+
+    def append(self, rows: Sequence[R]) -> None:
+        """Add the rows of one log window."""
+        if not self._begun:
+            self._begun = True
+            self.rows = self._kept_rows()
+            self._write(self.rows, mode="w")
+        self.rows += rows
+        self._write(rows, mode="a")
+
+    def _kept_rows(self) -> list[R]:
+        if self._start_iter == 0 or not self.path.exists():
+            return []
+        with open(self.path, newline="", encoding="utf-8") as file:
+            records = list(csv.reader(file))[1:]
+        # Rows behind the checkpoint go first: a kill may have cut the last of them short.
+        kept = [r for r in records if r[0].isdigit() and int(r[0]) <= self._start_iter]
+        return [self._kind(*map(_parsed, fields(self._kind), r)) for r in kept]
+
+    def _write(self, rows: Iterable[R], mode: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, mode, newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if mode == "w":
+                writer.writerow(field.name for field in fields(self._kind))
+            writer.writerows(astuple(row) for row in rows)
+
+
+def _parsed(field: Any, text: str) -> Any:
+    # Annotations are strings here.
+    return {"int": int, "str": str, "float": float}[field.type](text)
+
+
 class WeightHistory:
-    """The history of a run, in ``loss_weights.csv`` and ``loss_weights.png`` in its folder.
+    """The history of a run in its folder.
+
+    ``loss_weights.csv`` has the losses and their weights; ``loss_gradients.csv``, where gradients
+    are taken one by one, their lengths and angles; ``loss_weights.png`` shows both.
 
     Args:
         folder: the run's folder.
@@ -39,51 +100,69 @@ class WeightHistory:
     """
 
     def __init__(self, folder: str | Path, start_iter: int = 0) -> None:
-        self.csv_path = Path(folder) / "loss_weights.csv"
         self.png_path = Path(folder) / "loss_weights.png"
-        self._start_iter = start_iter
-        self._rows: list[Row] | None = None
+        self._weights = _Table(Path(folder) / "loss_weights.csv", Row, start_iter)
+        self._gradients = _Table(Path(folder) / "loss_gradients.csv", PairRow, start_iter)
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Add the rows of one log window."""
-        if self._rows is None:
-            self._rows = self._kept_rows()
-            self._write(self._rows, mode="w")
-        self._rows += rows
-        self._write(rows, mode="a")
+        """Add the losses of one log window."""
+        self._weights.append(rows)
 
-    def _kept_rows(self) -> list[Row]:
-        if self._start_iter == 0 or not self.csv_path.exists():
-            return []
-        with open(self.csv_path, newline="", encoding="utf-8") as file:
-            records = list(csv.reader(file))[1:]
-        # Rows behind the checkpoint go first: a kill may have cut the last of them short.
-        kept = [r for r in records if r[0].isdigit() and int(r[0]) <= self._start_iter]
-        return [Row(int(r[0]), r[1], *map(float, r[2:])) for r in kept]
-
-    def _write(self, rows: Iterable[Row], mode: str) -> None:
-        self.csv_path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.csv_path, mode, newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if mode == "w":
-                writer.writerow(field.name for field in fields(Row))
-            writer.writerows(astuple(row) for row in rows)
+    def append_gradients(self, rows: Sequence[PairRow]) -> None:
+        """Add the gradients of one log window, if there are any."""
+        if rows:
+            self._gradients.append(rows)
 
     def plot(self) -> bool:
-        """Draw raw loss, weight and weighted loss of every term; return whether there was any."""
-        if not self._rows:
+        """Draw all that there is; return whether there was any."""
+        if not self._weights.rows:
             return False
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(12, 3.6), dpi=100, layout="constrained")
-        panels = {"raw": "raw loss", "weight": "weight", "weighted": "weighted loss"}
-        for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels.items()):
-            for term in dict.fromkeys(row.term for row in self._rows):
-                own = [row for row in self._rows if row.term == term]
-                axes.plot([row.iteration for row in own], [getattr(r, name) for r in own])
-                axes.lines[-1].set_label(term)
-            axes.set(title=title, xlabel="iteration")
-            axes.grid(alpha=0.3)
-        figure.axes[1].legend(fontsize="small")
+        rows = 2 if self._gradients.rows else 1
+        figure = Figure(figsize=(12, 3.6 * rows), dpi=100, layout="constrained")
+        axes = figure.subplots(rows, 3, squeeze=False)
+        self._plot_weights(axes[0])
+        if self._gradients.rows:
+            self._plot_gradients(axes[1])
+        for one in figure.axes:
+            one.set_xlabel("iteration")
+            one.grid(alpha=0.3)
         figure.savefig(self.png_path)
         return True
+
+    def _plot_weights(self, axes: Any) -> None:
+        for one, (name, title) in zip(
+            axes, {"raw": "raw loss", "weight": "weight", "weighted": "weighted loss"}.items()
+        ):
+            curves: dict[str, list[tuple[int, float]]] = {}
+            for row in self._weights.rows:
+                curves.setdefault(row.term, []).append((row.iteration, getattr(row, name)))
+            _draw(one, title, curves, legend=name == "weight")
+
+    def _plot_gradients(self, axes: Any) -> None:
+        norms: dict[str, dict[int, float]] = {}
+        angles: dict[str, list[tuple[int, float]]] = {}
+        conflicts: dict[int, list[float]] = {}
+        for row in self._gradients.rows:
+            norms.setdefault(row.first, {})[row.iteration] = row.first_norm
+            norms.setdefault(row.second, {})[row.iteration] = row.second_norm
+            pair = f"{row.first}, {row.second}"
+            angles.setdefault(pair, []).append((row.iteration, row.cosine))
+            conflicts.setdefault(row.iteration, []).append(row.conflict)
+        _draw(axes[0], "gradient norm", {k: list(v.items()) for k, v in norms.items()}, legend=True)
+        axes[0].set_yscale("log", nonpositive="mask")
+        _draw(axes[1], "cosine of gradients", angles, legend=True)
+        axes[1].set_ylim(-1.05, 1.05)
+        axes[1].axhline(0, color="black", linewidth=0.8)
+        rates = [(iteration, sum(v) / len(v)) for iteration, v in conflicts.items()]
+        _draw(axes[2], "conflict rate, all pairs", {"": rates}, legend=False)
+        axes[2].set_ylim(-0.05, 1.05)
+
+
+def _draw(axes: Any, title: str, curves: dict[str, list[tuple[int, float]]], legend: bool) -> None:
+    for label, points in curves.items():
+        axes.plot(*zip(*points), label=label)
+    axes.set_title(title)
+    if legend and len(curves) <= _MOST_LEGEND_ENTRIES:
+        axes.legend(fontsize="small")

@@ -14,8 +14,9 @@ from paddle import Tensor, nn
 from paddleseg_autoloss.aggregator import as_vector
 from paddleseg_autoloss.errors import TrainingDiverged
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
+from paddleseg_autoloss.integration.gradient_statistics import GradientStatistics, PairRow
 from paddleseg_autoloss.integration.history import Row
-from paddleseg_autoloss.integration.terms import Term, current_weights
+from paddleseg_autoloss.integration.terms import Term, aggregators_of, current_weights
 
 __all__ = ["TermMonitor"]
 
@@ -24,7 +25,8 @@ class TermMonitor:
     """Collects the raw value and the weight of every term, and stops at one that is not finite.
 
     The values of a step are read when the step is over, where PaddleSeg's loop has waited for the
-    device anyway: watching adds no synchronisation of its own.
+    device anyway: watching adds no synchronisation of its own.  Where gradients are taken one by
+    one, it collects their lengths and angles too.
 
     Args:
         terms: the terms.  A loss that serves several heads is expected to be called once for each.
@@ -36,6 +38,11 @@ class TermMonitor:
         self.terms = terms
         self.save_dir = save_dir
         self.iteration = start_iter
+        self.gradients = [
+            GradientStatistics(prefix, aggregator)
+            for prefix, aggregator in aggregators_of(terms)
+            if aggregator.weighting.needs_gramian
+        ]
         self._returned: dict[int, list[Tensor]] = {}
         self._pending: Tensor | None = None
         self._ran: list[bool] = []
@@ -46,24 +53,48 @@ class TermMonitor:
     def _record(self, layer: nn.Layer, inputs: Any, output: Any) -> None:
         # A model with a loss_computation of its own may get something else out of a loss.
         if isinstance(output, Tensor) and output.size == 1:
-            self._returned.setdefault(id(layer), []).append(output.detach())
+            self._returned.setdefault(id(layer), []).append(output)
 
-    def watch(self, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Call ``compute``, which computes the losses of one step, and return what it returns."""
+    def watch(
+        self,
+        compute: Callable[[], list[Tensor]],
+        total: Callable[[list[Tensor | None], list[Tensor]], Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Call ``compute``, which computes the losses of one step, and return what it returns.
+
+        Args:
+            compute: computes the losses.
+            total: makes one loss, to return instead, from the values of all terms and from what
+                ``compute`` returned.
+
+        Raises:
+            TrainingDiverged: a gradient is not finite.
+        """
         self.settle()
-        self._returned.clear()
-        result = compute()
         self.iteration += 1
-        self._pending = self._gather(result)
+        try:
+            result = compute()
+            values = self._values()
+            if total is not None:
+                result = [total(values, result)]
+        except TrainingDiverged as error:
+            raise self.divergence(str(error)) from error
+        self._pending = self._gather(values, result)
+        for statistics in self.gradients:
+            statistics.note()
         return result
 
-    def _gather(self, result: list[Tensor]) -> Tensor:
-        """The raw values of all terms, and what the network is trained on, in one tensor."""
+    def _values(self) -> list[Tensor | None]:
+        """What each term's loss returned, in the order of the terms; the graph is let go."""
         queues = {key: iter(values) for key, values in self._returned.items()}
-        values = [next(queues.get(id(term.layer), iter(())), None) for term in self.terms]
+        self._returned.clear()
+        return [next(queues.get(id(term.layer), iter(())), None) for term in self.terms]
+
+    def _gather(self, values: list[Tensor | None], result: list[Tensor]) -> Tensor:
+        """The raw values of all terms, and what the network is trained on, in one tensor."""
         self._ran = [value is not None for value in values]
         missing = None if all(self._ran) else paddle.full([1], math.nan)
-        filled = [missing if value is None else value for value in values]
+        filled = [missing if value is None else value.detach() for value in values]
         return as_vector([*filled, as_vector(result).sum().detach()])
 
     def settle(self) -> None:
@@ -102,6 +133,10 @@ class TermMonitor:
             for column, term in enumerate(self.terms)
             if self._ran[column]
         ]
+
+    def gradient_window(self) -> list[PairRow]:
+        """Return the lengths and angles since the last call, a row for each pair of losses."""
+        return [row for s in self.gradients for row in s.window(self.iteration)]
 
     def close(self) -> None:
         """Stop watching."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from paddleseg.utils import logger
 
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 from paddleseg_autoloss.integration.evaluation import Figures
+from paddleseg_autoloss.integration.gradient_statistics import PairRow
 from paddleseg_autoloss.integration.history import WeightHistory
 from paddleseg_autoloss.integration.mix import equivalent_mix
 from paddleseg_autoloss.integration.monitor import TermMonitor
@@ -65,6 +67,9 @@ class RunReport:
                 }
             )
         self._add_scalars(self._learned_parameters())
+        pairs = self.monitor.gradient_window()
+        self.history.append_gradients(pairs)
+        self._add_scalars(_gradient_scalars(pairs))
         weights = current_weights(self.monitor.terms)
         return ", ".join(f"{t.name} {w:.4f}" for t, w in zip(self.monitor.terms, weights))
 
@@ -76,8 +81,8 @@ class RunReport:
     def _learned_parameters(self) -> dict[str, float]:
         values = {}
         for term in self.monitor.terms:
-            for loss, index in term.sources:
-                weighting = loss.aggregator.weighting
+            for aggregator, index in term.sources:
+                weighting = aggregator.weighting
                 learned = weighting.learned()
                 if learned is not None:
                     tag = f"Loss_parameter/{weighting.parameter_name}/{term.name}"
@@ -112,8 +117,20 @@ class RunReport:
         if not _writes():
             return
         self.history.append(self.monitor.log_window())
+        self.history.append_gradients(self.monitor.gradient_window())
         if self.history.plot():
             logger.info(f"The curves of the loss weights are in {self.history.png_path}")
+
+
+def _gradient_scalars(pairs: list[PairRow]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for pair in pairs:
+        values[f"Gradient_norm/{pair.first}"] = pair.first_norm
+        values[f"Gradient_norm/{pair.second}"] = pair.second_norm
+        values[f"Gradient_cosine/{pair.first} x {pair.second}"] = pair.cosine
+    if pairs:
+        values["Gradient_conflict_rate"] = sum(pair.conflict for pair in pairs) / len(pairs)
+    return {tag: value for tag, value in values.items() if math.isfinite(value)}
 
 
 def _writes() -> bool:

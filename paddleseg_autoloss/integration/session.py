@@ -15,15 +15,17 @@ import visualdl
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
+from paddleseg_autoloss.compat import skipped_step
 from paddleseg_autoloss.errors import AutoLossError, CheckpointError, ConfigError
 from paddleseg_autoloss.integration.checkpoint import atomic_save, non_finite
 from paddleseg_autoloss.integration.evaluation import captured_figures
+from paddleseg_autoloss.integration.joint import JointAggregation
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
 from paddleseg_autoloss.integration.report import RunReport, TrainLogger
 from paddleseg_autoloss.integration.state import LossState
-from paddleseg_autoloss.integration.terms import terms_of
-from paddleseg_autoloss.losses import WeightedLoss
+from paddleseg_autoloss.integration.terms import aggregators_of, terms_of
+from paddleseg_autoloss.ranks import mean_over_ranks
 
 __all__ = ["LOOP", "TrainingSession"]
 
@@ -64,19 +66,27 @@ class TrainingSession:
         self.losses = losses
         self.start_iter = start_iter
         self.save_interval = save_interval
-        self.state = LossState(optimizer, losses)
-        self.monitor = TermMonitor(terms_of(losses), save_dir, start_iter)
+        terms = terms_of(losses)
+        config: Any = losses.get("loss_aggregator")
+        self.joint = JointAggregation(config, terms) if config else None
+        terms = self.joint.terms if self.joint else terms
+        self.aggregators = [aggregator for _, aggregator in aggregators_of(terms)]
+        self.state = LossState(optimizer, losses, self.joint.aggregator if self.joint else None)
+        self.monitor = TermMonitor(terms, save_dir, start_iter)
         self.report = RunReport(losses, self.monitor, save_dir, start_iter)
+        self.scaler: paddle.amp.GradScaler | None = None
+        self._before_step: dict[str, dict[str, Tensor]] | None = None
         self.seed = paddle.get_rng_state()[0].current_seed()
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Be part of PaddleSeg's loop, which is to be called inside."""
-        self._hold_loss_parameters()
         optimizer, model = self.optimizer, self.model
         with ExitStack() as stack:
             stack.callback(self.monitor.close)
-            stack.callback(self._let_go_of_loss_parameters)
+            stack.callback(self._let_go)
+            self._hold_loss_parameters()
+            self._bind_network()
             for owner, name, value in (
                 (model, "loss_computation", self._loss_computation()),
                 (optimizer, "state_dict", self._state_dict(optimizer.state_dict)),
@@ -86,6 +96,7 @@ class TrainingSession:
                 (LOOP, "logger", TrainLogger(LOOP.logger, self.report)),
                 (paddle, "save", self._save(paddle.save)),
                 (paddle.io, "DistributedBatchSampler", self._sampler()),
+                (paddle.amp, "GradScaler", self._grad_scaler(paddle.amp.GradScaler)),
                 (visualdl, "LogWriter", self._log_writer(visualdl.LogWriter)),
             ):
                 stack.enter_context(_replaced(owner, name, value))
@@ -94,52 +105,86 @@ class TrainingSession:
     def _hold_loss_parameters(self) -> None:
         parameters = list(self.state.parameters.values())
         hold_parameters(self.optimizer, parameters)
-        for loss in self._weighted_losses():
-            loss.aggregator.held_by_optimizer = True
+        for aggregator in self.aggregators:
+            aggregator.held_by_optimizer = True
         if paddle.distributed.ParallelEnv().nranks > 1:
             for parameter in parameters:
-                parameter.register_hook(_mean_over_ranks)
+                parameter.register_hook(mean_over_ranks)
 
-    def _let_go_of_loss_parameters(self) -> None:
-        """Whoever trains them next must hold them again."""
+    def _bind_network(self) -> None:
+        for aggregator in self.aggregators:
+            if aggregator.weighting.needs_gramian:
+                aggregator.bind(self.model.parameters(), self.optimizer)
+                aggregator.loss_scale = self._loss_scale
+
+    def _loss_scale(self) -> Tensor | None:
+        scaler = self.scaler
+        return scaler._scale if scaler is not None and scaler.is_enable() else None
+
+    def _let_go(self) -> None:
+        """Whoever trains the losses next must hold and bind them again."""
         for parameter in self.state.parameters.values():
             parameter.clear_gradient(False)
-        for loss in self._weighted_losses():
-            loss.aggregator.held_by_optimizer = False
-
-    def _weighted_losses(self) -> list[WeightedLoss]:
-        return list({id(s): s for term in self.monitor.terms for s, _ in term.sources}.values())
+        for aggregator in self.aggregators:
+            aggregator.held_by_optimizer = aggregator.weighting.learned() is None
+            aggregator.unbind()
 
     # What follows makes the stand-ins for PaddleSeg's functions.  They are plain functions: for EMA
     # PaddleSeg deep-copies the model, and a bound method on it would take the session along.
 
     def _loss_computation(self) -> Any:
-        own = getattr(self.model, "loss_computation", None)
+        own = getattr(self.model, "loss_computation", None) or _stock_losses
 
         def loss_computation(
             logits_list: list[Tensor], losses: dict[str, Any], data: dict[str, Tensor]
         ) -> list[Tensor]:
-            # The loop clears the gradients of the model only.
-            for parameter in self.state.parameters.values():
-                parameter.clear_gradient(False)
-            if own is not None:
-                values = self.monitor.watch(lambda: own(logits_list, losses, data))
-            else:
-                values = self.monitor.watch(lambda: _stock_losses(logits_list, losses, data))
+            self._begin_step()
+            joint = self.joint
+            values = self.monitor.watch(
+                lambda: own(logits_list, losses, data),
+                (lambda terms, result: joint.total(terms, result, _tensors(logits_list)))
+                if joint
+                else None,
+            )
+            exact = any(statistics.is_exact for statistics in self.monitor.gradients)
+            if exact and isinstance(logits_list, list):
+                # PaddleSeg's loop keeps the list until the next forward pass is over, and with it
+                # the activations of this one, which no backward pass frees any more.
+                logits_list[:] = [x.detach() if isinstance(x, Tensor) else x for x in logits_list]
             if self.monitor.iteration % self.save_interval == 0:
                 self._reseed()
             return values
 
         return loss_computation
 
+    def _begin_step(self) -> None:
+        # The loop clears the gradients of the model only.
+        for parameter in self.state.parameters.values():
+            parameter.clear_gradient(False)
+        for aggregator in self.aggregators:
+            aggregator.clear_substeps()
+        self._undo_skipped_step()
+        if self._loss_scale() is not None:
+            self._before_step = self.state.snapshot()
+
+    def _undo_skipped_step(self) -> None:
+        """A step that the gradient scaler skipped leaves the losses as they were before it."""
+        snapshot, self._before_step = self._before_step, None
+        if snapshot is not None and self.scaler is not None and skipped_step(self.scaler):
+            self.state.restore(snapshot)
+
     def _reseed(self) -> None:
         """Seed dropout from the iteration, so that a resumed run draws what this one will draw."""
         # A fixed mix trains exactly as in stock PaddleSeg.
-        if self.state.parameters:
+        if self.aggregators:
             paddle.seed((self.seed + self.monitor.iteration) % 2**31)
 
     def _state_dict(self, stock: Any) -> Any:
-        return lambda: self.state.save(stock(), self.seed)
+        def state_dict() -> dict[str, Any]:
+            self._undo_skipped_step()
+            return self.state.save(stock(), self.seed)
+
+        return state_dict
 
     def _set_state_dict(self, stock: Any) -> Any:
         def set_state_dict(state: dict[str, Any]) -> None:
@@ -186,6 +231,14 @@ class TrainingSession:
 
         return sampler
 
+    def _grad_scaler(self, stock: Any) -> Any:
+        @functools.wraps(stock)
+        def grad_scaler(*args: Any, **kwargs: Any) -> paddle.amp.GradScaler:
+            self.scaler = stock(*args, **kwargs)
+            return self.scaler
+
+        return grad_scaler
+
     def _evaluate(self, stock: Any) -> Any:
         def evaluate(model: nn.Layer, *args: Any, **kwargs: Any) -> Any:
             self.monitor.settle()
@@ -219,6 +272,17 @@ def _stock_losses(
     return LOOP.loss_computation(logits_list, labels, edges, losses)
 
 
+def _tensors(outputs: Any) -> list[Tensor]:
+    """The tensors in what a network returned, which may be nested."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    if isinstance(outputs, (list, tuple)):
+        return [tensor for output in outputs for tensor in _tensors(output)]
+    return []
+
+
 class _ContinuedSampler(paddle.io.DistributedBatchSampler):
     """PaddleSeg's sampler, whose first pass begins behind the batches that were seen already."""
 
@@ -229,12 +293,6 @@ class _ContinuedSampler(paddle.io.DistributedBatchSampler):
     def __iter__(self) -> Iterator[list[int]]:
         seen, self._seen = self._seen, 0
         return itertools.islice(super().__iter__(), seen, None)
-
-
-def _mean_over_ranks(gradient: Tensor) -> Tensor:
-    mean = gradient.clone()
-    paddle.distributed.all_reduce(mean)
-    return mean / paddle.distributed.get_world_size()
 
 
 @contextmanager

@@ -8,9 +8,11 @@ from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 from paddleseg.utils import logger
 
+from paddleseg_autoloss.aggregator import LossAggregator
 from paddleseg_autoloss.errors import CheckpointError
 from paddleseg_autoloss.integration.optimizer import export_slots, import_slots
 from paddleseg_autoloss.integration.terms import loss_layers, terms_of
+from paddleseg_autoloss.weighting import METHODS
 
 __all__ = ["LossState"]
 
@@ -26,17 +28,43 @@ class LossState:
     Args:
         optimizer: the optimizer that holds the losses' parameters.
         losses: PaddleSeg's loss dict.
+        aggregator: the method over all terms, if there is one.
 
     Attributes:
         parameters: the losses' trainable parameters by path.
     """
 
-    def __init__(self, optimizer: Optimizer, losses: dict[str, list[Any]]) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        losses: dict[str, list[Any]],
+        aggregator: LossAggregator | None = None,
+    ) -> None:
         self.optimizer = optimizer
         self.layers = loss_layers(losses)
-        self.parameters = _trainable(self.layers)
         self.methods = [type(loss).__name__ for loss in losses["types"]]
+        if aggregator is not None:
+            self.layers["loss_aggregator"] = aggregator
+            self.methods.append(_name_of(aggregator))
+        self.parameters = _trainable(self.layers)
         self.names = [term.name for term in terms_of(losses)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the losses neither learn nor remember anything."""
+        return not any(layer.state_dict() for layer in self.layers.values())
+
+    def snapshot(self) -> dict[str, dict[str, Tensor]]:
+        """Return a copy of all that the losses have learned and remember."""
+        return {
+            path: {name: value.clone() for name, value in layer.state_dict().items()}
+            for path, layer in self.layers.items()
+        }
+
+    def restore(self, snapshot: dict[str, dict[str, Tensor]]) -> None:
+        """Go back to a snapshot."""
+        for path, layer in self.layers.items():
+            layer.set_state_dict(snapshot[path])
 
     def save(self, state: dict[str, Any], seed: int) -> dict[str, Any]:
         """Return the optimizer's ``state`` with the losses' state added.
@@ -69,7 +97,7 @@ class LossState:
             self._check(section)
             for path, layer in self.layers.items():
                 layer.set_state_dict(saved[path])
-        elif self.parameters:
+        elif not self.is_empty:
             logger.info("The checkpoint holds no loss weights: they start afresh.")
         state.update(import_slots(self.optimizer, self.parameters, section.get("slots", {})))
         return state, section.get("seed")
@@ -83,6 +111,11 @@ class LossState:
                 f"--resume_model: the checkpoint was trained with {section['methods']} of "
                 f"{section['terms']}, the config has {self.methods} of {self.names}"
             )
+
+
+def _name_of(aggregator: LossAggregator) -> str:
+    kind = type(aggregator.weighting)
+    return next((name for name, method in METHODS.items() if method is kind), kind.__name__)
 
 
 def _trainable(layers: dict[str, nn.Layer]) -> dict[str, Tensor]:

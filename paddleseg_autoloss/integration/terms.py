@@ -11,10 +11,10 @@ import numpy as np
 from paddle import nn
 from paddleseg.models.losses import MixedLoss
 
-from paddleseg_autoloss.aggregator import unique_names
+from paddleseg_autoloss.aggregator import LossAggregator, unique_names
 from paddleseg_autoloss.losses import WeightedLoss
 
-__all__ = ["Term", "current_weights", "loss_layers", "terms_of"]
+__all__ = ["Term", "aggregators_of", "current_weights", "loss_layers", "terms_of"]
 
 
 @dataclass(frozen=True)
@@ -27,32 +27,31 @@ class Term:
         head: index of the model output, and of the entry of ``loss.types``.
         layer: the loss itself.
         coef: product of the fixed coefficients that apply to it.
-        sources: the learned weights that apply to it: a weighted loss and the index therein.
+        sources: the weights that apply to it: an aggregator and the index therein.
     """
 
     name: str
     head: int
     layer: nn.Layer
     coef: float
-    sources: tuple[tuple[WeightedLoss, int], ...] = ()
+    sources: tuple[tuple[LossAggregator, int], ...] = ()
 
 
 def current_weights(terms: Sequence[Term]) -> np.ndarray:
-    """The weight of every term in the latest step: coefficients times learned weights.
+    """The weight of every term in the latest step: coefficients times what the methods found.
 
     NaN for a term whose method has not been called yet.
     """
     last: dict[int, np.ndarray] = {}
     weights = np.array([term.coef for term in terms])
     for row, term in enumerate(terms):
-        for loss, index in term.sources:
-            weighting = loss.aggregator.weighting
-            if weighting.last_weights is None:
+        for aggregator, index in term.sources:
+            if aggregator.last_weights is None:
                 weights[row] = math.nan
                 continue
-            if id(weighting) not in last:
-                last[id(weighting)] = weighting.last_weights.numpy()
-            weights[row] *= last[id(weighting)][index]
+            if id(aggregator) not in last:
+                last[id(aggregator)] = aggregator.last_weights.numpy()
+            weights[row] *= last[id(aggregator)][index]
     return weights
 
 
@@ -73,7 +72,7 @@ def _leaves(term: Term) -> Iterator[Term]:
     if isinstance(loss, WeightedLoss):
         for index, (name, inner) in enumerate(zip(loss.names, loss.losses)):
             path = f"{term.name}/{name}" if term.name else name
-            sources = (*term.sources, (loss, index))
+            sources = (*term.sources, (loss.aggregator, index))
             yield from _leaves(replace(term, name=path, layer=inner, sources=sources))
     elif isinstance(loss, MixedLoss):
         for inner, coef in zip(loss.losses, loss.coef):
@@ -81,6 +80,18 @@ def _leaves(term: Term) -> Iterator[Term]:
             yield from _leaves(replace(term, name=path, layer=inner, coef=term.coef * coef))
     else:
         yield term
+
+
+def aggregators_of(terms: Sequence[Term]) -> list[tuple[str, LossAggregator]]:
+    """Return the aggregators that weigh the terms, each with what its names are to begin with."""
+    several_heads = len({term.head for term in terms}) > 1
+    found: dict[int, tuple[str, LossAggregator]] = {}
+    for term in terms:
+        for aggregator, _ in term.sources:
+            own_names = term.name in aggregator.names
+            prefix = f"head{term.head}/" if several_heads and not own_names else ""
+            found.setdefault(id(aggregator), (prefix, aggregator))
+    return list(found.values())
 
 
 def loss_layers(losses: dict[str, list[Any]]) -> dict[str, nn.Layer]:

@@ -43,6 +43,8 @@ def train(*args: Any, **kwargs: Any) -> Any:
         start_iter=_start_iter(arguments),
         save_interval=arguments["save_interval"],
     )
+    if arguments["to_static_training"]:
+        _check_static_training(session)
     try:
         with session.attached():
             result = _stock_train(*call.args, **call.kwargs)
@@ -77,6 +79,15 @@ def _check_sizes(arguments: dict[str, Any]) -> None:
             f"batch_size: expected at most {images // ranks}, as train_dataset has {images} images "
             f"for {ranks} card(s), found {batch}"
         )
+
+
+def _check_static_training(session: TrainingSession) -> None:
+    for aggregator in session.aggregators:
+        if aggregator.weighting.needs_gramian:
+            raise ConfigError(
+                "to_static_training: expected False with a method that looks at gradients, as "
+                "Paddle goes backward through a static graph only once; found True"
+            )
 
 
 def install() -> None:

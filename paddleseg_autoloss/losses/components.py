@@ -1,29 +1,37 @@
-"""The components that a config names under ``loss.types``."""
+"""The components that a config names under ``loss.types``: one for each weighting method."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import re
+from typing import Any
 
-from paddle import nn
 from paddleseg.cvlibs import manager
 
 from paddleseg_autoloss.losses.weighted import WeightedLoss
-from paddleseg_autoloss.weighting import AutoWeighting, SumWeighting, UncertaintyWeighting
+from paddleseg_autoloss.weighting import METHODS, Weighting
 
-__all__ = ["AutoWeightedLoss", "Sum", "UncertaintyWeightedLoss"]
+__all__ = [
+    "AGDA",
+    "AutoWeightedLoss",
+    "CAGrad",
+    "GradNorm",
+    "PCGrad",
+    "Relobralo",
+    "SeparateBackward",
+    "Sum",
+    "UncertaintyWeightedLoss",
+]
 
+_DOCSTRING = """{summary}
 
-@manager.LOSSES.add_component
-class AutoWeightedLoss(WeightedLoss):
-    """Liebel and Koerner's learned weights: the sum of L_i / (2 c_i^2) + ln(1 + c_i^2).
-
-    `paddleseg_autoloss.weighting.AutoWeighting` has the formula, the paper and the deviations.
+    `paddleseg_autoloss.weighting.{method}` has the formula, the paper and the deviations.
 
     In a config::
 
         loss:
           types:
-            - type: AutoWeightedLoss
+            - type: {name}
               losses:
                 - type: CrossEntropyLoss
                 - type: DiceLoss
@@ -33,103 +41,80 @@ class AutoWeightedLoss(WeightedLoss):
         losses: two or more PaddleSeg losses.
         names: a name for each loss; by default the class names.
         ignore_index: label of the pixels to ignore, handed on to the losses.
-        init: initial value of every c, not 0.
-        lr_mult: learning rate of c as a multiple of the optimizer's.
-
+{arguments}
     Raises:
         ConfigError: an argument has a value that cannot work.
 
     Examples:
         >>> import paddle, paddleseg_autoloss
         >>> from paddleseg.models.losses import CrossEntropyLoss, DiceLoss
-        >>> loss = paddleseg_autoloss.AutoWeightedLoss([CrossEntropyLoss(), DiceLoss()])
-        >>> logits, labels = paddle.zeros([1, 2, 4, 4]), paddle.ones([1, 4, 4], dtype="int64")
-        >>> round(float(loss(logits, labels)), 3)
-        2.035
+        >>> model = paddle.nn.Conv2D(3, 2, 1)
+        >>> loss = paddleseg_autoloss.{name}([CrossEntropyLoss(), DiceLoss()]){bind}
+        >>> images, labels = paddle.rand([1, 3, 4, 4]), paddle.ones([1, 4, 4], dtype="int64")
+        >>> loss(model(images), labels).backward()
+        >>> model.weight.grad is not None
+        True
     """
 
-    def __init__(
-        self,
-        losses: Sequence[nn.Layer],
-        names: Sequence[str] | None = None,
-        ignore_index: int | None = None,
-        init: float = 1.0,
-        lr_mult: float = 1.0,
-    ) -> None:
-        super().__init__(
-            losses, lambda k: AutoWeighting(k, init=init, lr_mult=lr_mult), names, ignore_index
-        )
+_GRADIENT_ARGUMENTS = """\
+        level: what the gradients are taken for: ``"parameters"`` of the network, exact, or its
+            ``"logits"``, with one backward pass through the network.
+        update_interval: steps between updates of the weights, at least 1.
+"""
 
 
-@manager.LOSSES.add_component
-class UncertaintyWeightedLoss(WeightedLoss):
-    """Kendall, Gal and Cipolla's learned uncertainty: the sum of exp(-s_i) L_i + s_i / 2.
+def _component(name: str) -> type[WeightedLoss]:
+    """Make the component of a method and register it with PaddleSeg.
 
-    `paddleseg_autoloss.weighting.UncertaintyWeighting` has the formula, the paper, what the two
-    forms mean for Dice, and the deviations.
-
-    Args:
-        losses: two or more PaddleSeg losses.
-        names: a name for each loss; by default the class names.
-        ignore_index: label of the pixels to ignore, handed on to the losses.
-        form: ``"classification"`` or ``"regression"``, for all losses or a list with one each.
-        init: initial value of every s.
-        lr_mult: learning rate of s as a multiple of the optimizer's.
-
-    Raises:
-        ConfigError: an argument has a value that cannot work.
-
-    Examples:
-        >>> import paddle, paddleseg_autoloss
-        >>> from paddleseg.models.losses import CrossEntropyLoss, DiceLoss
-        >>> loss = paddleseg_autoloss.UncertaintyWeightedLoss([CrossEntropyLoss(), DiceLoss()])
-        >>> logits, labels = paddle.zeros([1, 2, 4, 4]), paddle.ones([1, 4, 4], dtype="int64")
-        >>> round(float(loss(logits, labels)), 3)
-        1.298
+    Its arguments are those that all share and the method's own, with the method's defaults.
     """
+    method = METHODS[name]
+    shared = [*inspect.signature(WeightedLoss).parameters.values()]
+    shared = [p for p in shared if p.name != "weighting"]
+    own = [p for p in inspect.signature(method).parameters.values() if p.name != "num_losses"]
+    if not method.needs_gramian:
+        shared = [p for p in shared if p.name not in ("level", "update_interval")]
+    of_weighted = {p.name for p in shared}
+    signature = inspect.Signature([*shared, *own])
 
-    def __init__(
-        self,
-        losses: Sequence[nn.Layer],
-        names: Sequence[str] | None = None,
-        ignore_index: int | None = None,
-        form: str | Sequence[str] = "classification",
-        init: float = 0.0,
-        lr_mult: float = 1.0,
-    ) -> None:
-        super().__init__(
-            losses,
-            lambda k: UncertaintyWeighting(k, form=form, init=init, lr_mult=lr_mult),
-            names,
-            ignore_index,
-        )
+    def __init__(self: WeightedLoss, *args: Any, **kwargs: Any) -> None:
+        given = signature.bind(*args, **kwargs).arguments
+        options = {key: given.pop(key) for key in list(given) if key not in of_weighted}
+        WeightedLoss.__init__(self, weighting=lambda k: method(k, **options), **given)
+
+    component = type(
+        name,
+        (WeightedLoss,),
+        {
+            "__init__": __init__,
+            "__doc__": _docstring(name, method),
+            "__module__": __name__,
+            "__signature__": signature,
+        },
+    )
+    return manager.LOSSES.add_component(component)
 
 
-@manager.LOSSES.add_component
-class Sum(WeightedLoss):
-    """The plain sum of the losses, every weight 1.
+def _docstring(name: str, method: type[Weighting]) -> str:
+    documentation = method.__doc__ or ""
+    arguments = re.search(r" {4}Args:\n(.*?)\n\n", documentation + "\n\n", flags=re.DOTALL)
+    own = re.sub(r" {8}num_losses:.*\n?", "", arguments.group(1)) if arguments else ""
+    shared = _GRADIENT_ARGUMENTS if method.needs_gramian else ""
+    return _DOCSTRING.format(
+        name=name,
+        method=method.__name__,
+        summary=documentation.split("\n")[0],
+        arguments=shared + own + "\n" if own else shared,
+        bind=".bind(model)" if method.needs_gramian else "",
+    )
 
-    Args:
-        losses: two or more PaddleSeg losses.
-        names: a name for each loss; by default the class names.
-        ignore_index: label of the pixels to ignore, handed on to the losses.
 
-    Raises:
-        ConfigError: an argument has a value that cannot work.
-
-    Examples:
-        >>> import paddle, paddleseg_autoloss
-        >>> from paddleseg.models.losses import CrossEntropyLoss, DiceLoss
-        >>> loss = paddleseg_autoloss.Sum([CrossEntropyLoss(), DiceLoss()])
-        >>> logits, labels = paddle.zeros([1, 2, 4, 4]), paddle.ones([1, 4, 4], dtype="int64")
-        >>> round(float(loss(logits, labels)), 3)
-        1.298
-    """
-
-    def __init__(
-        self,
-        losses: Sequence[nn.Layer],
-        names: Sequence[str] | None = None,
-        ignore_index: int | None = None,
-    ) -> None:
-        super().__init__(losses, SumWeighting, names, ignore_index)
+AGDA = _component("AGDA")
+AutoWeightedLoss = _component("AutoWeightedLoss")
+CAGrad = _component("CAGrad")
+GradNorm = _component("GradNorm")
+PCGrad = _component("PCGrad")
+Relobralo = _component("Relobralo")
+SeparateBackward = _component("SeparateBackward")
+Sum = _component("Sum")
+UncertaintyWeightedLoss = _component("UncertaintyWeightedLoss")

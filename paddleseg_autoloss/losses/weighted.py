@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import paddle
 from paddle import Tensor, nn
+from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.aggregator import LossAggregator, unique_names
 from paddleseg_autoloss.errors import ConfigError
@@ -26,10 +27,12 @@ class WeightedLoss(nn.Layer):
             one occurs twice.
         ignore_index: label of the pixels to ignore.  PaddleSeg's builder passes that of the data
             set; it is handed on to every inner loss that has one.
+        level: for methods that look at gradients, see `LossAggregator`.
+        update_interval: likewise.
 
     Raises:
-        ConfigError: there are fewer than two losses, one of them is not a loss, or ``names`` has
-            another length or a name twice.
+        ConfigError: there are fewer than two losses, one of them is not a loss, ``names`` has
+            another length or a name twice, or an argument is out of its range.
     """
 
     def __init__(
@@ -38,6 +41,8 @@ class WeightedLoss(nn.Layer):
         weighting: Callable[[int], Weighting],
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
     ) -> None:
         super().__init__()
         losses = _checked_losses(type(self).__name__, losses)
@@ -48,7 +53,7 @@ class WeightedLoss(nn.Layer):
                 f"names: expected a list of {len(losses)}, one per loss, found {names!r}"
             )
         self.losses = nn.LayerList(losses)
-        self.aggregator = LossAggregator(names, weighting(len(losses)))
+        self.aggregator = LossAggregator(names, weighting(len(losses)), level, update_interval)
         self.ignore_index = ignore_index
         if ignore_index is not None:
             _hand_on_ignore_index(losses, ignore_index)
@@ -57,6 +62,18 @@ class WeightedLoss(nn.Layer):
     def names(self) -> list[str]:
         """The names of the losses."""
         return self.aggregator.names
+
+    def bind(self, model: nn.Layer, optimizer: Optimizer | None = None) -> WeightedLoss:
+        """Name the network whose gradients are looked at; return this loss.
+
+        ``paddleseg.core.train`` does it by itself; a loop of your own has to.
+
+        Args:
+            model: the network.
+            optimizer: its optimizer, for ``step: each``.
+        """
+        self.aggregator.bind(model.parameters(), optimizer)
+        return self
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the total loss, 0-D.
@@ -79,7 +96,7 @@ class WeightedLoss(nn.Layer):
                     f"losses: {name} returned shape {list(value.shape)}, expected a single number"
                 )
             values[name] = value
-        return self.aggregator(values)
+        return self.aggregator(values, outputs=[logits])
 
 
 def _checked_losses(component: str, losses: Sequence[nn.Layer]) -> list[nn.Layer]:

@@ -47,8 +47,10 @@ class AutoWeighting(Weighting):
         >>> import paddle
         >>> from paddleseg_autoloss.weighting import AutoWeighting
         >>> weighting = AutoWeighting(2)
-        >>> round(float(weighting(paddle.to_tensor([1.0, 0.5]))), 4)  # 0.5 + 0.25 + 2 ln 2
-        2.1363
+        >>> weighting(paddle.to_tensor([1.0, 0.5])).tolist()
+        [0.5, 0.5]
+        >>> round(float(weighting.penalty()), 4)  # 2 ln 2
+        1.3863
     """
 
     parameter_name = "c"
@@ -64,7 +66,7 @@ class AutoWeighting(Weighting):
             default_initializer=nn.initializer.Constant(float(init)),
         )
 
-    def weights(self, losses: Tensor) -> Tensor:
+    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
         """Return 1 / (2 c^2), or its tangent below ``delta``, shape [K]."""
         square = self.c * self.c
         below = nn.functional.relu(self.delta**2 - square)

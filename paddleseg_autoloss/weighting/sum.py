@@ -21,10 +21,10 @@ class SumWeighting(Weighting):
     Examples:
         >>> import paddle
         >>> from paddleseg_autoloss.weighting import SumWeighting
-        >>> float(SumWeighting(2)(paddle.to_tensor([0.5, 0.25])))
-        0.75
+        >>> SumWeighting(2)(paddle.to_tensor([0.5, 0.25])).tolist()
+        [1.0, 1.0]
     """
 
-    def weights(self, losses: Tensor) -> Tensor:
+    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
         """Return ones, shape [K]."""
         return paddle.ones_like(losses)

@@ -61,8 +61,8 @@ class UncertaintyWeighting(Weighting):
         >>> import paddle
         >>> from paddleseg_autoloss.weighting import UncertaintyWeighting
         >>> weighting = UncertaintyWeighting(2, form=["classification", "regression"])
-        >>> float(weighting(paddle.to_tensor([1.0, 0.5])))
-        1.25
+        >>> weighting(paddle.to_tensor([1.0, 0.5])).tolist()
+        [1.0, 0.5]
     """
 
     parameter_name = "s"
@@ -88,7 +88,7 @@ class UncertaintyWeighting(Weighting):
         )
         self.register_buffer("factor", _form_factors(form, num_losses), persistable=False)
 
-    def weights(self, losses: Tensor) -> Tensor:
+    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
         """Return exp(-s) or exp(-s) / 2 by form, bounded, shape [K]."""
         below = self._below()
         # clip() has another slope at its lower bound in Paddle 2 than in Paddle 3.

@@ -1,0 +1,7 @@
+"""The gradient of each loss by itself, their Gramian, and the way back into ``backward``."""
+
+from paddleseg_autoloss.gradients.injection import inject
+from paddleseg_autoloss.gradients.jacobian import Jacobian
+from paddleseg_autoloss.gradients.substeps import Substeps
+
+__all__ = ["Jacobian", "Substeps", "inject"]

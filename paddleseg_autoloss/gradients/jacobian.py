@@ -1,0 +1,170 @@
+"""The gradients of K losses as a matrix with a row for each loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import combinations_with_replacement
+
+import paddle
+from paddle import Tensor
+
+from paddleseg_autoloss.ranks import mean_over_ranks
+
+__all__ = ["Jacobian"]
+
+#: Targets of at least this size stay as they are; smaller ones are joined, so that few operations
+#: are launched.
+_LARGE = 2**15
+
+
+class Jacobian:
+    r"""The matrix J whose row i is the gradient of loss i with respect to all targets.
+
+    It is kept in blocks of columns, each with the rows of those losses alone that reach its
+    targets: an auxiliary head costs nothing in the rows of the main one.  There is one backward
+    pass for each loss, and no copy of the gradients is kept beside J.
+
+    Args:
+        losses: K losses, of one element each.  One that depends on no target has a row of zeros.
+        targets: n tensors to differentiate for: parameters, or the outputs of a network.
+        scale: factor by which the losses are multiplied before they are differentiated; that of a
+            gradient scaler keeps small gradients from vanishing in half precision.  J contains it.
+        replicated: whether every card has the same targets, as it has for parameters; J is then
+            that of the batches of all cards together.  Otherwise the targets belong to this card's
+            batch, and `gramian` is the mean over the cards.
+
+    Attributes:
+        targets: as given.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.gradients import Jacobian
+        >>> x = paddle.to_tensor([1.0, 2.0], stop_gradient=False)
+        >>> jacobian = Jacobian([x.sum(), (x * x).sum()], [x])
+        >>> jacobian.gramian().tolist()
+        [[2.0, 6.0], [6.0, 20.0]]
+        >>> [row.tolist() for row in jacobian.combined(paddle.to_tensor([1.0, 0.5]))]
+        [[2.0, 3.0]]
+    """
+
+    def __init__(
+        self,
+        losses: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        scale: Tensor | None = None,
+        replicated: bool = True,
+    ) -> None:
+        self.targets = list(targets)
+        self._num_losses = len(losses)
+        self._replicated = replicated
+        rows = [_gradients(loss, self.targets, scale) for loss in losses]
+        self._blocks = list(_blocks(rows, [math.prod(target.shape) for target in self.targets]))
+        if replicated:
+            for block in self._blocks:
+                block.rows = [mean_over_ranks(row) for row in block.rows]
+
+    def gramian(self) -> Tensor:
+        """Return the inner products of the rows, float32, shape [K, K]."""
+        entries = [
+            [paddle.zeros([], dtype="float32")] * self._num_losses for _ in range(self._num_losses)
+        ]
+        for block in self._blocks:
+            for (i, first), (j, second) in combinations_with_replacement(block.numbered_rows(), 2):
+                # A dot product of long vectors is off by a thousandth on a CPU; sum() is not.
+                entries[i][j] = entries[i][j] + (first * second).sum()
+        # Only the upper triangle was filled in.
+        upper = paddle.stack([paddle.stack(row) for row in entries])
+        total = upper + paddle.triu(upper, 1).T
+        return total if self._replicated else mean_over_ranks(total)
+
+    def combined(self, weights: Tensor) -> list[Tensor | None]:
+        """Return J^T w, one tensor for each target; None where no loss reaches it.
+
+        J is used up: its blocks are freed one by one, so that the result needs no space of its own.
+
+        Args:
+            weights: w, shape [K].
+        """
+        gradients: list[Tensor | None] = [None] * len(self.targets)
+        while self._blocks:
+            block = self._blocks.pop()
+            own = weights if len(block.losses) == self._num_losses else weights[block.losses]
+            self._unpack(block, own @ paddle.stack(block.rows), gradients)
+        return gradients
+
+    def row(self, loss: int) -> list[Tensor | None]:
+        """Return the gradient of one loss, one tensor for each target; None where it is zero."""
+        gradients: list[Tensor | None] = [None] * len(self.targets)
+        for block in self._blocks:
+            if loss in block.losses:
+                self._unpack(block, block.rows[block.losses.index(loss)], gradients)
+        return gradients
+
+    def _unpack(self, block: _Block, vector: Tensor, gradients: list[Tensor | None]) -> None:
+        shapes = [self.targets[column].shape for column in block.columns]
+        parts = paddle.split(vector, [math.prod(shape) for shape in shapes])
+        for column, part, shape in zip(block.columns, parts, shapes):
+            gradients[column] = part.reshape(shape)
+
+
+class _Block:
+    """Some columns of J.
+
+    Args:
+        losses: the losses that reach them.
+        columns: indices of the targets.
+        rows: the parts of the rows of those losses, float32, flat.
+    """
+
+    def __init__(self, losses: list[int], columns: list[int], rows: list[Tensor]) -> None:
+        self.losses = losses
+        self.columns = columns
+        self.rows = rows
+
+    def numbered_rows(self) -> list[tuple[int, Tensor]]:
+        """Return each row with the index of its loss."""
+        return list(zip(self.losses, self.rows))
+
+
+def _gradients(loss: Tensor, targets: list[Tensor], scale: Tensor | None) -> list[Tensor | None]:
+    if loss.stop_gradient:
+        return [None] * len(targets)
+    scaled = loss if scale is None else loss * scale.astype(loss.dtype)
+    return paddle.grad(scaled, targets, retain_graph=True, allow_unused=True)
+
+
+def _blocks(rows: list[list[Tensor | None]], sizes: list[int]) -> Iterator[_Block]:
+    """Gather the gradients into blocks, and let go of them one by one."""
+    for losses, columns in _columns_by_reach(rows, sizes):
+        yield _Block(losses, columns, [_taken(rows[loss], columns) for loss in losses])
+
+
+def _taken(row: list[Tensor | None], columns: list[int]) -> Tensor:
+    parts = []
+    for column in columns:
+        gradient, row[column] = row[column], None
+        assert gradient is not None, "the loss reaches this column"
+        parts.append(gradient.flatten())
+    flat = parts[0] if len(parts) == 1 else paddle.concat(parts)
+    return flat.astype("float32")
+
+
+def _columns_by_reach(
+    rows: list[list[Tensor | None]], sizes: list[int]
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Group the columns that the same losses reach; large ones stay by themselves."""
+    by_reach: dict[tuple[int, ...], list[int]] = {}
+    for column, gradients in enumerate(zip(*rows)):
+        reach = tuple(i for i, gradient in enumerate(gradients) if gradient is not None)
+        if reach:
+            by_reach.setdefault(reach, []).append(column)
+    for reach, columns in by_reach.items():
+        losses, group = list(reach), list[int]()
+        for column in columns:
+            if sizes[column] >= _LARGE:
+                yield losses, [column]
+            else:
+                group.append(column)
+        if group:
+            yield losses, group

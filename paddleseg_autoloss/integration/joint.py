@@ -1,0 +1,110 @@
+"""The top-level key ``loss_aggregator``: one method over every term of every head."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import paddle
+from paddle import Tensor
+
+from paddleseg_autoloss.aggregator import LossAggregator, as_vector
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.integration.terms import Term
+from paddleseg_autoloss.weighting import METHODS
+
+__all__ = ["JointAggregation", "aggregator_arguments"]
+
+_SHARED = frozenset({"level", "update_interval"})
+#: Relative difference beyond which two totals are not the same, in half precision too.
+_TOLERANCE = 1e-2
+
+
+def aggregator_arguments(kind: str) -> set[str]:
+    """Return the names of the arguments that ``loss_aggregator`` of this type takes."""
+    method = METHODS[kind]
+    own = inspect.signature(method).parameters.keys() - {"num_losses"}
+    return own | _SHARED if method.needs_gramian else set(own)
+
+
+class JointAggregation:
+    """Weighs every term of every head with one method, in the place of their sum.
+
+    Args:
+        config: the value of ``loss_aggregator``: a ``type`` and its arguments, or the aggregator
+            itself, whose names are those of the terms.
+        terms: the terms of the loss.  Their coefficients stay: the method sees coefficient times
+            loss.
+
+    Attributes:
+        aggregator: the method over the terms.
+        terms: the terms as it weighs them.
+
+    Raises:
+        ConfigError: a term is weighed already, or the config cannot work.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | LossAggregator, terms: Sequence[Term]) -> None:
+        for term in terms:
+            if term.sources:
+                raise ConfigError(
+                    f"loss_aggregator: {term.name} is weighed already by a component of loss.types;"
+                    " expected MixedLoss there, or no loss_aggregator"
+                )
+        self.aggregator = _aggregator(config, [term.name for term in terms])
+        self.terms = [
+            replace(term, sources=((self.aggregator, index),)) for index, term in enumerate(terms)
+        ]
+        self._checked = False
+
+    def total(
+        self, values: Sequence[Tensor | None], result: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> Tensor:
+        """Return the total that takes the place of the sum of ``result``.
+
+        Args:
+            values: what each term's loss returned, or None if it was not called.
+            result: the losses as PaddleSeg or the model put them together.
+            outputs: the outputs of the network.
+
+        Raises:
+            ConfigError: at the first step, if ``result`` is not the sum of the terms.
+        """
+        weighted = {
+            term.name: value * term.coef
+            for term, value in zip(self.terms, values)
+            if value is not None
+        }
+        if not self._checked:
+            self._check(weighted, result)
+        return self.aggregator(weighted, outputs)
+
+    def _check(self, weighted: dict[str, Tensor], result: Sequence[Tensor]) -> None:
+        for term in self.terms:
+            if term.name not in weighted:
+                raise ConfigError(f"loss_aggregator: the model never computes {term.name}")
+        with paddle.amp.auto_cast(enable=False):
+            ours = float(as_vector(list(weighted.values())).sum())
+            theirs = float(as_vector(result).sum())
+        # What is not finite is reported elsewhere, by name.
+        if math.isfinite(theirs) and not math.isclose(ours, theirs, rel_tol=_TOLERANCE):
+            raise ConfigError(
+                f"loss_aggregator: the losses of loss.types times their coefficients sum to "
+                f"{ours:.6g}, but the model trains on {theirs:.6g}; its loss_computation does "
+                "something else, which cannot be weighed"
+            )
+        self._checked = True
+
+
+def _aggregator(config: Mapping[str, Any] | LossAggregator, names: list[str]) -> LossAggregator:
+    if isinstance(config, LossAggregator):
+        return config
+    options = {key: value for key, value in config.items() if key != "type"}
+    shared = {key: options.pop(key) for key in _SHARED & options.keys()}
+    try:
+        return LossAggregator(names, METHODS[config["type"]](len(names), **options), **shared)
+    except ConfigError as error:
+        raise ConfigError(f"loss_aggregator.{error}") from error

@@ -1,0 +1,105 @@
+"""Conflict-averse gradient descent by Liu et al."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import nnls
+
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.weighting.base import GramianWeighting, checked_range
+
+__all__ = ["CAGradWeighting"]
+
+
+class CAGradWeighting(GramianWeighting):
+    r"""Conflict-averse gradient descent (CAGrad, Liu et al. 2021).
+
+    Near the average gradient :math:`g_0 = \frac{1}{K} \sum_i g_i`, CAGrad looks for the update that
+    serves the worst-off loss best:
+
+    .. math::
+        \max_d \min_i \langle g_i, d \rangle
+        \quad \text{with} \quad \lVert d - g_0 \rVert \le c \lVert g_0 \rVert
+
+    Its dual is over the simplex, with :math:`g_w = \sum_i w_i g_i`:
+
+    .. math::
+        \min_w F(w) = \langle g_w, g_0 \rangle + c \lVert g_0 \rVert \lVert g_w \rVert,
+        \qquad d = g_0 + \frac{c \lVert g_0 \rVert}{\lVert g_w \rVert} g_w
+
+    B. Liu, X. Liu, X. Jin, P. Stone, Q. Liu, "Conflict-Averse Gradient Descent for Multi-task
+    Learning", NeurIPS 2021, algorithm 1.  No weight is negative.  Without conflict they sum to
+    about :math:`(1 + c) / (1 + c^2)`, the scale of the mean of the losses rather than of their
+    sum: with plain SGD raise the learning rate by K.  No loss gets worse to first order if
+    :math:`c \ge 1`.
+
+    Deviations:
+        The minimiser is exact, at any scale of the gradients, where peers stop early on small ones.
+        Where the losses are Pareto stationary, :math:`g_w` is 0 and the weights would be infinite:
+        :math:`\lVert g_w \rVert` is measured with :math:`10^{-8} \sum_i w_i^2 \lVert g_i \rVert^2`
+        added to its square, below which single precision cannot tell it from 0.  A loss without
+        gradient cannot be served by any d; the update then does as much as it can do for the
+        others without moving further from :math:`g_0` than they need.
+
+    Args:
+        num_losses: K, the number of losses.
+        calpha: c, how far from the average to look, relative to its length; 0 is the average.
+        rescale: divisor of the update: 0 for none, 1 for :math:`1 + c^2`, 2 for :math:`1 + c`.
+
+    Raises:
+        ConfigError: ``calpha`` is negative or ``rescale`` is none of 0, 1, 2.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import CAGradWeighting
+        >>> gramian = paddle.to_tensor([[18.0, -22.0], [-22.0, 38.0]])
+        >>> weights = CAGradWeighting(2, calpha=0.5, rescale=0)(paddle.ones([2]), gramian)
+        >>> [round(w, 4) for w in weights.tolist()]
+        [0.7041, 0.5]
+    """
+
+    def __init__(self, num_losses: int, calpha: float = 0.5, rescale: int = 1) -> None:
+        super().__init__(num_losses)
+        self.calpha = checked_range("calpha", calpha, least=0)
+        if rescale not in (0, 1, 2) or isinstance(rescale, bool):
+            raise ConfigError(f"rescale: expected 0, 1 or 2, found {rescale!r}")
+        self.rescale = rescale
+
+    def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
+        """Return the weights, not negative, shape [K]."""
+        c, count = self.calpha, len(gramian)
+        b = np.full(count, 1 / count)
+        divisor = (1, 1 + c**2, 1 + c)[self.rescale]
+        radius = c * np.sqrt(max(b @ gramian @ b, 0))
+        return (b + _correction(gramian, gramian @ b, radius)) / divisor
+
+
+def _correction(gramian: np.ndarray, q: np.ndarray, radius: float) -> np.ndarray:
+    r"""Return :math:`v = c \lVert g_0 \rVert w / \lVert g_w \rVert` for the minimiser w.
+
+    With :math:`q_i = \langle g_i, g_0 \rangle`, the optimality conditions say that v minimises
+    :math:`\frac{1}{2} v^T G v + (q - \mu 1)^T v` over :math:`v \ge 0` for the :math:`\mu` at which
+    :math:`\sqrt{v^T G v}` is the radius.  That length is a distance to a cone, hence convex in
+    :math:`\mu`, and Newton's method from the right does not overshoot.
+    """
+    lengths = np.sqrt(np.diag(gramian))
+    v, some = np.zeros(len(q)), lengths > 0
+    if radius == 0:
+        return v
+    # The problem is solved for u = v |g| / radius, on gradients of length 1: then nothing depends
+    # on their scale.
+    lengths = lengths[some]
+    cosines = gramian[np.ix_(some, some)] / np.outer(lengths, lengths)
+    factor = np.linalg.cholesky(cosines + 1e-8 * np.eye(len(lengths)))
+    slope, offset = lengths.min() / lengths, q[some] / (lengths * radius)
+    point, base = np.linalg.solve(factor, np.stack([slope, offset], axis=1)).T
+    # Each loss alone reaches the radius at (1 + offset) / slope, all together no later.
+    mu = min(((1 + offset) / slope).min(), np.inf if some.all() else 0.0)
+    for _ in range(100):
+        u, _ = nnls(factor.T, mu * point - base, maxiter=30 * len(base))
+        length = np.linalg.norm(factor.T @ u)
+        if length - 1 < 1e-12:
+            break
+        mu -= (length - 1) * length / (u @ slope)
+    v[some] = u * radius / lengths
+    return v

@@ -1,0 +1,108 @@
+"""Weights that give all gradients the same length, as PaddleScience has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.weighting.base import GramianWeighting, checked_number, checked_range
+
+__all__ = ["NTKWeighting", "NormBalanceWeighting"]
+
+
+class NormBalanceWeighting(GramianWeighting):
+    r"""Weights that move the weighted gradients to one length.
+
+    .. math::
+        w_i \leftarrow m \, w_i + (1 - m) \frac{\text{mean}_j \lVert g_j \rVert}{\lVert g_i \rVert}
+
+    The gradient-norm balancing of S. Wang, S. Sankaran, H. Wang, P. Perdikaris, "An Expert's Guide
+    to Training Physics-informed Neural Networks", arXiv:2308.08468, with the mean in the place of
+    the sum, as PaddleScience has it under the name GradNorm.
+
+    Deviations:
+        A loss without gradient keeps its weight, which would become infinite, and takes no part in
+        the mean.
+
+    Args:
+        num_losses: K, the number of losses.
+        momentum: m, from 0 to 1.
+        init_weights: the first weights, one for each loss; all 1 by default.
+
+    Raises:
+        ConfigError: ``momentum`` is out of its range or ``init_weights`` has another length.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import NormBalanceWeighting
+        >>> gramian = paddle.to_tensor([[9.0, 0.0], [0.0, 1.0]])
+        >>> weights = NormBalanceWeighting(2, momentum=0.0)(paddle.ones([2]), gramian)
+        >>> [round(w, 4) for w in weights.tolist()]  # 2/3, 2/1
+        [0.6667, 2.0]
+    """
+
+    def __init__(
+        self,
+        num_losses: int,
+        momentum: float = 0.9,
+        init_weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(num_losses)
+        self.momentum = checked_range("momentum", momentum, least=0, most=1)
+        weights = [1.0] * num_losses if init_weights is None else list(init_weights)
+        if len(weights) != num_losses:
+            raise ConfigError(
+                f"init_weights: expected one for each of {num_losses} losses, found {len(weights)}"
+            )
+        weights = [checked_number("init_weights", weight) for weight in weights]
+        self.register_memory("weight", np.array(weights))
+
+    def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
+        """Return the weights, shape [K]."""
+        norms = np.sqrt(np.diag(gramian))
+        some = norms > 0
+        weight = self.weight.numpy()
+        if some.any():
+            target = self.target(norms[some])
+            weight[some] = self.momentum * weight[some] + (1 - self.momentum) * target
+        self.weight.set_value(weight)
+        return weight
+
+    def target(self, norms: np.ndarray) -> np.ndarray:
+        """Return the weights to move to, for gradients of these lengths."""
+        return norms.mean() / norms
+
+
+class NTKWeighting(NormBalanceWeighting):
+    r"""Weights in the manner of the neural tangent kernel, as PaddleScience has them.
+
+    .. math:: w_i = \frac{\sum_j \lVert g_j \rVert}{\lVert g_i \rVert}
+
+    After S. Wang, X. Yu, P. Perdikaris, "When and why PINNs fail to train: A neural tangent kernel
+    perspective", Journal of Computational Physics 449 (2022), which has the traces of the kernels,
+    that is the per-sample gradients, in the place of the lengths.  Without conflict the weights
+    sum to :math:`K^2` if all lengths are equal.
+
+    Deviations:
+        as in `NormBalanceWeighting`.
+
+    Args:
+        num_losses: K, the number of losses.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import NTKWeighting
+        >>> gramian = paddle.to_tensor([[9.0, 0.0], [0.0, 1.0]])
+        >>> weights = NTKWeighting(2)(paddle.ones([2]), gramian)
+        >>> [round(w, 4) for w in weights.tolist()]
+        [1.3333, 4.0]
+    """
+
+    def __init__(self, num_losses: int) -> None:
+        super().__init__(num_losses, momentum=0.0)
+
+    def target(self, norms: np.ndarray) -> np.ndarray:
+        """Return the weights to move to, for gradients of these lengths."""
+        return norms.sum() / norms
