@@ -188,11 +188,11 @@ class LossAggregator(nn.Layer):
         gramian = jacobian.gramian()
         if scale is not None:
             gramian /= scale**2
-        self._update(values.detach(), gramian, may_overflow=scale is not None)
+        finite = self._update(values.detach(), gramian, may_overflow=scale is not None)
         if not exact:
             return self._total(values, self.weights)
         total = self._total(values.detach(), self.weights)
-        return total + self._injected(jacobian, scale)
+        return total + self._injected(jacobian, scale, finite)
 
     def _targets(self, outputs: Sequence[Tensor] | None) -> list[Tensor]:
         method = type(self.weighting).__name__
@@ -207,15 +207,22 @@ class LossAggregator(nn.Layer):
             )
         return [target for target in targets if not target.stop_gradient]
 
-    def _update(self, values: Tensor, gramian: Tensor, may_overflow: bool) -> None:
-        """Find the weights, unless something overflowed: that leaves all as it is."""
+    def _update(self, values: Tensor, gramian: Tensor, may_overflow: bool) -> bool:
+        """Find the weights, unless something overflowed, which leaves all as it is; return which.
+
+        Args:
+            values: the losses, shape [K].
+            gramian: of their gradients, shape [K, K].
+            may_overflow: whether a gradient scaler will skip the step.
+        """
         count = len(self.names)
         # The one transfer to the host.
         numbers = (
             paddle.concat([gramian.flatten(), mean_over_ranks(values)]).numpy().astype("float64")
         )
         self.last_gramian = numbers[:-count].reshape([count, count])
-        if not np.isfinite(numbers).all():
+        finite = bool(np.isfinite(numbers).all())
+        if not finite:
             if not may_overflow:
                 raise TrainingDiverged(self._not_finite(numbers[-count:]))
         elif isinstance(self.weighting, GramianWeighting):
@@ -223,6 +230,7 @@ class LossAggregator(nn.Layer):
             self.weights.set_value(weights.astype("float32"))
         else:
             self.weights.set_value(self.weighting(values, gramian))
+        return finite
 
     def _not_finite(self, values: np.ndarray) -> str:
         assert self.last_gramian is not None
@@ -233,10 +241,11 @@ class LossAggregator(nn.Layer):
                 return f"the gradient of {name} is NaN or infinite"
         return "the gradients are too large to multiply"
 
-    def _injected(self, jacobian: Jacobian, scale: Tensor | None) -> Tensor:
+    def _injected(self, jacobian: Jacobian, scale: Tensor | None, finite: bool) -> Tensor:
         """Return 0 with the aggregated gradient."""
         zero = paddle.zeros([], dtype="float32")
-        if self._substeps is None:
+        # A scaler looks at p.grad alone, so that is where any overflow has to be.
+        if self._substeps is None or not finite:
             return inject(zero, jacobian.targets, jacobian.combined(self.weights), divisor=scale)
         *first, last = [jacobian.row(index) for index in range(len(self.names))]
 

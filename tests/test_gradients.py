@@ -474,6 +474,38 @@ class TestLossScale:
         for key, value in state.items():
             np.testing.assert_array_equal(aggregator.state_dict()[key].numpy(), value)
 
+    def test_a_step_for_each_loss(self):
+        """SGD adds up what the losses take by themselves: (-1, -0.5) and (0.1, -0.1), halved."""
+        x = nn.Linear(1, 2).bias
+        x.set_value(np.ones(2, "float32"))
+        scaler, optimizer = enabled_scaler(1024.0), paddle.optimizer.SGD(0.5, parameters=[x])
+        aggregator = LossAggregator(
+            ["a", "b"], SeparateBackwardWeighting(2, lr_mult=[1, 0.1], step="each")
+        )
+        aggregator.bind([x], optimizer)
+        aggregator.loss_scale = lambda: scaler._scale
+        losses = {"a": x[0] + x[1] / 2, "b": x[1] - x[0]}
+        scaled = scaler.scale(aggregator(losses))
+        scaled.backward()
+        scaler.minimize(optimizer, scaled)
+        np.testing.assert_allclose(x.numpy(), [1 - 0.5 + 0.05, 1 - 0.25 - 0.05], rtol=1e-5)
+
+    @pytest.mark.parametrize("spoiled", ["a", "b"])
+    def test_an_overflow_of_either_loss_skips_the_steps_of_both(self, spoiled):
+        x = nn.Linear(1, 2).bias
+        x.set_value(np.ones(2, "float32"))
+        scaler, optimizer = enabled_scaler(1024.0), paddle.optimizer.SGD(0.5, parameters=[x])
+        aggregator = LossAggregator(["a", "b"], SeparateBackwardWeighting(2, step="each"))
+        aggregator.bind([x], optimizer)
+        aggregator.loss_scale = lambda: scaler._scale
+        losses = {"a": x[0] * 1.0, "b": x[1] * 1.0}
+        losses[spoiled] = _Half.apply(x)[0] * 1e6
+        scaled = scaler.scale(aggregator(losses))
+        scaled.backward()
+        scaler.minimize(optimizer, scaled)
+        assert skipped_step(scaler)
+        np.testing.assert_array_equal(x.numpy(), [1, 1])
+
     def test_without_a_scaler_an_infinite_gradient_stops_training(self):
         with pytest.raises(TrainingDiverged, match="the gradient of a is NaN or infinite"):
             self.step(None, 1e6)
