@@ -132,7 +132,8 @@ class LossAggregator(nn.Layer):
             self._substeps.clear()
 
     def unbind(self) -> None:
-        """Let go of the network and of its optimizer."""
+        """Let go of the network, of its optimizer and of the gradient scaler."""
+        self.loss_scale = lambda: None
         self._parameters_of_network = None
         if self._substeps is not None:
             self._substeps.remove()
@@ -163,9 +164,11 @@ class LossAggregator(nn.Layer):
         with paddle.amp.auto_cast(enable=False):
             values = as_vector(in_order)
             if not self.weighting.needs_gramian:
-                return self._total(values, self.weighting(values))
+                shared = mean_over_ranks(values.detach())
+                return self._total(values, self.weighting(shared))
             if not self._is_due():
-                return self._total(values, self.weights)
+                # A copy: the graph must not see later updates.
+                return self._total(values, self.weights.clone())
             return self._aggregate(in_order, values, outputs)
 
     def _total(self, values: Tensor, weights: Tensor) -> Tensor:
@@ -188,10 +191,12 @@ class LossAggregator(nn.Layer):
         gramian = jacobian.gramian()
         if scale is not None:
             gramian /= scale**2
-        finite = self._update(values.detach(), gramian, may_overflow=scale is not None)
+        shared = mean_over_ranks(values.detach())
+        finite = self._update(shared, gramian, may_overflow=scale is not None)
+        weights = self.weights.clone()
         if not exact:
-            return self._total(values, self.weights)
-        total = self._total(values.detach(), self.weights)
+            return self._total(values, weights)
+        total = self._total(values.detach(), weights)
         return total + self._injected(jacobian, scale, finite)
 
     def _targets(self, outputs: Sequence[Tensor] | None) -> list[Tensor]:
@@ -205,7 +210,8 @@ class LossAggregator(nn.Layer):
                 f"{method}: level {self.level} needs the network's {self.level}: {missing}, or "
                 "train with paddleseg.core.train"
             )
-        return [target for target in targets if not target.stop_gradient]
+        unique = {id(target): target for target in targets}.values()
+        return [target for target in unique if not target.stop_gradient]
 
     def _update(self, values: Tensor, gramian: Tensor, may_overflow: bool) -> bool:
         """Find the weights, unless something overflowed, which leaves all as it is; return which.
@@ -217,9 +223,7 @@ class LossAggregator(nn.Layer):
         """
         count = len(self.names)
         # The one transfer to the host.
-        numbers = (
-            paddle.concat([gramian.flatten(), mean_over_ranks(values)]).numpy().astype("float64")
-        )
+        numbers = paddle.concat([gramian.flatten(), values]).numpy().astype("float64")
         self.last_gramian = numbers[:-count].reshape([count, count])
         finite = bool(np.isfinite(numbers).all())
         if not finite:
@@ -248,15 +252,16 @@ class LossAggregator(nn.Layer):
         if self._substeps is None or not finite:
             return inject(zero, jacobian.targets, jacobian.combined(self.weights), divisor=scale)
         *first, last = [jacobian.row(index) for index in range(len(self.names))]
+        targets = jacobian.targets
 
         def keep(factor: Tensor) -> None:
             factor = factor if scale is None else factor / scale.reshape([])
             for step, gradients in enumerate(first):
-                for parameter, gradient in zip(jacobian.targets, gradients):
+                for parameter, gradient in zip(targets, gradients):
                     if gradient is not None and self._substeps is not None:
                         self._substeps.add(step, parameter, gradient * factor)
 
-        return inject(zero, jacobian.targets, last, divisor=scale, on_backward=keep)
+        return inject(zero, targets, last, divisor=scale, on_backward=keep)
 
     def _note_gradient(self, gradient: Tensor) -> None:
         self._had_gradient = True

@@ -291,6 +291,21 @@ def test_an_auxiliary_head_follows_its_own_losses_times_their_weights():
     assert (weights >= 0).all()
 
 
+def test_a_later_call_does_not_change_an_earlier_total():
+    w = paddle.to_tensor([1.0, 1.0], stop_gradient=False)
+    aggregator = LossAggregator(["a", "b"], CAGradWeighting(2), level="logits")
+    totals, weights = [], []
+    for factor in (1.0, 50.0):
+        output = w * 1
+        losses = {"a": output[0] * factor - output[1], "b": output[1]}
+        totals.append(aggregator(losses, [output, output]))
+        weights.append(aggregator.last_weights)
+    assert weights[0].tolist() != weights[1].tolist()
+    totals[0].backward()
+    (first, second) = weights[0].tolist()
+    np.testing.assert_allclose(w.grad.numpy(), [first, second - first], rtol=1e-5)
+
+
 class TestUpdateInterval:
     def test_weights_are_found_every_n_steps_and_stay_in_between(self):
         model = network(1)

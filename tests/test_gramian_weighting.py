@@ -160,6 +160,16 @@ class TestCAGrad:
         size = np.abs(jacobian).max() + 1e-300
         assert (jacobian @ update >= -1e-3 * size**2).all()
 
+    @pytest.mark.parametrize("seed", range(20))
+    def test_parallel_gradients_whose_gramian_is_rounded(self, seed):
+        """Single precision may leave such a Gramian with negative eigenvalues."""
+        random = np.random.default_rng(seed)
+        rows = np.outer(random.uniform(0.1, 2, 3), random.standard_normal(3000)).astype("float32")
+        gramian = (rows @ rows.T).astype("float64")
+        weights = CAGradWeighting(3).solve(np.ones(3), gramian)
+        assert np.isfinite(weights).all()
+        assert (weights >= 0).all()
+
     def test_c_of_0_is_the_mean(self):
         np.testing.assert_allclose(solve(CAGradWeighting(2, calpha=0), J), [0.5, 0.5])
 
@@ -211,6 +221,11 @@ class TestPCGrad:
         update = solve(method, jacobian) @ jacobian
         size = np.abs(jacobian).max() + 1e-300
         np.testing.assert_allclose(update, projected.sum(axis=0), atol=1e-5 * size, rtol=1e-5)
+
+    def test_a_gradient_too_small_to_square(self):
+        gramian = np.array([[1, -1e-25], [-1e-25, 0]])
+        assert PCGradWeighting(2).solve(np.ones(2), gramian)[0] == 1
+        assert np.isfinite(PCGradWeighting(2).solve(np.ones(2), gramian)).all()
 
     def test_without_conflict_it_is_the_sum(self):
         jacobian = np.array([[1.0, 0], [1, 1], [0, 1]])

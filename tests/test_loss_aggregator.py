@@ -182,6 +182,13 @@ class TestOneStep:
         return paddle.optimizer.SGD(0.0, parameters=model.parameters())
 
 
+def test_parameters_of_an_inner_loss_are_trained(tmp_path):
+    inner = lambda: paddleseg_autoloss.AutoWeightedLoss(ce_and_dice())  # noqa: E731
+    losses = lambda: [paddleseg_autoloss.PCGrad([inner(), CrossEntropyLoss()])]  # noqa: E731
+    _, (outer,), _ = run_training(tmp_path, 3, losses)
+    assert (outer.losses[0].aggregator.weighting.c.numpy() != 1).all()
+
+
 class TestOverflow:
     """A GradScaler of a GPU on a CPU: only its check of the device is replaced."""
 

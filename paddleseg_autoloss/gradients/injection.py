@@ -22,7 +22,8 @@ def inject(
 
     The gradients are multiplied by the incoming one, so coefficients and loss scales that are
     applied to the result afterwards count as usual; hooks, gradient scalers, gradient clipping and
-    DataParallel see nothing unusual.
+    DataParallel see nothing unusual.  ``backward`` can be called only once: Paddle cannot pass
+    through a layer of this kind twice.
 
     Args:
         value: the loss to show, of one element.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import paddle
 
 from paddleseg_autoloss.aggregator import LossAggregator
 
@@ -56,7 +57,8 @@ class GradientStatistics:
     def note(self) -> None:
         """Take the Gramian of the present step, if there is one."""
         gramian, self._aggregator.last_gramian = self._aggregator.last_gramian, None
-        if gramian is not None and np.isfinite(gramian).all():
+        writes = paddle.distributed.ParallelEnv().local_rank == 0
+        if writes and gramian is not None and np.isfinite(gramian).all():
             self._gramians.append(gramian)
 
     def window(self, iteration: int) -> list[PairRow]:

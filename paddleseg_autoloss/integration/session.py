@@ -114,7 +114,9 @@ class TrainingSession:
     def _bind_network(self) -> None:
         for aggregator in self.aggregators:
             if aggregator.weighting.needs_gramian:
-                aggregator.bind(self.model.parameters(), self.optimizer)
+                # A loss inside may have parameters of its own, which are trained like the model's.
+                parameters = [*self.model.parameters(), *self.state.parameters.values()]
+                aggregator.bind(parameters, self.optimizer)
                 aggregator.loss_scale = self._loss_scale
 
     def _loss_scale(self) -> Tensor | None:
@@ -125,7 +127,8 @@ class TrainingSession:
         """Whoever trains the losses next must hold and bind them again."""
         for parameter in self.state.parameters.values():
             parameter.clear_gradient(False)
-        for aggregator in self.aggregators:
+        # The last to wrap the optimizer's step is the first to give it back.
+        for aggregator in reversed(self.aggregators):
             aggregator.held_by_optimizer = aggregator.weighting.learned() is None
             aggregator.unbind()
 

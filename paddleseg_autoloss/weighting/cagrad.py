@@ -90,7 +90,9 @@ def _correction(gramian: np.ndarray, q: np.ndarray, radius: float) -> np.ndarray
     # on their scale.
     lengths = lengths[some]
     cosines = gramian[np.ix_(some, some)] / np.outer(lengths, lengths)
-    factor = np.linalg.cholesky(cosines + 1e-8 * np.eye(len(lengths)))
+    # A square root of cosines + 1e-8; rounding may have made the smallest eigenvalues negative.
+    values, vectors = np.linalg.eigh(cosines)
+    factor = vectors * np.sqrt(np.maximum(values, 0) + 1e-8)
     slope, offset = lengths.min() / lengths, q[some] / (lengths * radius)
     point, base = np.linalg.solve(factor, np.stack([slope, offset], axis=1)).T
     # Each loss alone reaches the radius at (1 + offset) / slope, all together no later.

@@ -55,6 +55,6 @@ class PCGradWeighting(GramianWeighting):
         for i, coefficients in enumerate(projected):
             for j in random.permutation(count):
                 inner = gramian[j] @ coefficients
-                if j != i and inner < 0:
+                if j != i and inner < 0 < gramian[j, j]:
                     coefficients[j] -= inner / gramian[j, j]
         return projected.sum(axis=0)
