@@ -165,10 +165,8 @@ class AGDA(LossAggregator):
             step: the training step; by default the calls are counted.
         """
         in_order = self._in_order(losses, expected=2)
-        if step is not None and int(self.weighting.step) > 0:
-            # At 0 the method would start anew, so the place within the period is told as 1 to M.
-            place = step % self.weighting.M or self.weighting.M
-            self.weighting.step.set_value(np.asarray(place))
+        if step is not None:
+            self.weighting.step.set_value(np.asarray(step))
         return self._surgery(in_order, self.weighting)
 
 
@@ -376,13 +374,14 @@ class Relobralo(LossAggregator):
         The first call is the first of this aggregator or of the run it resumes.  PaddleScience goes
         by ``step`` being 0, and then returns the plain sum and forgets the first losses; beginning
         at another step, it divides by zero.  Lookbacks are drawn from a generator of the
-        aggregator's own, and ``tau`` must be above 0.
+        aggregator's own.
 
     Args:
         num_losses: K, the number of losses.
         alpha: how much of the past is kept, from 0 to 1.
         beta: probability of looking back to the previous step and not to the first, from 0 to 1.
-        tau: temperature, above 0; small values favour the loss that fell least.
+        tau: temperature, at least 0; small values favour the loss that fell least, and 0 the
+            largest loss.
         eps: keeps a loss of 0 from dividing by 0.
 
     Raises:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
-__all__ = ["mean_over_ranks"]
+__all__ = ["is_writing_rank", "mean_over_ranks"]
+
+
+def is_writing_rank() -> bool:
+    """Whether this rank is the one that writes files and log lines."""
+    return paddle.distributed.ParallelEnv().local_rank == 0
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:

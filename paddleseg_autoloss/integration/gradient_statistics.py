@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import paddle
 
 from paddleseg_autoloss.aggregator import LossAggregator
+from paddleseg_autoloss.ranks import is_writing_rank
 
 __all__ = ["GradientStatistics", "PairRow", "conflict_rate", "cosines"]
 
@@ -57,8 +57,7 @@ class GradientStatistics:
     def note(self) -> None:
         """Take the Gramian of the present step, if there is one."""
         gramian, self._aggregator.last_gramian = self._aggregator.last_gramian, None
-        writes = paddle.distributed.ParallelEnv().local_rank == 0
-        if writes and gramian is not None and np.isfinite(gramian).all():
+        if is_writing_rank() and gramian is not None and np.isfinite(gramian).all():
             self._gramians.append(gramian)
 
     def window(self, iteration: int) -> list[PairRow]:

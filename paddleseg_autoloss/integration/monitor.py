@@ -17,6 +17,7 @@ from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 from paddleseg_autoloss.integration.gradient_statistics import GradientStatistics, PairRow
 from paddleseg_autoloss.integration.history import Row
 from paddleseg_autoloss.integration.terms import Term, aggregators_of, current_weights
+from paddleseg_autoloss.ranks import is_writing_rank
 
 __all__ = ["TermMonitor"]
 
@@ -112,7 +113,7 @@ class TermMonitor:
                 raise self.divergence(f"{term.name} is {value} (weight {weight:.4g})")
         if not math.isfinite(total):
             raise self.divergence(f"the total loss is {total}")
-        if paddle.distributed.ParallelEnv().local_rank == 0:
+        if is_writing_rank():
             self._window.append(np.stack([raw, weights, raw * weights]))
 
     def divergence(self, what: str) -> TrainingDiverged:

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import paddle
 import visualdl
 from paddleseg.utils import logger
 
@@ -17,6 +16,7 @@ from paddleseg_autoloss.integration.history import WeightHistory
 from paddleseg_autoloss.integration.mix import equivalent_mix
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.terms import current_weights
+from paddleseg_autoloss.ranks import is_writing_rank
 
 __all__ = ["RunReport", "TrainLogger"]
 
@@ -92,7 +92,7 @@ class RunReport:
     def finish(self) -> None:
         """Draw the curves, and state the weights as the fixed mix that they amount to."""
         self.plot()
-        if not _writes():
+        if not is_writing_rank():
             return
         mix = equivalent_mix(self.losses, self.monitor.terms)
         if mix is None:
@@ -106,7 +106,7 @@ class RunReport:
     def finish_interrupted(self) -> None:
         """Draw the curves so far, and say how to continue."""
         self.plot()
-        if not _writes():
+        if not is_writing_rank():
             return
         whole = whole_checkpoints(self.save_dir)
         advice = f"continue with --resume_model {whole[-1]}" if whole else "nothing was saved yet"
@@ -114,7 +114,7 @@ class RunReport:
 
     def plot(self) -> None:
         """Draw the curves, those since the last log line included."""
-        if not _writes():
+        if not is_writing_rank():
             return
         self.history.append(self.monitor.log_window())
         self.history.append_gradients(self.monitor.gradient_window())
@@ -131,11 +131,6 @@ def _gradient_scalars(pairs: list[PairRow]) -> dict[str, float]:
     if pairs:
         values["Gradient_conflict_rate"] = sum(pair.conflict for pair in pairs) / len(pairs)
     return {tag: value for tag, value in values.items() if math.isfinite(value)}
-
-
-def _writes() -> bool:
-    """Whether this rank is the one that writes files and log lines."""
-    return paddle.distributed.ParallelEnv().local_rank == 0
 
 
 class TrainLogger:
