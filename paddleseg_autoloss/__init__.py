@@ -9,32 +9,17 @@ from paddleseg_autoloss import compat  # noqa: F401  isort: skip
 
 from paddleseg_autoloss.datasets import SyntheticFundus
 from paddleseg_autoloss.integration.training import install
-from paddleseg_autoloss.losses import (
-    AGDA,
-    AutoWeightedLoss,
-    CAGrad,
-    GradNorm,
-    PCGrad,
-    Relobralo,
-    SeparateBackward,
-    Sum,
-    UncertaintyWeightedLoss,
-)
+from paddleseg_autoloss.losses import COMPONENTS, WeightedLoss
 
 __version__ = "0.2.0"
 
 install()
 
-__all__ = [
-    "AGDA",
-    "AutoWeightedLoss",
-    "CAGrad",
-    "GradNorm",
-    "PCGrad",
-    "Relobralo",
-    "SeparateBackward",
-    "Sum",
-    "SyntheticFundus",
-    "UncertaintyWeightedLoss",
-    "__version__",
-]
+__all__ = ["SyntheticFundus", "__version__", *COMPONENTS]
+
+
+def __getattr__(name: str) -> type[WeightedLoss]:
+    """Find a component by its name, as in ``paddleseg_autoloss.CAGrad``."""
+    if name not in COMPONENTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return COMPONENTS[name]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import inspect
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import paddle
@@ -14,10 +17,22 @@ from paddle.optimizer import Optimizer
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged, UnheldParameterError
 from paddleseg_autoloss.gradients import Jacobian, Substeps, inject
 from paddleseg_autoloss.ranks import mean_over_ranks
-from paddleseg_autoloss.weighting import GramianWeighting, SeparateBackwardWeighting, Weighting
-from paddleseg_autoloss.weighting.base import checked_integer
+from paddleseg_autoloss.weighting import (
+    GramianWeighting,
+    JacobianWeighting,
+    SeparateBackwardWeighting,
+    Weighting,
+)
+from paddleseg_autoloss.weighting.base import checked_choice, checked_integer
 
-__all__ = ["LossAggregator", "as_vector", "unique_names"]
+__all__ = ["LossAggregator", "as_vector", "method_arguments", "unique_names"]
+
+#: Arguments of a LossAggregator that a config gives, by what the method needs.
+_SHARED_ARGUMENTS = {
+    "losses": ("reduction",),
+    "gramian": ("reduction", "level", "update_interval"),
+    "jacobian": ("reduction",),
+}
 
 
 class LossAggregator(nn.Layer):
@@ -25,7 +40,8 @@ class LossAggregator(nn.Layer):
 
     For a method that looks at gradients, the gradient :math:`g_i` of each loss is found by itself
     when the aggregator is called, and ``backward`` leaves :math:`\sum_i w_i g_i` in the parameters,
-    added to what is there.
+    added to what is there.  Parameters that some of the losses do not reach, such as those of an
+    auxiliary head, are never made to ascend: negative weights count as 0 there.
 
     Args:
         names: the K names of the losses, all different.
@@ -37,6 +53,9 @@ class LossAggregator(nn.Layer):
             other where the outputs are a representation that all losses share.)
         update_interval: steps between updates of the weights, at least 1; in the steps between
             they stay, at the price of one backward pass.
+        reduction: ``"sum"`` or ``"mean"`` multiplies the total such that its gradient has the scale
+            of the losses' sum or of their mean; by default it has that of the method's paper, as
+            ``weighting.scale`` says.
 
     Attributes:
         held_by_optimizer: whether an optimizer is known to hold the learned weights, if any.
@@ -69,6 +88,7 @@ class LossAggregator(nn.Layer):
         weighting: Weighting,
         level: str = "parameters",
         update_interval: int = 1,
+        reduction: str | None = None,
     ) -> None:
         super().__init__()
         if len(set(names)) != len(names):
@@ -78,29 +98,49 @@ class LossAggregator(nn.Layer):
             raise ConfigError(
                 f"names: expected {weighting.num_losses} names, one per loss, found {len(names)}"
             )
-        if level not in ("parameters", "logits"):
-            raise ConfigError(f"level: expected parameters or logits, found {level!r}")
         self.names = list(names)
         self.weighting = weighting
-        self.level = level
+        self.level = checked_choice("level", level, ["parameters", "logits"])
         self.update_interval = checked_integer("update_interval", update_interval, least=1)
+        self.reduction = reduction
+        self._factor = self._scale_factor()
         self.last_weights: Tensor | None = None
         self.last_gramian: np.ndarray | None = None
+        self._values = np.zeros(len(names))
         self.loss_scale: Callable[[], Tensor | None] = lambda: None
         self._parameters_of_network: list[Tensor] | None = None
         self._substeps: Substeps | None = None
-        if weighting.needs_gramian:
+        self._observing = False
+        if weighting.needs != "losses":
             self.register_buffer("weights", paddle.ones([len(names)], dtype="float32"))
             host = paddle.CPUPlace()
             self.register_buffer("calls", paddle.to_tensor(0, dtype="int64", place=host))
-        if self.steps_each and (level, update_interval) != ("parameters", 1):
-            raise ConfigError("step: each needs level parameters and update_interval 1")
+        self._check_options()
         self.held_by_optimizer = weighting.learned() is None
         self._had_gradient = False
         self._optimizers_seen: dict[int, float] = {}
         learned = weighting.learned()
         if learned is not None:
             learned.register_hook(self._note_gradient)
+
+    def _scale_factor(self) -> float:
+        native = self.weighting.scale
+        if self.reduction in (None, native):
+            return 1.0
+        checked_choice("reduction", self.reduction, ["sum", "mean"])
+        return float(len(self.names)) if self.reduction == "sum" else 1 / len(self.names)
+
+    def _check_options(self) -> None:
+        """Refuse what the method would ignore."""
+        if (self.level, self.update_interval) == ("parameters", 1):
+            return
+        method = type(self.weighting).__name__.removesuffix("Weighting")
+        if self.steps_each:
+            raise ConfigError("step: each needs level parameters and update_interval 1")
+        if self.weighting.needs == "losses":
+            raise ConfigError(f"level, update_interval: {method} looks at no gradients")
+        if self.weighting.needs == "jacobian":
+            raise ConfigError(f"{method} needs level parameters and update_interval 1")
 
     @property
     def steps_each(self) -> bool:
@@ -120,10 +160,13 @@ class LossAggregator(nn.Layer):
         """
         self.unbind()
         self._parameters_of_network = list(parameters)
+        unique = {id(p): p for p in self._parameters_of_network if not p.stop_gradient}
+        trainable = list(unique.values())
+        if isinstance(self.weighting, JacobianWeighting):
+            self.weighting.prepare(sum(math.prod(p.shape) for p in trainable))
         if isinstance(self.weighting, SeparateBackwardWeighting) and self.steps_each:
             if optimizer is None:
                 raise ConfigError("step: each needs the optimizer; call bind with it")
-            trainable = [p for p in self._parameters_of_network if not p.stop_gradient]
             self._substeps = Substeps(optimizer, trainable, self.weighting.lr_mult)
 
     def clear_substeps(self) -> None:
@@ -163,7 +206,10 @@ class LossAggregator(nn.Layer):
         # Under mixed precision the sum of weighted losses would be taken in half precision.
         with paddle.amp.auto_cast(enable=False):
             values = as_vector(in_order)
-            if not self.weighting.needs_gramian:
+            if self._observing:
+                self.weighting.observe(mean_over_ranks(values.detach()))
+                return values.sum()
+            if self.weighting.needs == "losses":
                 shared = mean_over_ranks(values.detach())
                 return self._total(values, self.weighting(shared))
             if not self._is_due():
@@ -171,9 +217,22 @@ class LossAggregator(nn.Layer):
                 return self._total(values, self.weights.clone())
             return self._aggregate(in_order, values, outputs)
 
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """Within, a call hands the losses on to the method as those of the same batch after a step.
+
+        For methods whose `Weighting.looks_again` is true; ``paddleseg.core.train`` does it by
+        itself.  A loop of your own calls the aggregator within, without gradients, after each step.
+        """
+        self._observing = True
+        try:
+            yield
+        finally:
+            self._observing = False
+
     def _total(self, values: Tensor, weights: Tensor) -> Tensor:
-        self.last_weights = weights.detach()
-        return self.weighting.total(values, weights)
+        self.last_weights = weights.detach() * self._factor
+        return self.weighting.total(values, weights) * self._factor
 
     def _is_due(self) -> bool:
         if not (self.training and paddle.is_grad_enabled()):
@@ -192,12 +251,16 @@ class LossAggregator(nn.Layer):
         if scale is not None:
             gramian /= scale**2
         shared = mean_over_ranks(values.detach())
-        finite = self._update(shared, gramian, may_overflow=scale is not None)
+        finite = self._check_finite(shared, gramian, may_overflow=scale is not None)
+        if finite and isinstance(self.weighting, JacobianWeighting):
+            injected = self._updated(self.weighting, shared, jacobian, scale)
+            return self._total(values.detach(), self.weights.clone()) + injected
+        if finite:
+            self._update(shared, gramian)
         weights = self.weights.clone()
         if not exact:
             return self._total(values, weights)
-        total = self._total(values.detach(), weights)
-        return total + self._injected(jacobian, scale, finite)
+        return self._total(values.detach(), weights) + self._injected(jacobian, scale, finite)
 
     def _targets(self, outputs: Sequence[Tensor] | None) -> list[Tensor]:
         method = type(self.weighting).__name__
@@ -213,8 +276,8 @@ class LossAggregator(nn.Layer):
         unique = {id(target): target for target in targets}.values()
         return [target for target in unique if not target.stop_gradient]
 
-    def _update(self, values: Tensor, gramian: Tensor, may_overflow: bool) -> bool:
-        """Find the weights, unless something overflowed, which leaves all as it is; return which.
+    def _check_finite(self, values: Tensor, gramian: Tensor, may_overflow: bool) -> bool:
+        """Return whether the losses and their gradients are finite.
 
         Args:
             values: the losses, shape [K].
@@ -225,16 +288,34 @@ class LossAggregator(nn.Layer):
         # The one transfer to the host.
         numbers = paddle.concat([gramian.flatten(), values]).numpy().astype("float64")
         self.last_gramian = numbers[:-count].reshape([count, count])
+        self._values = numbers[-count:]
         finite = bool(np.isfinite(numbers).all())
-        if not finite:
-            if not may_overflow:
-                raise TrainingDiverged(self._not_finite(numbers[-count:]))
-        elif isinstance(self.weighting, GramianWeighting):
-            weights = self.weighting.solve(numbers[-count:], self.last_gramian)
+        if not finite and not may_overflow:
+            raise TrainingDiverged(self._not_finite(self._values))
+        return finite
+
+    def _update(self, values: Tensor, gramian: Tensor) -> None:
+        """Find the weights."""
+        if isinstance(self.weighting, GramianWeighting):
+            assert self.last_gramian is not None
+            weights = self.weighting.solve(self._values, self.last_gramian)
             self.weights.set_value(weights.astype("float32"))
         else:
             self.weights.set_value(self.weighting(values, gramian))
-        return finite
+
+    def _updated(
+        self,
+        method: JacobianWeighting,
+        values: Tensor,
+        jacobian: Jacobian,
+        scale: Tensor | None,
+    ) -> Tensor:
+        """Return 0 with the update that a method makes of the whole Jacobian."""
+        matrix = jacobian.matrix() if scale is None else jacobian.matrix() / scale
+        update, weights = method.update(values, matrix)
+        self.weights.set_value(weights)
+        zero = paddle.zeros([], dtype="float32")
+        return inject(zero, jacobian.targets, jacobian.split(update * self._factor))
 
     def _not_finite(self, values: np.ndarray) -> str:
         assert self.last_gramian is not None
@@ -250,12 +331,14 @@ class LossAggregator(nn.Layer):
         zero = paddle.zeros([], dtype="float32")
         # A scaler looks at p.grad alone, so that is where any overflow has to be.
         if self._substeps is None or not finite:
-            return inject(zero, jacobian.targets, jacobian.combined(self.weights), divisor=scale)
+            gradients = jacobian.combined(self.weights * self._factor)
+            return inject(zero, jacobian.targets, gradients, divisor=scale)
         *first, last = [jacobian.row(index) for index in range(len(self.names))]
         targets = jacobian.targets
 
         def keep(factor: Tensor) -> None:
             factor = factor if scale is None else factor / scale.reshape([])
+            factor = factor * self._factor
             for step, gradients in enumerate(first):
                 for parameter, gradient in zip(targets, gradients):
                     if gradient is not None and self._substeps is not None:
@@ -304,6 +387,13 @@ def _parameters(optimizer: paddle.optimizer.Optimizer) -> list[Tensor]:
 
 def _flat(groups: list[dict]) -> list[Tensor]:
     return [p for group in groups for p in group["params"]]
+
+
+def method_arguments(method: type[Weighting]) -> list[inspect.Parameter]:
+    """Return the arguments that a config can give a method: its own and the aggregator's."""
+    own = [p for p in inspect.signature(method).parameters.values() if p.name != "num_losses"]
+    shared = inspect.signature(LossAggregator).parameters
+    return [*own, *(shared[name] for name in _SHARED_ARGUMENTS[method.needs])]
 
 
 def as_vector(values: Sequence[Tensor]) -> Tensor:

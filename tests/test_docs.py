@@ -57,6 +57,9 @@ def test_everything_public_has_a_docstring(name):
 def test_every_component_has_an_example(name):
     examples = doctest.DocTestFinder().find(manager.LOSSES[name], name)
     assert any(example.examples for example in examples)
+    runner = doctest.DocTestRunner()
+    for example in examples:
+        assert runner.run(example).failed == 0
 
 
 @pytest.mark.parametrize("name", MODULES)

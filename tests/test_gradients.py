@@ -26,7 +26,7 @@ from paddleseg_autoloss.weighting import (
 
 LABELS = paddle.to_tensor(np.random.default_rng(0).integers(0, 2, (2, 16, 16)))
 IMAGES = paddle.to_tensor(np.random.default_rng(1).standard_normal((2, 3, 16, 16)), "float32")
-GRADIENT_METHODS = [name for name, method in METHODS.items() if method.needs_gramian]
+GRADIENT_METHODS = [name for name, method in METHODS.items() if method.needs != "losses"]
 
 
 def network(outputs: int = 2, seed: int = 3) -> TinyNet:
@@ -80,7 +80,7 @@ class TestJacobian:
         rows = gradients_by_backward(head_losses, model)
         jacobian = Jacobian(list(head_losses(model).values()), model.parameters())
         close(jacobian.gramian().numpy(), rows @ rows.T)
-        weights = np.array([1.0, 0.5, -2.0, 3.0], "float32")
+        weights = np.array([1.0, 0.5, 2.0, 3.0], "float32")
         for index in range(4):
             row = np.concatenate(
                 [
@@ -95,6 +95,32 @@ class TestJacobian:
             for p, g in zip(model.parameters(), combined)
         ]
         close(np.concatenate(parts), weights @ rows)
+
+    def test_negative_weights_count_where_all_losses_meet_and_nowhere_else(self):
+        """A head that two of the losses do not reach would climb."""
+        model = network()
+        rows = gradients_by_backward(head_losses, model)
+        weights = np.array([1.0, 0.5, -2.0, 3.0], "float32")
+        jacobian = Jacobian(list(head_losses(model).values()), model.parameters())
+        shared = np.all(rows != 0, axis=0) | np.all(rows == 0, axis=0)
+        assert 0 < shared.mean() < 1
+        expected = np.where(shared, weights @ rows, weights.clip(min=0) @ rows)
+        combined = jacobian.combined(paddle.to_tensor(weights))
+        found = [
+            np.zeros(p.size) if g is None else g.numpy().ravel()
+            for p, g in zip(model.parameters(), combined)
+        ]
+        close(np.concatenate(found), expected)
+
+    def test_matrix_and_split_are_those_of_plain_backward(self):
+        model = network()
+        rows = gradients_by_backward(head_losses, model)
+        jacobian = Jacobian(list(head_losses(model).values()), model.parameters())
+        close(jacobian.matrix().numpy(), rows)
+        update = paddle.to_tensor(np.arange(rows.shape[1]), dtype="float32")
+        parts = jacobian.split(update)
+        assert [part.shape for part in parts] == [p.shape for p in model.parameters()]
+        np.testing.assert_array_equal(np.concatenate([p.numpy().ravel() for p in parts]), update)
 
     def test_blocks_do_not_change_the_result(self):
         model = network()
@@ -542,7 +568,7 @@ class TestBadCalls:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"level": "encoder"}, "level: expected parameters or logits, found 'encoder'"),
+            ({"level": "encoder"}, "level: expected one of parameters, logits, found 'encoder'"),
             ({"update_interval": 0}, "update_interval: expected a positive integer, found 0"),
         ],
     )

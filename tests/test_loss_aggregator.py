@@ -26,7 +26,7 @@ from paddleseg_autoloss.integration.session import LOOP, TrainingSession
 from paddleseg_autoloss.integration.terms import terms_of
 from paddleseg_autoloss.weighting import METHODS
 
-GRADIENT_METHODS = [name for name, method in METHODS.items() if method.needs_gramian]
+GRADIENT_METHODS = [name for name, method in METHODS.items() if method.needs != "losses"]
 
 
 def mixed() -> list[nn.Layer]:
@@ -363,9 +363,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("aggregator", "message"),
         [
-            ({"type": "AGDA"}, r"loss_aggregator.losses: AGDA expects two losses, found 4"),
+            ({"type": "AGDA"}, r"loss_aggregator.losses: AGDA expects 2 losses, found 4"),
             ({"type": "CAGrad", "calpha": -1}, r"loss_aggregator.calpha: expected a number of at"),
-            ({"type": "PCGrad", "level": "x"}, r"loss_aggregator.level: expected parameters or"),
+            ({"type": "PCGrad", "level": "x"}, r"loss_aggregator.level: expected one of"),
         ],
     )
     def test_arguments(self, aggregator, message, tmp_path):

@@ -81,17 +81,49 @@ class Jacobian:
     def combined(self, weights: Tensor) -> list[Tensor | None]:
         """Return J^T w, one tensor for each target; None where no loss reaches it.
 
-        J is used up: its blocks are freed one by one, so that the result needs no space of its own.
+        For targets that some losses do not reach while others do, negative weights count as 0: they
+        would make the parameters of an auxiliary head ascend.  J is used up: its blocks are freed
+        one by one, so that the result needs no space of its own.
 
         Args:
             weights: w, shape [K].
         """
         gradients: list[Tensor | None] = [None] * len(self.targets)
+        reaching = {loss for block in self._blocks for loss in block.losses}
         while self._blocks:
             block = self._blocks.pop()
             own = weights if len(block.losses) == self._num_losses else weights[block.losses]
+            own = own if len(block.losses) == len(reaching) else own.clip(min=0)
             self._unpack(block, own @ paddle.stack(block.rows), gradients)
         return gradients
+
+    def matrix(self) -> Tensor:
+        """Return J as one tensor, float32, shape [K, n], its columns in the order of the targets.
+
+        Other than the blocks it has the zeros of losses that do not reach a target.  J is used up.
+        """
+        columns: list[Tensor | None] = [None] * len(self.targets)
+        while self._blocks:
+            block = self._blocks.pop()
+            zero = paddle.zeros_like(block.rows[0])
+            rows = dict(block.numbered_rows())
+            dense = paddle.stack([rows.get(loss, zero) for loss in range(self._num_losses)])
+            sizes = [math.prod(self.targets[column].shape) for column in block.columns]
+            for column, part in zip(block.columns, paddle.split(dense, sizes, axis=1)):
+                columns[column] = part
+        return paddle.concat(
+            [
+                paddle.zeros([self._num_losses, math.prod(target.shape)]) if part is None else part
+                for target, part in zip(self.targets, columns)
+            ],
+            axis=1,
+        )
+
+    def split(self, update: Tensor) -> list[Tensor]:
+        """Return a vector with the columns of `matrix` as one tensor for each target."""
+        shapes = [target.shape for target in self.targets]
+        parts = paddle.split(update, [math.prod(shape) for shape in shapes])
+        return [part.reshape(shape) for part, shape in zip(parts, shapes)]
 
     def row(self, loss: int) -> list[Tensor | None]:
         """Return the gradient of one loss, one tensor for each target; None where it is zero."""

@@ -14,8 +14,8 @@ from paddleseg.core import evaluate
 from paddleseg.cvlibs import Config, manager
 from PIL import Image, UnidentifiedImageError
 
+from paddleseg_autoloss.aggregator import method_arguments
 from paddleseg_autoloss.errors import AutoLossError, ConfigError, DataError
-from paddleseg_autoloss.integration.joint import aggregator_arguments
 from paddleseg_autoloss.weighting import METHODS
 
 __all__ = ["build", "build_dataset", "check_files", "find_config", "load_config"]
@@ -167,8 +167,8 @@ def _check_aggregator(aggregator: Any) -> None:
         raise ConfigError(
             f"loss_aggregator.type: there is no {kind!r}{_nearest(str(kind), METHODS)}"
         )
-    known = aggregator_arguments(kind)
-    for argument in aggregator.keys() - known - {"type"}:
+    known = [argument.name for argument in method_arguments(METHODS[kind])]
+    for argument in aggregator.keys() - set(known) - {"type"}:
         raise ConfigError(
             f"loss_aggregator.{argument}: {kind} has no such argument{_nearest(argument, known)}"
         )

@@ -16,18 +16,10 @@ from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.terms import Term
 from paddleseg_autoloss.weighting import METHODS
 
-__all__ = ["JointAggregation", "aggregator_arguments"]
+__all__ = ["JointAggregation"]
 
-_SHARED = frozenset({"level", "update_interval"})
 #: Relative difference beyond which two totals are not the same, in half precision too.
 _TOLERANCE = 1e-2
-
-
-def aggregator_arguments(kind: str) -> set[str]:
-    """Return the names of the arguments that ``loss_aggregator`` of this type takes."""
-    method = METHODS[kind]
-    own = inspect.signature(method).parameters.keys() - {"num_losses"}
-    return own | _SHARED if method.needs_gramian else set(own)
 
 
 class JointAggregation:
@@ -103,8 +95,10 @@ def _aggregator(config: Mapping[str, Any] | LossAggregator, names: list[str]) ->
     if isinstance(config, LossAggregator):
         return config
     options = {key: value for key, value in config.items() if key != "type"}
-    shared = {key: options.pop(key) for key in _SHARED & options.keys()}
+    method = METHODS[config["type"]]
+    own = inspect.signature(method).parameters.keys()
+    shared = {key: options.pop(key) for key in options.keys() - own}
     try:
-        return LossAggregator(names, METHODS[config["type"]](len(names), **options), **shared)
+        return LossAggregator(names, method(len(names), **options), **shared)
     except ConfigError as error:
         raise ConfigError(f"loss_aggregator.{error}") from error

@@ -42,7 +42,7 @@ class TermMonitor:
         self.gradients = [
             GradientStatistics(prefix, aggregator)
             for prefix, aggregator in aggregators_of(terms)
-            if aggregator.weighting.needs_gramian
+            if aggregator.weighting.needs != "losses"
         ]
         self._returned: dict[int, list[Tensor]] = {}
         self._pending: Tensor | None = None

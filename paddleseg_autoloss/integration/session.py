@@ -113,7 +113,7 @@ class TrainingSession:
 
     def _bind_network(self) -> None:
         for aggregator in self.aggregators:
-            if aggregator.weighting.needs_gramian:
+            if aggregator.weighting.needs != "losses":
                 # A loss inside may have parameters of its own, which are trained like the model's.
                 parameters = [*self.model.parameters(), *self.state.parameters.values()]
                 aggregator.bind(parameters, self.optimizer)

@@ -1,27 +1,6 @@
-"""The PaddleSeg LOSSES components; importing them registers them."""
+"""The PaddleSeg LOSSES components, one for each method; importing them registers them."""
 
-from paddleseg_autoloss.losses.components import (
-    AGDA,
-    AutoWeightedLoss,
-    CAGrad,
-    GradNorm,
-    PCGrad,
-    Relobralo,
-    SeparateBackward,
-    Sum,
-    UncertaintyWeightedLoss,
-)
+from paddleseg_autoloss.losses.components import COMPONENTS
 from paddleseg_autoloss.losses.weighted import WeightedLoss
 
-__all__ = [
-    "AGDA",
-    "AutoWeightedLoss",
-    "CAGrad",
-    "GradNorm",
-    "PCGrad",
-    "Relobralo",
-    "SeparateBackward",
-    "Sum",
-    "UncertaintyWeightedLoss",
-    "WeightedLoss",
-]
+__all__ = ["COMPONENTS", "WeightedLoss"]

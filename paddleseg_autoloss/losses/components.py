@@ -8,20 +8,14 @@ from typing import Any
 
 from paddleseg.cvlibs import manager
 
+from paddleseg_autoloss.aggregator import method_arguments
 from paddleseg_autoloss.losses.weighted import WeightedLoss
 from paddleseg_autoloss.weighting import METHODS, Weighting
 
-__all__ = [
-    "AGDA",
-    "AutoWeightedLoss",
-    "CAGrad",
-    "GradNorm",
-    "PCGrad",
-    "Relobralo",
-    "SeparateBackward",
-    "Sum",
-    "UncertaintyWeightedLoss",
-]
+__all__ = ["COMPONENTS"]
+
+#: For the examples.
+_LOSSES = ["CrossEntropyLoss", "DiceLoss", "LovaszSoftmaxLoss", "FocalLoss"]
 
 _DOCSTRING = """{summary}
 
@@ -33,23 +27,23 @@ _DOCSTRING = """{summary}
           types:
             - type: {name}
               losses:
-                - type: CrossEntropyLoss
-                - type: DiceLoss
+{entries}
           coef: [1]
 
     Args:
-        losses: two or more PaddleSeg losses.
+        losses: {least} or more PaddleSeg losses.
         names: a name for each loss; by default the class names.
         ignore_index: label of the pixels to ignore, handed on to the losses.
+        reduction: ``"sum"`` or ``"mean"``: the scale of the total; by default the paper's.
 {arguments}
     Raises:
         ConfigError: an argument has a value that cannot work.
 
     Examples:
         >>> import paddle, paddleseg_autoloss
-        >>> from paddleseg.models.losses import CrossEntropyLoss, DiceLoss
+        >>> from paddleseg.models.losses import {classes}
         >>> model = paddle.nn.Conv2D(3, 2, 1)
-        >>> loss = paddleseg_autoloss.{name}([CrossEntropyLoss(), DiceLoss()]){bind}
+        >>> loss = paddleseg_autoloss.{name}([{losses}]){bind}
         >>> images, labels = paddle.rand([1, 3, 4, 4]), paddle.ones([1, 4, 4], dtype="int64")
         >>> loss(model(images), labels).backward()
         >>> model.weight.grad is not None
@@ -69,17 +63,13 @@ def _component(name: str) -> type[WeightedLoss]:
     Its arguments are those that all share and the method's own, with the method's defaults.
     """
     method = METHODS[name]
-    shared = [*inspect.signature(WeightedLoss).parameters.values()]
-    shared = [p for p in shared if p.name != "weighting"]
-    own = [p for p in inspect.signature(method).parameters.values() if p.name != "num_losses"]
-    if not method.needs_gramian:
-        shared = [p for p in shared if p.name not in ("level", "update_interval")]
-    of_weighted = {p.name for p in shared}
-    signature = inspect.Signature([*shared, *own])
+    of_weighted = inspect.signature(WeightedLoss).parameters
+    of_losses = [of_weighted[key] for key in ("losses", "names", "ignore_index")]
+    signature = inspect.Signature([*of_losses, *method_arguments(method)])
 
     def __init__(self: WeightedLoss, *args: Any, **kwargs: Any) -> None:
         given = signature.bind(*args, **kwargs).arguments
-        options = {key: given.pop(key) for key in list(given) if key not in of_weighted}
+        options = {key: given.pop(key) for key in given.keys() - of_weighted.keys()}
         WeightedLoss.__init__(self, weighting=lambda k: method(k, **options), **given)
 
     component = type(
@@ -99,22 +89,20 @@ def _docstring(name: str, method: type[Weighting]) -> str:
     documentation = method.__doc__ or ""
     arguments = re.search(r" {4}Args:\n(.*?)\n\n", documentation + "\n\n", flags=re.DOTALL)
     own = re.sub(r" {8}num_losses:.*\n?", "", arguments.group(1)) if arguments else ""
-    shared = _GRADIENT_ARGUMENTS if method.needs_gramian else ""
+    shared = _GRADIENT_ARGUMENTS if method.needs == "gramian" else ""
+    losses = _LOSSES[: max(2, method.least_losses)]
     return _DOCSTRING.format(
         name=name,
         method=method.__name__,
         summary=documentation.split("\n")[0],
         arguments=shared + own + "\n" if own else shared,
-        bind=".bind(model)" if method.needs_gramian else "",
+        least=len(losses),
+        entries="\n".join(f"                - type: {loss}" for loss in losses),
+        classes=", ".join(losses),
+        losses=", ".join(f"{loss}()" for loss in losses),
+        bind="" if method.needs == "losses" else ".bind(model)",
     )
 
 
-AGDA = _component("AGDA")
-AutoWeightedLoss = _component("AutoWeightedLoss")
-CAGrad = _component("CAGrad")
-GradNorm = _component("GradNorm")
-PCGrad = _component("PCGrad")
-Relobralo = _component("Relobralo")
-SeparateBackward = _component("SeparateBackward")
-Sum = _component("Sum")
-UncertaintyWeightedLoss = _component("UncertaintyWeightedLoss")
+#: The component of every method, by its name.
+COMPONENTS = {name: _component(name) for name in METHODS}

@@ -29,6 +29,7 @@ class WeightedLoss(nn.Layer):
             set; it is handed on to every inner loss that has one.
         level: for methods that look at gradients, see `LossAggregator`.
         update_interval: likewise.
+        reduction: ``"sum"`` or ``"mean"``, see `LossAggregator`.
 
     Raises:
         ConfigError: there are fewer than two losses, one of them is not a loss, ``names`` has
@@ -43,6 +44,7 @@ class WeightedLoss(nn.Layer):
         ignore_index: int | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        reduction: str | None = None,
     ) -> None:
         super().__init__()
         losses = _checked_losses(type(self).__name__, losses)
@@ -53,7 +55,8 @@ class WeightedLoss(nn.Layer):
                 f"names: expected a list of {len(losses)}, one per loss, found {names!r}"
             )
         self.losses = nn.LayerList(losses)
-        self.aggregator = LossAggregator(names, weighting(len(losses)), level, update_interval)
+        method = weighting(len(losses))
+        self.aggregator = LossAggregator(names, method, level, update_interval, reduction)
         self.ignore_index = ignore_index
         if ignore_index is not None:
             _hand_on_ignore_index(losses, ignore_index)

@@ -2,7 +2,7 @@
 
 from paddleseg_autoloss.weighting.agda import AGDAWeighting
 from paddleseg_autoloss.weighting.auto import AutoWeighting
-from paddleseg_autoloss.weighting.base import GramianWeighting, Weighting
+from paddleseg_autoloss.weighting.base import GramianWeighting, JacobianWeighting, Weighting
 from paddleseg_autoloss.weighting.cagrad import CAGradWeighting
 from paddleseg_autoloss.weighting.gradnorm import GradNormWeighting
 from paddleseg_autoloss.weighting.norm_balance import NormBalanceWeighting, NTKWeighting
@@ -19,6 +19,7 @@ __all__ = [
     "CAGradWeighting",
     "GradNormWeighting",
     "GramianWeighting",
+    "JacobianWeighting",
     "NTKWeighting",
     "NormBalanceWeighting",
     "PCGradWeighting",

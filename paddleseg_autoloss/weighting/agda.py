@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting.base import GramianWeighting, checked_integer, checked_range
 
 __all__ = ["AGDAWeighting"]
@@ -58,10 +57,11 @@ class AGDAWeighting(GramianWeighting):
         [0.8333, 1.5]
     """
 
+    sums_to = "about 2"
+    least_losses = most_losses = 2
+
     def __init__(self, num_losses: int = 2, M: int = 100, gamma: float = 0.999) -> None:
         super().__init__(num_losses)
-        if num_losses != 2:
-            raise ConfigError(f"losses: AGDA expects two losses, found {num_losses}")
         self.M = checked_integer("M", M, least=1)
         self.gamma = checked_range("gamma", gamma, least=0, most=1)
         self.register_memory("step", np.zeros([], "int64"))

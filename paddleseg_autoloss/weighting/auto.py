@@ -58,12 +58,14 @@ class AutoWeighting(Weighting):
 
     def __init__(self, num_losses: int, init: float = 1.0, lr_mult: float = 1.0) -> None:
         super().__init__(num_losses)
-        if checked_number("init", init) == 0:
+        self.init = checked_number("init", init)
+        self.lr_mult = checked_lr_mult(lr_mult)
+        if init == 0:
             raise ConfigError("init: expected a number other than 0, found 0")
         self.c = self.create_parameter(
             [num_losses],
-            attr=ParamAttr(learning_rate=checked_lr_mult(lr_mult), need_clip=False),
-            default_initializer=nn.initializer.Constant(float(init)),
+            attr=ParamAttr(learning_rate=self.lr_mult, need_clip=False),
+            default_initializer=nn.initializer.Constant(self.init),
         )
 
     def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 
 __all__ = [
     "GramianWeighting",
+    "JacobianWeighting",
     "Weighting",
+    "checked_choice",
     "checked_integer",
     "checked_lr_mult",
     "checked_number",
     "checked_range",
+    "nearest_weights",
 ]
 
 
@@ -27,23 +32,47 @@ class Weighting(nn.Layer):
     ``weights = method(losses, gramian)`` needs no network.  Subclasses define ``forward`` and,
     where their parameters are learned, the penalty :math:`P` that keeps the weights from collapsing
     to zero.  All that a method remembers lies in parameters and buffers, random state and step
-    counter included, so ``state_dict`` holds the whole of it.
+    counter included, so ``state_dict`` holds the whole of it.  Every argument of the constructor is
+    kept in an attribute of its name, from which ``repr`` is made.
 
     Args:
-        num_losses: K, the number of losses, at least 1.
+        num_losses: K, the number of losses, at least `least_losses`.
 
     Raises:
-        ConfigError: ``num_losses`` is not a positive integer.
+        ConfigError: the method is not for so many losses.
     """
 
-    #: Whether the weights depend on the Gramian of the losses' gradients.
-    needs_gramian: ClassVar[bool] = False
+    #: What the weights depend on: the losses' values alone, the Gramian of their gradients too, or
+    #: the gradients themselves.
+    needs: Literal["losses", "gramian", "jacobian"] = "losses"
     #: Name of the learned parameter (the paper's symbol), or None where nothing is learned.
     parameter_name: ClassVar[str | None] = None
+    #: What the weights sum to, for the reader: "K", "1", "about 1", ...
+    sums_to: ClassVar[str] = "nothing in particular"
+    #: Whether the update has the scale of the losses' sum or that of their mean.
+    scale: ClassVar[Literal["sum", "mean"]] = "sum"
+    #: Whether a weight can be negative.
+    may_be_negative: ClassVar[bool] = False
+    #: How many losses the method is for.
+    least_losses: ClassVar[int] = 1
+    most_losses: ClassVar[float] = math.inf
+    #: Whether `observe` is to be called after every step.
+    looks_again: bool = False
 
     def __init__(self, num_losses: int) -> None:
         super().__init__()
         self.num_losses = checked_integer("num_losses", num_losses, least=1)
+        if not self.least_losses <= num_losses <= self.most_losses:
+            method = type(self).__name__.removesuffix("Weighting")
+            exact = self.least_losses == self.most_losses
+            expected = f"{self.least_losses} losses" if exact else f"{self.least_losses} or more"
+            raise ConfigError(f"losses: {method} expects {expected}, found {num_losses}")
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(
+            f"{name}={getattr(self, name)!r}" for name in inspect.signature(type(self)).parameters
+        )
+        return f"{type(self).__name__}({arguments})"
 
     def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
         """Return the K weights, shape [K].
@@ -73,6 +102,28 @@ class Weighting(nn.Layer):
         """Return the learned parameter, shape [K], or None where nothing is learned."""
         return None if self.parameter_name is None else getattr(self, self.parameter_name)
 
+    def observe(self, losses: Tensor) -> None:
+        """Take the losses of the same batch after the step, where `looks_again` is true.
+
+        Args:
+            losses: the loss values, shape [K].
+        """
+        raise NotImplementedError
+
+    def remember(self, losses: Tensor, **memory: Tensor) -> None:
+        """Set buffers to new values, unless a loss is NaN or infinite: then all stay as they are.
+
+        Nothing here waits for the device.
+
+        Args:
+            losses: the loss values, shape [K].
+            **memory: the new value of each buffer, by its name.
+        """
+        finite = losses.isfinite().all()
+        for name, value in memory.items():
+            buffer = getattr(self, name)
+            buffer.set_value(paddle.where(finite, value, buffer))
+
 
 class GramianWeighting(Weighting):
     r"""A method whose weights follow from the Gramian :math:`G_{ij} = \langle g_i, g_j \rangle`.
@@ -83,13 +134,21 @@ class GramianWeighting(Weighting):
         num_losses: K, the number of losses, at least 1.
     """
 
-    needs_gramian = True
+    needs = "gramian"
 
     def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
-        """Return the K weights, shape [K], detached."""
+        """Return the K weights, shape [K], detached.
+
+        Raises:
+            ConfigError: there is no Gramian.
+            TrainingDiverged: a number is NaN or infinite; nothing is remembered of it.
+        """
         if gramian is None:
             raise ConfigError(f"{type(self).__name__}: expected the Gramian of the gradients")
-        return paddle.to_tensor(self.solve(_double(losses), _double(gramian)), dtype="float32")
+        values, products = _double(losses), _double(gramian)
+        if not (np.isfinite(values).all() and np.isfinite(products).all()):
+            raise TrainingDiverged(f"{type(self).__name__}: a loss or gradient is not finite")
+        return paddle.to_tensor(self.solve(values, products), dtype="float32")
 
     def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
         """Return the K weights.
@@ -103,6 +162,50 @@ class GramianWeighting(Weighting):
     def register_memory(self, name: str, value: np.ndarray | float) -> None:
         """Register a buffer on the host, where `solve` reads and writes it."""
         self.register_buffer(name, paddle.to_tensor(value, place=paddle.CPUPlace()))
+
+
+class JacobianWeighting(Weighting):
+    r"""A method that needs the gradients :math:`g_i` themselves, the rows of J.
+
+    Its update d need not be a combination :math:`J^T w` of the gradients of this step.  It is found
+    on the device, in single precision.
+
+    Args:
+        num_losses: K, the number of losses.
+    """
+
+    needs = "jacobian"
+
+    def prepare(self, num_columns: int) -> None:
+        """Make room for what is remembered of gradients; by default nothing is.
+
+        Args:
+            num_columns: n, how many numbers a gradient has.
+        """
+
+    def update(self, losses: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the update d, shape [n], and weights to show, shape [K].
+
+        Args:
+            losses: the loss values, finite, shape [K].
+            jacobian: the gradients, finite, shape [K, n].
+        """
+        raise NotImplementedError
+
+
+def nearest_weights(jacobian: Tensor, update: Tensor) -> Tensor:
+    """Return the weights w, shape [K], whose combination J^T w comes nearest to an update.
+
+    Args:
+        jacobian: the gradients, shape [K, n].
+        update: d, shape [n].
+    """
+    # Multiply and sum: Paddle's products of long vectors are off by a thousandth on a CPU.
+    rows = [[(first * second).sum() for second in jacobian] for first in jacobian]
+    gramian = paddle.stack([paddle.stack(row) for row in rows])
+    products = paddle.stack([(row * update).sum() for row in jacobian])
+    weights = np.linalg.pinv(_double(gramian), rcond=1e-6, hermitian=True) @ _double(products)
+    return paddle.to_tensor(weights, dtype="float32")
 
 
 def _double(tensor: Tensor) -> np.ndarray:
@@ -122,6 +225,13 @@ def checked_range(name: str, value: float, least: float, most: float = math.inf)
     if isinstance(value, (int, float)) and not least <= value <= most:
         raise ConfigError(f"{name}: expected a number {bounds}, found {value!r}")
     return checked_number(name, value)
+
+
+def checked_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """Return ``value``, or raise ConfigError if it is none of the choices."""
+    if value not in choices:
+        raise ConfigError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
+    return value
 
 
 def checked_integer(name: str, value: int, least: int) -> int:

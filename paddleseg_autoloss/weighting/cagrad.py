@@ -58,6 +58,9 @@ class CAGradWeighting(GramianWeighting):
         [0.7041, 0.5]
     """
 
+    sums_to = "about 1"
+    scale = "mean"
+
     def __init__(self, num_losses: int, calpha: float = 0.5, rescale: int = 1) -> None:
         super().__init__(num_losses)
         self.calpha = checked_range("calpha", calpha, least=0)

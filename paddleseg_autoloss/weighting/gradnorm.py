@@ -56,16 +56,18 @@ class GradNormWeighting(Weighting):
         [3.0, -1.0]
     """
 
-    needs_gramian = True
+    needs = "gramian"
     parameter_name = "w"
+    sums_to = "K"
     least = 0.01
 
     def __init__(self, num_losses: int, alpha: float = 1.5, lr_mult: float = 1.0) -> None:
         super().__init__(num_losses)
         self.alpha = checked_range("alpha", alpha, least=0)
+        self.lr_mult = checked_lr_mult(lr_mult)
         self.w = self.create_parameter(
             [num_losses],
-            attr=ParamAttr(learning_rate=checked_lr_mult(lr_mult), need_clip=False),
+            attr=ParamAttr(learning_rate=self.lr_mult, need_clip=False),
             default_initializer=nn.initializer.Constant(1.0),
         )
         # NaN until the first call.

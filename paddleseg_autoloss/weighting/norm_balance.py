@@ -51,6 +51,7 @@ class NormBalanceWeighting(GramianWeighting):
     ) -> None:
         super().__init__(num_losses)
         self.momentum = checked_range("momentum", momentum, least=0, most=1)
+        self.init_weights = init_weights
         weights = [1.0] * num_losses if init_weights is None else list(init_weights)
         if len(weights) != num_losses:
             raise ConfigError(

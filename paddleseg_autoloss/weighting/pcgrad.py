@@ -43,6 +43,8 @@ class PCGradWeighting(GramianWeighting):
         [2.2222, 1.5789]
     """
 
+    sums_to = "K or more"
+
     def __init__(self, num_losses: int) -> None:
         super().__init__(num_losses)
         self.draws = Draws()

@@ -55,6 +55,8 @@ class RelobraloWeighting(Weighting):
         [0.7551, 1.2449]
     """
 
+    sums_to = "K"
+
     def __init__(
         self,
         num_losses: int,
@@ -83,12 +85,12 @@ class RelobraloWeighting(Weighting):
         started = ~self.losses_init.isnan().any()
         hist = self._balance(losses, self.losses_init) if looks_back else self.lmbda
         lmbda = self.alpha * hist + (1 - self.alpha) * self._balance(losses, self.losses_prev)
-        # What is new counts only if it is finite; nothing here waits for the device.
-        finite = losses.isfinite().all()
-        initial = paddle.where(started, self.losses_init, losses)
-        self.lmbda.set_value(paddle.where(finite & started, lmbda, self.lmbda))
-        self.losses_init.set_value(paddle.where(finite, initial, self.losses_init))
-        self.losses_prev.set_value(paddle.where(finite, losses, self.losses_prev))
+        self.remember(
+            losses,
+            lmbda=paddle.where(started, lmbda, self.lmbda),
+            losses_init=paddle.where(started, self.losses_init, losses),
+            losses_prev=losses,
+        )
         return self.lmbda.clone()
 
     def _balance(self, losses: Tensor, reference: Tensor) -> Tensor:

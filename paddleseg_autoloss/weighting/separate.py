@@ -47,6 +47,8 @@ class SeparateBackwardWeighting(GramianWeighting):
         [1.0, 0.5]
     """
 
+    sums_to = "K"
+
     def __init__(
         self, num_losses: int, lr_mult: float | Sequence[float] = 1.0, step: str = "joint"
     ) -> None:

@@ -25,6 +25,8 @@ class SumWeighting(Weighting):
         [1.0, 1.0]
     """
 
+    sums_to = "K"
+
     def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
         """Return ones, shape [K]."""
         return paddle.ones_like(losses)

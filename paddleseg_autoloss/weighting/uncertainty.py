@@ -17,7 +17,7 @@ _FORMS = {"classification": 1.0, "regression": 0.5}
 
 
 class UncertaintyWeighting(Weighting):
-    r"""Weights from learned task uncertainty (Kendall, Gal and Cipolla 2018).
+    r"""Weights from learned task uncertainty (Kendall et al. 2018).
 
     With :math:`s_i = \log \sigma_i^2`, each loss contributes, depending on its form,
 
@@ -77,14 +77,17 @@ class UncertaintyWeighting(Weighting):
         lr_mult: float = 1.0,
     ) -> None:
         super().__init__(num_losses)
-        if not self.s_min <= checked_number("init", init) <= self.s_max:
+        self.form = form
+        self.init = checked_number("init", init)
+        self.lr_mult = checked_lr_mult(lr_mult)
+        if not self.s_min <= init <= self.s_max:
             raise ConfigError(
                 f"init: expected a number in [{self.s_min}, {self.s_max}], found {init!r}"
             )
         self.s = self.create_parameter(
             [num_losses],
-            attr=ParamAttr(learning_rate=checked_lr_mult(lr_mult), need_clip=False),
-            default_initializer=nn.initializer.Constant(float(init)),
+            attr=ParamAttr(learning_rate=self.lr_mult, need_clip=False),
+            default_initializer=nn.initializer.Constant(self.init),
         )
         self.register_buffer("factor", _form_factors(form, num_losses), persistable=False)
 
