@@ -207,7 +207,8 @@ class LossAggregator(nn.Layer):
         with paddle.amp.auto_cast(enable=False):
             values = as_vector(in_order)
             if self._observing:
-                self.weighting.observe(mean_over_ranks(values.detach()))
+                if self.weighting.looks_again:
+                    self.weighting.observe(mean_over_ranks(values.detach()))
                 return values.sum()
             if self.weighting.needs == "losses":
                 shared = mean_over_ranks(values.detach())
@@ -219,10 +220,11 @@ class LossAggregator(nn.Layer):
 
     @contextmanager
     def observing(self) -> Iterator[None]:
-        """Within, a call hands the losses on to the method as those of the same batch after a step.
+        """Within, a call finds no weights and remembers nothing.
 
-        For methods whose `Weighting.looks_again` is true; ``paddleseg.core.train`` does it by
-        itself.  A loop of your own calls the aggregator within, without gradients, after each step.
+        A method whose `Weighting.looks_again` is true takes the losses for those of the same batch
+        after the step.  ``paddleseg.core.train`` evaluates the batch again by itself; a loop of
+        your own calls the aggregator within, without gradients, after each step.
         """
         self._observing = True
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "AutoLossError",
     "CheckpointError",
@@ -9,6 +12,7 @@ __all__ = [
     "DataError",
     "TrainingDiverged",
     "UnheldParameterError",
+    "nearest",
 ]
 
 
@@ -34,3 +38,9 @@ class TrainingDiverged(AutoLossError, FloatingPointError):
 
 class UnheldParameterError(AutoLossError, RuntimeError):
     """No optimizer holds the learned loss weights, which would stay as they are for ever."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error about an unknown name: the known name that is most like it."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, run_tool
 from paddleseg.cvlibs import manager
 
 import paddleseg_autoloss
+from paddleseg_autoloss.catalog import config_snippet, entries, markdown_page
 from paddleseg_autoloss.weighting import METHODS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,10 +31,12 @@ LAYERS = [
     "weighting",
     "gradients",
     "aggregator",
+    "catalog",
     "datasets",
     "losses",
     "mtl",
     "integration",
+    "__main__",
 ]
 
 
@@ -109,10 +113,45 @@ def test_readme_commands_name_files_that_exist():
             assert (ROOT / "configs" / config).is_file(), config
 
 
-def test_readme_lists_every_component():
-    for name, component in manager.LOSSES.components_dict.items():
-        if component.__module__.startswith("paddleseg_autoloss"):
-            assert f"`{name}`" in README
+def test_page_of_the_methods_is_up_to_date():
+    """If it is not: python tools/write_methods_page.py."""
+    assert (ROOT / "docs/methods.md").read_text(encoding="utf-8") == markdown_page()
+    assert "docs/methods.md" in README
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+class TestCatalog:
+    def test_docstring_is_complete(self, entry):
+        text = entry.docstring()
+        assert "\nDeviations:\n" in text or not entry.authors
+        assert "\nArgs:\n" in text
+        own = inspect.signature(entry.method).parameters
+        for argument in own:
+            assert re.search(rf"^    {argument}: ", text, flags=re.MULTILINE), argument
+        assert re.search(r"\b(weights?|coefficients?|update)\b", text)
+
+    def test_snippet_is_a_config_that_builds(self, entry):
+        (component,) = yaml.safe_load(config_snippet(entry.name))["loss"]["types"]
+        kind, losses = component.pop("type"), component.pop("losses")
+        inner = [manager.LOSSES[loss["type"]]() for loss in losses]
+        built = manager.LOSSES[kind](inner, **component)
+        assert type(built.aggregator.weighting) is entry.method
+        assert repr(built.aggregator.weighting) == repr(entry.method(len(losses)))
+
+
+def test_list_and_show_in_the_terminal():
+    listed = run_tool("-m", "paddleseg_autoloss", "list")
+    assert listed.returncode == 0, listed.stderr
+    for name in METHODS:
+        assert re.search(rf"^{name} ", listed.stdout, flags=re.MULTILINE)
+    shown = run_tool("-m", "paddleseg_autoloss", "show", "CAGrad")
+    assert "calpha: 0.5" in shown.stdout
+    assert METHODS["CAGrad"].__doc__.split("\n")[0] in shown.stdout
+    wrong = run_tool("-m", "paddleseg_autoloss", "show", "CAGard")
+    assert wrong.returncode == 1
+    assert wrong.stderr.splitlines()[-1] == (
+        "error: method: there is no 'CAGard'; did you mean CAGrad?"
+    )
 
 
 def test_package_version_is_in_the_changelog():

@@ -85,6 +85,11 @@ class TermMonitor:
             statistics.note()
         return result
 
+    def peek(self, compute: Callable[[], list[Tensor]]) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Call ``compute`` without recording it; return the terms' values and what it returned."""
+        result = compute()
+        return self._values(), result
+
     def _values(self) -> list[Tensor | None]:
         """What each term's loss returned, in the order of the terms; the graph is let go."""
         queues = {key: iter(values) for key, values in self._returned.items()}

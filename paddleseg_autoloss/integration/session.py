@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ class TrainingSession:
         self.monitor = TermMonitor(terms, save_dir, start_iter)
         self.report = RunReport(losses, self.monitor, save_dir, start_iter)
         self.scaler: paddle.amp.GradScaler | None = None
+        self._batch: Callable[[], None] | None = None
         self._before_step: dict[str, dict[str, Tensor]] | None = None
         self.seed = paddle.get_rng_state()[0].current_seed()
 
@@ -95,6 +96,8 @@ class TrainingSession:
                 (LOOP, "evaluate", self._evaluate(LOOP.evaluate)),
                 (LOOP, "logger", TrainLogger(LOOP.logger, self.report)),
                 (paddle, "save", self._save(paddle.save)),
+                (optimizer, "step", self._look_again_after(optimizer.step)),
+                (optimizer, "minimize", self._look_again_after(optimizer.minimize)),
                 (paddle.io, "DistributedBatchSampler", self._sampler()),
                 (paddle.amp, "GradScaler", self._grad_scaler(paddle.amp.GradScaler)),
                 (visualdl, "LogWriter", self._log_writer(visualdl.LogWriter)),
@@ -149,6 +152,8 @@ class TrainingSession:
                 if joint
                 else None,
             )
+            if any(aggregator.weighting.looks_again for aggregator in self.aggregators):
+                self._batch = lambda: self._look_again(own, data)
             exact = any(statistics.is_exact for statistics in self.monitor.gradients)
             if exact and isinstance(logits_list, list):
                 # PaddleSeg's loop keeps the list until the next forward pass is over, and with it
@@ -175,6 +180,29 @@ class TrainingSession:
         snapshot, self._before_step = self._before_step, None
         if snapshot is not None and self.scaler is not None and skipped_step(self.scaler):
             self.state.restore(snapshot)
+
+    def _look_again_after(self, stock: Callable) -> Callable:
+        """Wrap what takes a step: methods that ask for it see what it did to the same batch."""
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            result = stock(*args, **kwargs)
+            batch, self._batch = self._batch, None
+            if batch is not None:
+                batch()
+            return result
+
+        return step
+
+    @paddle.no_grad()
+    def _look_again(self, own: Callable, data: dict[str, Tensor]) -> None:
+        with ExitStack() as stack:
+            for aggregator in self.aggregators:
+                stack.enter_context(aggregator.observing())
+            stack.enter_context(_untouched(self.model))
+            outputs = self.model(data["img"])
+            terms, result = self.monitor.peek(lambda: own(outputs, self.losses, data))
+            if self.joint:
+                self.joint.total(terms, result, _tensors(outputs))
 
     def _reseed(self) -> None:
         """Seed dropout from the iteration, so that a resumed run draws what this one will draw."""
@@ -296,6 +324,21 @@ class _ContinuedSampler(paddle.io.DistributedBatchSampler):
     def __iter__(self) -> Iterator[list[int]]:
         seen, self._seen = self._seen, 0
         return itertools.islice(super().__iter__(), seen, None)
+
+
+@contextmanager
+def _untouched(model: nn.Layer) -> Iterator[None]:
+    """Let a forward pass leave neither its statistics nor its random draws behind."""
+    # Paddle keeps the statistics of batch norm among the parameters.
+    kept = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.stop_gradient]
+    copies = [tensor.clone() for tensor in kept]
+    random = paddle.get_rng_state()
+    try:
+        yield
+    finally:
+        for tensor, before in zip(kept, copies):
+            tensor.set_value(before)
+        paddle.set_rng_state(random)
 
 
 @contextmanager

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from typing import Any
 
 from paddleseg.cvlibs import manager
 
 from paddleseg_autoloss.aggregator import method_arguments
+from paddleseg_autoloss.catalog import config_snippet, example_losses
 from paddleseg_autoloss.losses.weighted import WeightedLoss
 from paddleseg_autoloss.weighting import METHODS, Weighting
 
 __all__ = ["COMPONENTS"]
-
-#: For the examples.
-_LOSSES = ["CrossEntropyLoss", "DiceLoss", "LovaszSoftmaxLoss", "FocalLoss"]
 
 _DOCSTRING = """{summary}
 
@@ -23,12 +22,7 @@ _DOCSTRING = """{summary}
 
     In a config::
 
-        loss:
-          types:
-            - type: {name}
-              losses:
-{entries}
-          coef: [1]
+{snippet}
 
     Args:
         losses: {least} or more PaddleSeg losses.
@@ -90,14 +84,14 @@ def _docstring(name: str, method: type[Weighting]) -> str:
     arguments = re.search(r" {4}Args:\n(.*?)\n\n", documentation + "\n\n", flags=re.DOTALL)
     own = re.sub(r" {8}num_losses:.*\n?", "", arguments.group(1)) if arguments else ""
     shared = _GRADIENT_ARGUMENTS if method.needs == "gramian" else ""
-    losses = _LOSSES[: max(2, method.least_losses)]
+    losses = example_losses(method)
     return _DOCSTRING.format(
         name=name,
         method=method.__name__,
         summary=documentation.split("\n")[0],
         arguments=shared + own + "\n" if own else shared,
         least=len(losses),
-        entries="\n".join(f"                - type: {loss}" for loss in losses),
+        snippet=textwrap.indent(config_snippet(name), " " * 8),
         classes=", ".join(losses),
         losses=", ".join(f"{loss}()" for loss in losses),
         bind="" if method.needs == "losses" else ".bind(model)",

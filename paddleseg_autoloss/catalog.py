@@ -1,0 +1,274 @@
+"""What there is to know of every method, read from its class: for the docs and the terminal."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from paddleseg_autoloss.aggregator import method_arguments
+from paddleseg_autoloss.weighting import METHODS, JacobianWeighting, Weighting
+
+__all__ = [
+    "LEFT_OUT",
+    "Entry",
+    "config_snippet",
+    "entries",
+    "example_losses",
+    "markdown_page",
+    "table",
+    "text_entry",
+    "text_table",
+]
+
+#: Published methods that are not here, and why.
+LEFT_OUT = {
+    "MoDo": "needs the gradients of two independent batches a step, that is another data loader "
+    "(Chen et al. 2023, NeurIPS)",
+    "SDMGrad": "needs the gradients of three independent batches a step, that is another data "
+    "loader (Xiao et al. 2023, NeurIPS)",
+    "AutoLambda, MOML, FORUM": "are bilevel: every step differentiates through a step on a batch "
+    "of validation data",
+}
+
+_HEADER = (
+    "Method",
+    "Paper",
+    "Year",
+    "Needs",
+    "State",
+    "Extra per step",
+    "Negative weights",
+    "Weights sum to",
+    "Scale",
+)
+_NEEDS = {"losses": "losses", "gramian": "Gramian", "jacobian": "Jacobian"}
+_COST = {
+    "losses": "none",
+    "gramian": "K - 1 backward passes",
+    "jacobian": "K - 1 backward passes",
+}
+#: Summary, abbreviation, authors and year in a docstring's first line.
+_SUMMARY = re.compile(r"(.+?)(?: \((?:([^,()]+), )?([^,()]+) (\d{4})\))?\.(?: .*)?$")
+#: Stand-ins for K and n, to be recognised in the shapes of what a method remembers.
+_K, _N = 5, 11
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method's row in the table.
+
+    Args:
+        name: what a config calls it.
+        method: its class.
+        summary: what it is, in a few words.
+        authors: of its paper, or an empty string.
+        year: of its paper, or an empty string.
+    """
+
+    name: str
+    method: type[Weighting]
+    summary: str
+    authors: str
+    year: str
+
+    def row(self) -> tuple[str, ...]:
+        """Return the cells of the table."""
+        return (
+            self.name,
+            self.authors or "-",
+            self.year or "-",
+            _NEEDS[self.method.needs],
+            _state(self.method),
+            _COST[self.method.needs],
+            "yes" if self.method.may_be_negative else "no",
+            self.method.sums_to,
+            self.method.scale,
+        )
+
+    def docstring(self) -> str:
+        """Return the documentation of the method, without the examples."""
+        return inspect.cleandoc(self.method.__doc__ or "").split("\nExamples:")[0].rstrip()
+
+    def arguments(self) -> list[tuple[str, Any]]:
+        """Return the names and defaults of what a config can give the method."""
+        return [(argument.name, argument.default) for argument in method_arguments(self.method)]
+
+
+def entries() -> list[Entry]:
+    """Return all methods, sorted by name."""
+    found = []
+    for name in sorted(METHODS, key=str.lower):
+        line = inspect.cleandoc(METHODS[name].__doc__ or "").split("\n")[0]
+        match = _SUMMARY.match(line)
+        if match is None:
+            raise ValueError(f"{name}: the first line of its docstring is {line!r}")
+        summary, _, authors, year = match.groups(default="")
+        found.append(Entry(name, METHODS[name], summary, authors, year))
+    return found
+
+
+def table() -> list[tuple[str, ...]]:
+    """Return the table of methods, its header first."""
+    return [_HEADER, *(entry.row() for entry in entries())]
+
+
+def _state(method: type[Weighting]) -> str:
+    """Return what a checkpoint holds of a method, with the shapes."""
+    weighting = method(_K if method.most_losses >= _K else int(method.most_losses))
+    if isinstance(weighting, JacobianWeighting):
+        weighting.prepare(_N)
+    names = {weighting.num_losses: "K", _N: "n"}
+    found: dict[str, None] = {}
+    for key, value in weighting.state_dict().items():
+        if key.startswith("draws."):
+            found["random state"] = None
+            continue
+        shape = ", ".join(str(names.get(size, size)) for size in value.shape)
+        learned = " learned" if key == weighting.parameter_name else ""
+        found[key + (f" [{shape}]" if shape else "") + learned] = None
+    return ", ".join(found) or "-"
+
+
+def example_losses(method: type[Weighting]) -> list[str]:
+    """Return PaddleSeg's names of as many losses as a method needs, for an example."""
+    kinds = ["CrossEntropyLoss", "DiceLoss", "LovaszSoftmaxLoss", "FocalLoss"]
+    return kinds[: max(2, method.least_losses)]
+
+
+def config_snippet(name: str) -> str:
+    """Return the part of a config that trains with a method, its own arguments at their defaults.
+
+    Args:
+        name: of the method.
+    """
+    method = METHODS[name]
+    own = inspect.signature(method).parameters
+    return "\n".join(
+        [
+            "loss:",
+            "  types:",
+            f"    - type: {name}",
+            *(
+                f"      {key}: {_yaml(argument.default)}"
+                for key, argument in own.items()
+                if key != "num_losses" and argument.default is not None
+            ),
+            "      losses:",
+            *(f"        - type: {loss}" for loss in example_losses(method)),
+            "  coef: [1]",
+        ]
+    )
+
+
+def _yaml(value: Any) -> str:
+    # A scalar is followed by an end-of-document marker.
+    return yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+
+
+def text_table() -> str:
+    """Return the table of methods in columns for a terminal."""
+    rows = table()
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def text_entry(name: str) -> str:
+    """Return the documentation of one method for a terminal.
+
+    Args:
+        name: of the method.
+    """
+    entry = next(entry for entry in entries() if entry.name == name)
+    arguments = ", ".join(f"{key}={default!r}" for key, default in entry.arguments())
+    return "\n\n".join(
+        [
+            f"{name}({arguments})",
+            entry.docstring(),
+            *(f"{title}: {cell}" for title, cell in zip(_HEADER[3:], entry.row()[3:])),
+            config_snippet(name),
+            f"loss_aggregator:\n  type: {name}",
+        ]
+    )
+
+
+_PAGE = """\
+# The methods
+
+<!-- Written by tools/write_methods_page.py from the docstrings; change those. -->
+
+Every method is a component for `loss.types` and a `type` for `loss_aggregator`; README has both
+forms. `python -m paddleseg_autoloss list` prints this table, and
+`python -m paddleseg_autoloss show CAGrad` one of the sections.
+
+K is the number of losses, n the number of parameters. *Needs* says what the weights depend on: the
+values of the losses alone, the Gramian of their gradients (its K x K inner products), or the whole
+Jacobian. With `level: logits` those that need the Gramian get by with about one backward pass in
+all; those that need the Jacobian hold K n numbers more while they work. *State* is what a
+checkpoint holds. *Scale* says whether the update is of the size of the
+losses' sum or of their mean; `reduction: sum` or `reduction: mean` changes it, for every method.
+
+{table}
+
+Left out:
+
+{left_out}
+
+{sections}
+"""
+
+
+def markdown_page() -> str:
+    """Return ``docs/methods.md``."""
+    header, *rows = table()
+    linked = [(f"[{name}](#{name.lower()})", *cells) for name, *cells in rows]
+    lines = [header, tuple("---" for _ in header), *linked]
+    return _PAGE.format(
+        table="\n".join(f"| {' | '.join(line)} |" for line in lines),
+        left_out="\n".join(f"- {name}: {reason}." for name, reason in LEFT_OUT.items()),
+        sections="\n\n".join(_section(entry) for entry in entries()),
+    )
+
+
+def _section(entry: Entry) -> str:
+    parts = [f"## {entry.name}", _markdown(entry.docstring())]
+    parts.append(f"```yaml\n{config_snippet(entry.name)}\n```")
+    return "\n\n".join(parts)
+
+
+def _markdown(docstring: str) -> str:
+    """Translate a docstring: its mathematics, its sections and their entries."""
+    text = re.sub(r":math:`(.+?)`", r"$`\1`$", docstring, flags=re.DOTALL)
+    text = text.replace("``", "`")
+    return "\n\n".join(_blocks(text.split("\n")))
+
+
+def _blocks(lines: list[str]) -> Iterator[str]:
+    """Yield the paragraphs, formulas and lists of a docstring."""
+    text = "\n".join(lines)
+    for block in re.split(r"\n\s*\n(?=\S)", text):
+        head, _, body = block.partition("\n")
+        if head.startswith(".. math::"):
+            formula = inspect.cleandoc(head.removeprefix(".. math::") + "\n" + body)
+            yield f"```math\n{formula}\n```"
+        elif head in ("Args:", "Attributes:", "Raises:"):
+            yield f"**{_TITLES[head]}**"
+            yield _list(inspect.cleandoc(body))
+        elif head == "Deviations:":
+            yield "**Deviations**"
+            yield inspect.cleandoc(body)
+        else:
+            yield block
+
+
+_TITLES = {"Args:": "Arguments", "Attributes:": "Attributes", "Raises:": "Errors"}
+
+
+def _list(body: str) -> str:
+    """Make a list of ``name: meaning`` entries, whose further lines are indented."""
+    return re.sub(r"^(\w+):", r"- `\1`:", body.replace("\n    ", "\n  "), flags=re.MULTILINE)

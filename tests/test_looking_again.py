@@ -1,0 +1,108 @@
+"""Methods that ask for the losses of the same batch after the step, in PaddleSeg's loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from conftest import Squares, TinyNet, ce_and_dice, run_training
+from paddle import nn
+
+from paddleseg_autoloss.aggregator import LossAggregator
+from paddleseg_autoloss.losses import WeightedLoss
+from paddleseg_autoloss.weighting import Weighting
+
+
+class Watcher(Weighting):
+    """Weights of 1, and a record of what it was given."""
+
+    def __init__(self, num_losses: int, looks_again: bool = True) -> None:
+        super().__init__(num_losses)
+        self.looks_again = looks_again
+        self.before: list[list[float]] = []
+        self.after: list[list[float]] = []
+
+    def forward(self, losses, gramian=None):
+        self.before.append(losses.tolist())
+        return paddle.ones_like(losses)
+
+    def observe(self, losses):
+        self.after.append(losses.tolist())
+
+
+class WithoutDropout(TinyNet):
+    def __init__(self, outputs: int = 1) -> None:
+        super().__init__(outputs)
+        self.dropout = nn.Dropout(0.0)
+
+
+def component(**options):
+    return lambda: [WeightedLoss(ce_and_dice(), lambda k: Watcher(k, **options))]
+
+
+def test_sees_the_same_batch_after_the_step(tmp_path):
+    """With all images in one batch, the next step begins where this one ended."""
+    options = {"batch_size": len(Squares()), "save_interval": 2}
+    _, (loss,), _ = run_training(
+        tmp_path, 5, losses=component(), model=WithoutDropout, val_dataset=Squares("val"), **options
+    )
+    method = loss.aggregator.weighting
+    assert len(method.before) == len(method.after) == 5
+    np.testing.assert_allclose(method.after[:-1], method.before[1:], rtol=1e-4)
+    assert not np.allclose(method.after, method.before, rtol=1e-4)
+
+
+def test_joint_aggregation_sees_every_term(tmp_path):
+    watcher = Watcher(4)
+    names = [f"head{h}/{kind}" for h in (0, 1) for kind in ("CrossEntropyLoss", "DiceLoss")]
+    aggregator = LossAggregator(names, watcher)
+    from paddleseg.models.losses import MixedLoss
+
+    paddle.seed(1)
+    with paddle.utils.unique_name.guard():
+        import paddleseg
+
+        model = WithoutDropout(2)
+        paddleseg.core.train(
+            model,
+            Squares(),
+            optimizer=paddle.optimizer.Adam(0.05, parameters=model.parameters()),
+            save_dir=str(tmp_path),
+            iters=4,
+            batch_size=len(Squares()),
+            losses={
+                "types": [MixedLoss(ce_and_dice(), [1, 1]) for _ in range(2)],
+                "coef": [1, 0.4],
+                "loss_aggregator": aggregator,
+            },
+        )
+    assert len(watcher.before) == len(watcher.after) == 4
+    np.testing.assert_allclose(watcher.after[:-1], watcher.before[1:], rtol=1e-4)
+
+
+def test_looking_leaves_no_trace(tmp_path):
+    """Batch norm's statistics, dropout's draws, curves and the other methods stay as they were."""
+    runs = []
+    for looks in (False, True):
+        folder = tmp_path / str(looks)
+        model, _, _ = run_training(folder, 5, losses=component(looks_again=looks))
+        state = {key: value.numpy() for key, value in model.state_dict().items()}
+        runs.append((state, (folder / "loss_weights.csv").read_text(encoding="utf-8")))
+    assert runs[0][1] == runs[1][1]
+    for key, value in runs[0][0].items():
+        np.testing.assert_array_equal(runs[1][0][key], value, err_msg=key)
+
+
+def test_methods_that_do_not_look_again_remember_nothing_of_it():
+    method = Watcher(2, looks_again=False)
+    aggregator = LossAggregator(["a", "b"], method)
+    with aggregator.observing():
+        total = aggregator({"a": paddle.to_tensor(1.0), "b": paddle.to_tensor(2.0)})
+    assert float(total) == 3
+    assert method.before == method.after == []
+    assert aggregator.last_weights is None
+
+
+def test_observe_is_for_methods_that_define_it():
+    with pytest.raises(NotImplementedError):
+        Weighting(2).observe(paddle.ones([2]))
