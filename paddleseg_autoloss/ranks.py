@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import paddle
 from paddle import Tensor
 
-__all__ = ["is_writing_rank", "mean_over_ranks"]
+__all__ = ["broadcast", "is_one_of_several_ranks", "is_writing_rank", "mean_over_ranks"]
 
 
 def is_writing_rank() -> bool:
@@ -13,12 +15,27 @@ def is_writing_rank() -> bool:
     return paddle.distributed.ParallelEnv().local_rank == 0
 
 
+def is_one_of_several_ranks() -> bool:
+    """Whether other ranks train the same network."""
+    return paddle.distributed.get_world_size() > 1 and paddle.distributed.is_initialized()
+
+
 def mean_over_ranks(tensor: Tensor) -> Tensor:
     """Return the mean of a tensor over all ranks; with a single one, the tensor itself."""
-    ranks = paddle.distributed.get_world_size()
-    if ranks == 1 or not paddle.distributed.is_initialized():
+    if not is_one_of_several_ranks():
         return tensor
     mean = tensor.clone()
     # ReduceOp.AVG does not exist for gloo.
     paddle.distributed.all_reduce(mean)
-    return mean / ranks
+    return mean / paddle.distributed.get_world_size()
+
+
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Set tensors to their values on the first rank."""
+    if not is_one_of_several_ranks():
+        return
+    for tensor in tensors:
+        # Some live on the host, from where NCCL sends nothing.
+        shared = paddle.to_tensor(tensor.numpy())
+        paddle.distributed.broadcast(shared, src=0)
+        tensor.set_value(shared.numpy())

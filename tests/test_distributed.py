@@ -66,6 +66,55 @@ def test_only_one_rank_writes(ranks):
     assert iterations == ["1", "1", "2", "2", "3", "3", "4", "4"]
 
 
+#: One of each kind: learned, drawn, remembered.
+IN_THE_LOOP = ["GradNorm", "PCGrad", "Relobralo"]
+
+EVERY_STEP = """
+import sys
+sys.path.insert(0, "tests")
+from conftest import *
+import json
+from paddleseg_autoloss.losses import COMPONENTS
+
+paddle.set_device("cpu")
+folder, rank = Path(sys.argv[1]), int(paddle.distributed.ParallelEnv().rank)
+states = {}
+for name in IN_THE_LOOP:
+    states[name] = steps = []
+    made = []
+
+    def losses():
+        paddle.seed(100 + rank)  # as without --seed
+        made[:] = [COMPONENTS[name](ce_and_dice())]
+        layer = made[0]
+
+        def note(*args):
+            state = {k: v.numpy().tolist() for k, v in layer.state_dict().items()}
+            state["weights"] = layer.aggregator.last_weights.tolist()
+            steps.append(state)
+
+        layer.register_forward_post_hook(note)
+        return made
+
+    run_training(folder / name, 3, losses=losses, save_interval=3)
+Path(folder, f"rank{rank}.json").write_text(json.dumps(states))
+"""
+
+
+@pytest.fixture(scope="module")
+def every_step(tmp_path_factory):
+    script = EVERY_STEP.replace("IN_THE_LOOP", repr(IN_THE_LOOP))
+    return launched(tmp_path_factory.mktemp("every_step"), script)
+
+
+@pytest.mark.parametrize("name", IN_THE_LOOP)
+def test_paddleseg_loop_keeps_both_ranks_alike_at_every_step(every_step, name):
+    """The ranks see other images and were seeded differently."""
+    first, second = (ranks[name] for ranks in every_step)
+    assert len(first) == 3
+    assert first == second
+
+
 GRADIENTS = """
 import sys
 sys.path.insert(0, "tests")
@@ -82,32 +131,68 @@ images = paddle.to_tensor(random.standard_normal((4, 6)), dtype="float32")
 wanted = paddle.to_tensor(random.standard_normal((4, 3)), dtype="float32")
 
 
-def losses(model, x, y):
+NAMES = ["a", "b", "c", "d"]
+
+
+def losses(model, x, y, count=2):
     outputs = model(x)
-    return {"a": ((outputs - y) ** 2).mean(), "b": ((outputs + 2 * y) ** 2).mean()}
+    wishes = [y, -2 * y, 3 * y, 1 - y]
+    return {name: ((outputs - wish) ** 2).mean() for name, wish in zip(NAMES[:count], wishes)}
+
+
+def flat(gradients):
+    return np.concatenate([g.numpy().ravel() for g in gradients])
 
 
 found = {}
 for name, method in METHODS.items():
-    if method.needs == "losses":
-        continue
     paddle.seed(3)
+    count = max(2, method.least_losses)
     model = paddle.DataParallel(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)))
-    aggregator = LossAggregator(["a", "b"], method(2))
+    aggregator = LossAggregator(NAMES[:count], method(count))
     aggregator.bind(model.parameters())
+    aggregator.held_by_optimizer = True
+    paddle.seed(3)
+    alone = LossAggregator(NAMES[:count], method(count))
+    alone.bind(model.parameters())
     half = slice(2 * rank, 2 * rank + 2)
-    aggregator(losses(model, images[half], wanted[half])).backward()
-    whole = losses(model._layers, images, wanted)
-    rows = [paddle.grad(x, model.parameters(), retain_graph=True) for x in whole.values()]
-    jacobian = np.stack([np.concatenate([g.numpy().ravel() for g in row]) for row in rows])
-    gramian = paddle.to_tensor(jacobian @ jacobian.T)
-    values = paddle.to_tensor([float(x) for x in whole.values()])
-    weights = method(2)(values, gramian).numpy()
-    gradient = np.concatenate([p.grad.numpy().ravel() for p in model.parameters()])
-    found[name] = {
-        "weights": aggregator.last_weights.tolist(), "expected_weights": weights.tolist(),
-        "gradient": gradient.tolist(), "expected_gradient": (weights @ jacobian).tolist(),
-    }
+    found[name] = steps = []
+    for _ in range(3):
+        aggregator(losses(model, images[half], wanted[half], count)).backward()
+        gradient = flat(p.grad for p in model.parameters())
+        model.clear_gradients()
+        whole = losses(model._layers, images, wanted, count)
+        values = paddle.concat([x.reshape([1]) for x in whole.values()]).detach()
+        rows = [paddle.grad(x, model.parameters(), retain_graph=True) for x in whole.values()]
+        jacobian = paddle.to_tensor(np.stack([flat(row) for row in rows]))
+        if method.needs == "jacobian":
+            expected, weights = alone.weighting.update(values, jacobian)
+        else:
+            weights = alone.weighting(values, jacobian @ jacobian.T)
+            expected = weights.detach() @ jacobian
+        steps.append({
+            "weights": aggregator.last_weights.tolist(), "expected_weights": weights.tolist(),
+            "gradient": gradient.tolist(), "expected_gradient": expected.tolist(),
+            "state": {k: v.numpy().tolist() for k, v in aggregator.state_dict().items()},
+        })
+        with paddle.no_grad():
+            for p, row in zip(model.parameters(), jacobian.mean(axis=0).split(
+                [p.size for p in model.parameters()]
+            )):
+                p.set_value(p - 0.05 * row.reshape(p.shape))
+
+calls = []
+stock = paddle.distributed.all_reduce
+paddle.distributed.all_reduce = lambda x, *args, **kwargs: (calls.append(x.size), stock(x))[1]
+# The second loss does not depend on the network on rank 1.
+model = nn.Linear(6, 3)
+aggregator = LossAggregator(["a", "b"], METHODS["PCGrad"](2))
+aggregator.bind(model.parameters())
+one_sided = losses(model, images, wanted)
+if rank == 1:
+    one_sided["b"] = paddle.to_tensor(2.0)
+aggregator(one_sided).backward()
+found["one sided"] = {"gradient": model.weight.grad.numpy().tolist(), "calls": calls}
 Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps(found))
 """
 
@@ -117,12 +202,21 @@ def gradients(tmp_path_factory):
     return launched(tmp_path_factory.mktemp("gradients"), GRADIENTS)
 
 
-@pytest.mark.parametrize("name", [n for n, method in METHODS.items() if method.needs != "losses"])
+@pytest.mark.parametrize("name", METHODS)
 def test_gradient_is_that_of_one_rank_with_the_whole_batch(gradients, name):
-    first, second = (ranks[name] for ranks in gradients)
-    assert first["weights"] == second["weights"]
-    np.testing.assert_allclose(first["weights"], first["expected_weights"], rtol=1e-4)
-    for rank in (first, second):
-        np.testing.assert_allclose(
-            rank["gradient"], rank["expected_gradient"], rtol=1e-4, atol=1e-6
-        )
+    """And weights and state are the same on both ranks, at every step."""
+    for first, second in zip(*(ranks[name] for ranks in gradients)):
+        assert first["weights"] == second["weights"]
+        assert first["state"] == second["state"]
+        np.testing.assert_allclose(first["weights"], first["expected_weights"], rtol=2e-4)
+        for rank in (first, second):
+            np.testing.assert_allclose(
+                rank["gradient"], rank["expected_gradient"], rtol=2e-4, atol=1e-6
+            )
+
+
+def test_gradients_are_averaged_in_one_call_also_where_a_loss_has_none(gradients):
+    """K gradients and what they reach, then the values of the losses."""
+    first, second = (ranks["one sided"] for ranks in gradients)
+    assert first["calls"] == second["calls"] == [2 * 21 + 2 * 2, 2]
+    np.testing.assert_allclose(first["gradient"], second["gradient"])

@@ -9,7 +9,7 @@ from itertools import combinations_with_replacement
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.ranks import mean_over_ranks
+from paddleseg_autoloss.ranks import is_one_of_several_ranks, mean_over_ranks
 
 __all__ = ["Jacobian"]
 
@@ -58,11 +58,11 @@ class Jacobian:
         self.targets = list(targets)
         self._num_losses = len(losses)
         self._replicated = replicated
+        sizes = [math.prod(target.shape) for target in self.targets]
         rows = [_gradients(loss, self.targets, scale) for loss in losses]
-        self._blocks = list(_blocks(rows, [math.prod(target.shape) for target in self.targets]))
-        if replicated:
-            for block in self._blocks:
-                block.rows = [mean_over_ranks(row) for row in block.rows]
+        if replicated and is_one_of_several_ranks():
+            rows = _mean_of_rows(rows, sizes)
+        self._blocks = list(_blocks(rows, sizes))
 
     def gramian(self) -> Tensor:
         """Return the inner products of the rows, float32, shape [K, K]."""
@@ -164,6 +164,27 @@ def _gradients(loss: Tensor, targets: list[Tensor], scale: Tensor | None) -> lis
         return [None] * len(targets)
     scaled = loss if scale is None else loss * scale.astype(loss.dtype)
     return paddle.grad(scaled, targets, retain_graph=True, allow_unused=True)
+
+
+def _mean_of_rows(rows: list[list[Tensor | None]], sizes: list[int]) -> list[list[Tensor | None]]:
+    """Return the mean of the rows over all cards, found by one call.
+
+    A loss may reach a target on some cards only, so the whole of J is sent, and with it which loss
+    reaches which target.
+    """
+    reach = paddle.to_tensor([[float(g is not None) for g in row] for row in rows])
+    parts = [
+        paddle.zeros([size]) if gradient is None else gradient.flatten().astype("float32")
+        for row in rows
+        for gradient, size in zip(row, sizes)
+    ]
+    mean = mean_over_ranks(paddle.concat([*parts, reach.flatten()]))
+    *parts, reach = paddle.split(mean, [*sizes * len(rows), reach.size])
+    columns, reached = len(sizes), reach.numpy().reshape([len(rows), -1]) > 0
+    return [
+        [part if is_reached else None for part, is_reached in zip(parts[i * columns :], reached[i])]
+        for i in range(len(rows))
+    ]
 
 
 def _blocks(rows: list[list[Tensor | None]], sizes: list[int]) -> Iterator[_Block]:

@@ -25,7 +25,7 @@ from paddleseg_autoloss.integration.optimizer import hold_parameters
 from paddleseg_autoloss.integration.report import RunReport, TrainLogger
 from paddleseg_autoloss.integration.state import LossState
 from paddleseg_autoloss.integration.terms import aggregators_of, terms_of
-from paddleseg_autoloss.ranks import mean_over_ranks
+from paddleseg_autoloss.ranks import broadcast, mean_over_ranks
 
 __all__ = ["LOOP", "TrainingSession"]
 
@@ -75,6 +75,7 @@ class TrainingSession:
         self.monitor = TermMonitor(terms, save_dir, start_iter)
         self.report = RunReport(losses, self.monitor, save_dir, start_iter)
         self.scaler: paddle.amp.GradScaler | None = None
+        self._begun = False
         self._batch: Callable[[], None] | None = None
         self._before_step: dict[str, dict[str, Tensor]] | None = None
         self.seed = paddle.get_rng_state()[0].current_seed()
@@ -166,6 +167,10 @@ class TrainingSession:
         return loss_computation
 
     def _begin_step(self) -> None:
+        if not self._begun:
+            # Random state included: without a seed every card has another.
+            broadcast(self.state.tensors())
+            self._begun = True
         # The loop clears the gradients of the model only.
         for parameter in self.state.parameters.values():
             parameter.clear_gradient(False)

@@ -54,6 +54,10 @@ class LossState:
         """Whether the losses neither learn nor remember anything."""
         return not any(layer.state_dict() for layer in self.layers.values())
 
+    def tensors(self) -> list[Tensor]:
+        """Return all that the losses have learned and remember."""
+        return [value for layer in self.layers.values() for value in layer.state_dict().values()]
+
     def snapshot(self) -> dict[str, dict[str, Tensor]]:
         """Return a copy of all that the losses have learned and remember."""
         return {
