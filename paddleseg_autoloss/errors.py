@@ -12,6 +12,7 @@ __all__ = [
     "DataError",
     "TrainingDiverged",
     "UnheldParameterError",
+    "UnsupportedVersionError",
     "nearest",
 ]
 
@@ -34,6 +35,10 @@ class CheckpointError(AutoLossError, RuntimeError):
 
 class TrainingDiverged(AutoLossError, FloatingPointError):
     """A loss became NaN or infinite during training."""
+
+
+class UnsupportedVersionError(AutoLossError, ImportError):
+    """The installed PaddleSeg lacks something that this package builds upon."""
 
 
 class UnheldParameterError(AutoLossError, RuntimeError):

@@ -120,7 +120,6 @@ def build_parts(config: Config, args: Namespace, with_val_dataset: bool = False)
     model = build("model", lambda: utils.convert_sync_batchnorm(builder.model, args.device))
     optimizer = build("optimizer", lambda: builder.optimizer)
     losses = build("loss", lambda: builder.loss)
-    losses["loss_aggregator"] = config.dic.get("loss_aggregator")
     return Parts(train_dataset, val_dataset, model, optimizer, losses)
 
 

@@ -69,7 +69,7 @@ def load_config(path: str, **overrides: Any) -> Config:
     except Exception as error:
         raise ConfigError(f"{path}: {root_cause(error)}") from error
     _check_values(config.dic)
-    _check_aggregator(config.dic.get("loss_aggregator"))
+    check_aggregator(config.dic.get("loss_aggregator"))
     for section in _SECTIONS:
         for key, component in _components(section, config.dic.get(section, {})):
             _check_component(key, component)
@@ -156,7 +156,12 @@ def _check_component(key: str, component: dict[str, Any]) -> None:
         )
 
 
-def _check_aggregator(aggregator: Any) -> None:
+def check_aggregator(aggregator: Any) -> None:
+    """Check the value of the config key ``loss_aggregator``.
+
+    Raises:
+        ConfigError: it names no method, or an argument that the method does not have.
+    """
     if aggregator is None:
         return
     if not isinstance(aggregator, dict) or "type" not in aggregator:

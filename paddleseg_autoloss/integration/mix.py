@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from paddle import nn
-from paddleseg.cvlibs.builder import Builder
 
+from paddleseg_autoloss.integration.builder import component_config
 from paddleseg_autoloss.integration.terms import Term, current_weights
 
-__all__ = ["Mix", "equivalent_mix", "remember_component_configs"]
-
-_CONFIG_ATTRIBUTE = "component_config"
-
-
-def remember_component_configs() -> None:
-    """Let PaddleSeg's builder note on every layer it builds the config that it built it from."""
-    build = Builder.build_component
-
-    def build_component(self: Builder, cfg: dict[str, Any]) -> Any:
-        component = build(self, cfg)
-        if isinstance(component, nn.Layer):
-            object.__setattr__(component, _CONFIG_ATTRIBUTE, copy.deepcopy(cfg))
-        return component
-
-    Builder.build_component = build_component
+__all__ = ["Mix", "equivalent_mix"]
 
 
 class Mix:
@@ -86,7 +70,7 @@ class Mix:
 
 def _config_of(layer: nn.Layer) -> dict[str, Any] | None:
     """The config that a loss was built from, with what its component handed on to it."""
-    config = getattr(layer, _CONFIG_ATTRIBUTE, None)
+    config = component_config(layer)
     ignored = getattr(layer, "ignore_index", 255)
     return {**config, "ignore_index": ignored} if config and ignored != 255 else config
 

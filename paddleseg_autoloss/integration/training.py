@@ -9,9 +9,11 @@ from typing import Any
 import paddle
 import paddleseg.core
 
+from paddleseg_autoloss.compat import check_loop
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
+from paddleseg_autoloss.integration.builder import extend_builder
 from paddleseg_autoloss.integration.checkpoint import checkpoint_iteration
-from paddleseg_autoloss.integration.mix import remember_component_configs
+from paddleseg_autoloss.integration.report import TrainLogger
 from paddleseg_autoloss.integration.session import LOOP, TrainingSession
 
 __all__ = ["install", "train"]
@@ -43,6 +45,9 @@ def train(*args: Any, **kwargs: Any) -> Any:
         start_iter=_start_iter(arguments),
         save_interval=arguments["save_interval"],
     )
+    if "logger" in arguments:
+        # After 2.9 the loop logs to this one, and on every card.
+        arguments["logger"] = TrainLogger(arguments["logger"], session.report)
     if arguments["to_static_training"]:
         _check_static_training(session)
     try:
@@ -91,7 +96,13 @@ def _check_static_training(session: TrainingSession) -> None:
 
 
 def install() -> None:
-    """Put `train` in the place of ``paddleseg.core.train`` and let the builder note its configs."""
+    """Put `train` in the place of ``paddleseg.core.train``, and extend the builder.
+
+    Raises:
+        UnsupportedVersionError: the installed PaddleSeg's loop is not what this package reckons
+            with.
+    """
+    check_loop(LOOP)
     setattr(LOOP, "train", train)  # noqa: B010
     paddleseg.core.train = train
-    remember_component_configs()
+    extend_builder()

@@ -1,0 +1,49 @@
+"""What PaddleSeg's builder does beyond its own, for its tools and ours alike."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from paddle import nn
+from paddleseg.cvlibs import SegBuilder
+from paddleseg.cvlibs.builder import Builder
+
+from paddleseg_autoloss.integration.config import check_aggregator
+
+__all__ = ["component_config", "extend_builder"]
+
+_CONFIG_ATTRIBUTE = "component_config"
+
+
+def extend_builder() -> None:
+    """Let PaddleSeg's builder note the configs of what it builds, and read ``loss_aggregator``."""
+    Builder.build_component = _noting_configs(Builder.build_component)
+    SegBuilder._build_loss = _with_aggregator(SegBuilder._build_loss)
+
+
+def component_config(layer: nn.Layer) -> dict[str, Any] | None:
+    """Return the config that the builder built a layer from, if it did."""
+    return getattr(layer, _CONFIG_ATTRIBUTE, None)
+
+
+def _noting_configs(build: Any) -> Any:
+    def build_component(self: Builder, cfg: dict[str, Any]) -> Any:
+        component = build(self, cfg)
+        if isinstance(component, nn.Layer):
+            object.__setattr__(component, _CONFIG_ATTRIBUTE, copy.deepcopy(cfg))
+        return component
+
+    return build_component
+
+
+def _with_aggregator(build: Any) -> Any:
+    def _build_loss(self: SegBuilder, loss_name: str, loss_cfg: dict[str, Any]) -> dict[str, Any]:
+        losses = build(self, loss_name, loss_cfg)
+        aggregator = self.config.dic.get("loss_aggregator")
+        if loss_name == "loss" and aggregator is not None:
+            check_aggregator(aggregator)
+            losses["loss_aggregator"] = aggregator
+        return losses
+
+    return _build_loss
