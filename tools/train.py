@@ -31,7 +31,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("--use_vdl", action="store_true", help="write VisualDL curves")
     add("--use_ema", action="store_true", help="keep a moving average of the model")
 
-    add("--resume_model", help="checkpoint folder to continue from, such as output/iter_1000")
+    add("--resume_model", help="folder to continue from, such as output/iter_1000, or latest")
     add("--iters", type=positive, help="iterations, instead of the config's")
     add("--batch_size", type=positive, help="images per card and step, instead of the config's")
     add("--learning_rate", type=float, help="learning rate, instead of the config's")

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import paddle
-from paddle import Tensor
+from paddle import Tensor, nn
 
-from paddleseg_autoloss.errors import CheckpointError
+from paddleseg_autoloss.errors import CheckpointError, ConfigError
 
-__all__ = ["atomic_save", "checkpoint_iteration", "non_finite", "whole_checkpoints"]
+__all__ = [
+    "atomic_save",
+    "check_writable",
+    "checked_load",
+    "checkpoint_iteration",
+    "latest_checkpoint",
+    "non_finite",
+    "whole_checkpoints",
+]
 
 _FILES = ("model.pdparams", "model.pdopt")
 _NAME = re.compile(r".*_(\d+)")
@@ -23,15 +32,69 @@ def atomic_save(save: Callable[..., None], obj: Any, path: str, *args: Any, **kw
     """Call ``save(obj, path)`` so that a kill at any moment leaves the previous file whole.
 
     The file is written beside its place, flushed to the disk and renamed.
+
+    Raises:
+        CheckpointError: it cannot be written, to a full disk for instance.
     """
     if not isinstance(path, (str, os.PathLike)):
         save(obj, path, *args, **kwargs)
         return
-    part = f"{os.fspath(path)}.part"
-    save(obj, part, *args, **kwargs)
-    with open(part, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    part = Path(f"{os.fspath(path)}.part")
+    try:
+        save(obj, str(part), *args, **kwargs)
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise CheckpointError(f"save_dir: cannot write {path}: {error.strerror}") from error
+
+
+def check_writable(save_dir: str | Path) -> None:
+    """Make the folder of a run, and check that files can be written there.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    try:
+        Path(save_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=save_dir):
+            pass
+    except OSError as error:
+        raise ConfigError(f"save_dir: cannot write to {save_dir}: {error.strerror}") from error
+
+
+def checked_load(model: nn.Layer) -> Callable[[dict[str, Tensor]], Any]:
+    """Return the model's ``set_state_dict``, which skips what does not fit, with a check before it.
+
+    Its call raises CheckpointError if the state is that of another network.
+    """
+    stock = model.set_state_dict
+
+    def set_state_dict(state: dict[str, Tensor]) -> Any:
+        for name, own in model.state_dict().items():
+            found = state.get(name)
+            if found is None or list(found.shape) != list(own.shape):
+                what = "nothing" if found is None else f"shape {list(found.shape)}"
+                raise CheckpointError(
+                    f"--resume_model: the checkpoint is of another network: expected {name} of "
+                    f"shape {list(own.shape)}, found {what}"
+                )
+        return stock(state)
+
+    return set_state_dict
+
+
+def latest_checkpoint(save_dir: str | Path) -> str:
+    """Return the folder of the newest whole checkpoint of a run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    whole = whole_checkpoints(save_dir)
+    if not whole:
+        raise CheckpointError(f"--resume_model: there is no whole checkpoint in {save_dir}")
+    return str(whole[-1])
 
 
 def non_finite(state: Any) -> str | None:

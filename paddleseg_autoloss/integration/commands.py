@@ -130,7 +130,7 @@ def train_from(args: Namespace, config_dir: Path) -> None:
         args: the parsed flags.
         config_dir: where bare config names are looked up.
     """
-    if args.resume_model is not None:
+    if args.resume_model not in (None, "latest"):
         checkpoint_iteration(args.resume_model)
     config = load_config(
         find_config(args.config, config_dir),

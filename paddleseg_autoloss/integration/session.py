@@ -17,7 +17,7 @@ from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.compat import skipped_step
 from paddleseg_autoloss.errors import AutoLossError, CheckpointError, ConfigError
-from paddleseg_autoloss.integration.checkpoint import atomic_save, non_finite
+from paddleseg_autoloss.integration.checkpoint import atomic_save, checked_load, non_finite
 from paddleseg_autoloss.integration.evaluation import captured_figures
 from paddleseg_autoloss.integration.joint import JointAggregation
 from paddleseg_autoloss.integration.monitor import TermMonitor
@@ -235,7 +235,8 @@ class TrainingSession:
     def _resume(self, stock: Any) -> Any:
         def resume(model: nn.Layer, optimizer: Optimizer, folder: str) -> int:
             try:
-                return stock(model, optimizer, folder)
+                with _replaced(model, "set_state_dict", checked_load(model)):
+                    return stock(model, optimizer, folder)
             except AutoLossError:
                 raise
             except Exception as error:

@@ -78,6 +78,7 @@ class LossState:
             seed: the seed of the run.
         """
         section = {
+            "optimizer": type(self.optimizer).__name__,
             "methods": self.methods,
             "terms": self.names,
             "seed": seed,
@@ -96,6 +97,7 @@ class LossState:
         """
         state = dict(state)
         section = state.pop(_SECTION, {})
+        self._check_optimizer(section)
         saved = section.get("losses", {})
         if any(saved.values()):
             self._check(section)
@@ -105,6 +107,15 @@ class LossState:
             logger.info("The checkpoint holds no loss weights: they start afresh.")
         state.update(import_slots(self.optimizer, self.parameters, section.get("slots", {})))
         return state, section.get("seed")
+
+    def _check_optimizer(self, section: dict[str, Any]) -> None:
+        own = type(self.optimizer).__name__
+        saved = section.get("optimizer", own)
+        if saved != own:
+            raise CheckpointError(
+                f"--resume_model: the checkpoint was trained with the optimizer {saved}, the "
+                f"config has {own}"
+            )
 
     def _check(self, section: dict[str, Any]) -> None:
         own = {path: _shapes(layer.state_dict()) for path, layer in self.layers.items()}

@@ -12,7 +12,11 @@ import paddleseg.core
 from paddleseg_autoloss.compat import check_loop
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.integration.builder import extend_builder
-from paddleseg_autoloss.integration.checkpoint import checkpoint_iteration
+from paddleseg_autoloss.integration.checkpoint import (
+    check_writable,
+    checkpoint_iteration,
+    latest_checkpoint,
+)
 from paddleseg_autoloss.integration.report import TrainLogger
 from paddleseg_autoloss.integration.session import LOOP, TrainingSession
 
@@ -26,16 +30,22 @@ def train(*args: Any, **kwargs: Any) -> Any:
     """Train as ``paddleseg.core.train`` does, and train the parameters of the losses too.
 
     All arguments are PaddleSeg's own.  ``optimizer`` may be made from ``model.parameters()`` alone:
-    the losses' parameters join it.
+    the losses' parameters join it.  ``resume_model="latest"`` is the newest whole checkpoint in
+    ``save_dir``.
 
     Raises:
-        CheckpointError: ``resume_model`` is incomplete or holds the state of other losses.
+        CheckpointError: ``resume_model`` is incomplete, or of another network, optimizer or losses;
+            or a checkpoint cannot be written.
+        ConfigError: ``save_dir`` cannot be written to, or an argument cannot work.
         TrainingDiverged: a loss became NaN or infinite.
     """
     call = inspect.signature(_stock_train).bind(*args, **kwargs)
     call.apply_defaults()
     arguments = call.arguments
     _check_sizes(arguments)
+    check_writable(arguments["save_dir"])
+    if arguments["resume_model"] == "latest":
+        arguments["resume_model"] = latest_checkpoint(arguments["save_dir"])
     session = TrainingSession(
         model=arguments["model"],
         train_dataset=arguments["train_dataset"],
