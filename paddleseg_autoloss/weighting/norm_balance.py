@@ -9,7 +9,7 @@ import numpy as np
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting.base import GramianWeighting, checked_number, checked_range
 
-__all__ = ["NTKWeighting", "NormBalanceWeighting"]
+__all__ = ["NormBalanceWeighting"]
 
 
 class NormBalanceWeighting(GramianWeighting):
@@ -74,36 +74,3 @@ class NormBalanceWeighting(GramianWeighting):
     def target(self, norms: np.ndarray) -> np.ndarray:
         """Return the weights to move to, for gradients of these lengths."""
         return norms.mean() / norms
-
-
-class NTKWeighting(NormBalanceWeighting):
-    r"""Weights in the manner of the neural tangent kernel, as PaddleScience has them.
-
-    .. math:: w_i = \frac{\sum_j \lVert g_j \rVert}{\lVert g_i \rVert}
-
-    After S. Wang, X. Yu, P. Perdikaris, "When and why PINNs fail to train: A neural tangent kernel
-    perspective", Journal of Computational Physics 449 (2022), which has the traces of the kernels,
-    that is the per-sample gradients, in the place of the lengths.  Without conflict the weights
-    sum to :math:`K^2` if all lengths are equal.
-
-    Deviations:
-        as in `NormBalanceWeighting`.
-
-    Args:
-        num_losses: K, the number of losses.
-
-    Examples:
-        >>> import paddle
-        >>> from paddleseg_autoloss.weighting import NTKWeighting
-        >>> gramian = paddle.to_tensor([[9.0, 0.0], [0.0, 1.0]])
-        >>> weights = NTKWeighting(2)(paddle.ones([2]), gramian)
-        >>> [round(w, 4) for w in weights.tolist()]
-        [1.3333, 4.0]
-    """
-
-    def __init__(self, num_losses: int) -> None:
-        super().__init__(num_losses, momentum=0.0)
-
-    def target(self, norms: np.ndarray) -> np.ndarray:
-        """Return the weights to move to, for gradients of these lengths."""
-        return norms.sum() / norms

@@ -1,0 +1,130 @@
+"""Smoothed weights by Zhou et al."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import paddle
+from paddle import Tensor
+
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.weighting.base import Weighting, checked_range
+
+__all__ = ["CRMOGMWeighting"]
+
+
+class CRMOGMWeighting(Weighting):
+    r"""The weights of another method, averaged over the steps (CR-MOGM, Zhou et al. 2022).
+
+    Weights that follow from the gradients of one mini-batch are noisy, and depend on the same noise
+    as these gradients, which keeps such methods from converging.  An average over the past steps
+    does not.  With the weights :math:`\hat\lambda_k` that the method finds at step k:
+
+    .. math::
+        \lambda_k = \alpha \lambda_{k-1} + (1 - \alpha) \hat\lambda_k, \qquad
+        \lambda_0 = \hat\lambda_0
+
+    S. Zhou, W. Zhang, J. Jiang, W. Zhong, J. Gu, W. Zhu, "On the Convergence of Stochastic
+    Multi-Objective Gradient Manipulation and Beyond", NeurIPS 2022.  Sign, sum and scale of the
+    weights are those of the method; so is what it needs.
+
+    Deviations:
+        alpha is constant, TorchJD's default; the paper's convergence is for one that goes to 1 as
+        the learning rate goes to 0.  Methods that learn their weights, that need the whole Jacobian
+        or that take other steps are refused.  A step whose losses are not all finite leaves the
+        memory as it is and gets the previous weights.
+
+    Args:
+        num_losses: K, the number of losses.
+        method: the method whose weights to average, by the name that a config uses.
+        options: its arguments and their values; by default it has its defaults.
+        alpha: how much of the past is kept, from 0, which is the method by itself, to 1, which
+            keeps the first weights.
+
+    Attributes:
+        averaged: the method.
+
+    Raises:
+        ConfigError: there is no such method or it cannot be averaged, it has no such argument, or
+            an argument is out of its range.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import CRMOGMWeighting
+        >>> weighting = CRMOGMWeighting(2, method="IMTLG", alpha=0.9)
+        >>> weighting(paddle.ones([2]), paddle.to_tensor([[9.0, 0.0], [0.0, 1.0]])).tolist()
+        [0.25, 0.75]
+        >>> weights = weighting(paddle.ones([2]), paddle.eye(2))  # IMTL-G has 1/2, 1/2
+        >>> [round(w, 4) for w in weights.tolist()]
+        [0.275, 0.725]
+    """
+
+    needs = "gramian"
+    sums_to = "as its method's"
+    may_be_negative = True
+
+    def __init__(
+        self,
+        num_losses: int,
+        method: str = "CAGrad",
+        options: dict[str, Any] | None = None,
+        alpha: float = 0.9,
+    ) -> None:
+        super().__init__(num_losses)
+        self.method = method
+        self.options = options
+        self.alpha = checked_range("alpha", alpha, least=0, most=1)
+        self.averaged = _made(method, num_losses, {} if options is None else options)
+        for attribute in ("needs", "sums_to", "scale", "may_be_negative", "looks_again"):
+            setattr(self, attribute, getattr(self.averaged, attribute))
+        # NaN until the first call whose losses are finite.
+        self.register_buffer("lmbda", paddle.full([num_losses], float("nan")))
+
+    @paddle.no_grad()
+    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+        """Return lambda, shape [K], detached."""
+        found = self.averaged(losses, gramian)
+        average = self.alpha * self.lmbda + (1 - self.alpha) * found
+        self.remember(losses, lmbda=paddle.where(self.lmbda.isnan(), found, average))
+        return paddle.where(self.lmbda.isnan(), found, self.lmbda)
+
+    def observe(self, losses: Tensor) -> None:
+        """Hand the losses of the same batch after the step on to the method."""
+        self.averaged.observe(losses)
+
+
+def _made(name: str, num_losses: int, options: dict[str, Any]) -> Weighting:
+    # The registry of methods has this one in it.
+    from paddleseg_autoloss.weighting import METHODS
+
+    averageable = {key: kind for key, kind in METHODS.items() if _why_not(key, kind) is None}
+    if name not in METHODS:
+        raise ConfigError(f"method: there is no {name!r}{_nearest(name, averageable)}")
+    reason = _why_not(name, METHODS[name])
+    if reason is not None:
+        raise ConfigError(f"method: CRMOGM cannot average {name}, which {reason}")
+    if not isinstance(options, dict):
+        raise ConfigError(f"options: expected names and values, found {options!r}")
+    known = inspect.signature(METHODS[name]).parameters.keys() - {"num_losses"}
+    for argument in options.keys() - known:
+        raise ConfigError(f"options: {name} has no {argument!r}{_nearest(argument, known)}")
+    return METHODS[name](num_losses, **options)
+
+
+def _why_not(name: str, method: type[Weighting]) -> str | None:
+    """Return why the weights of a method cannot be averaged, or None."""
+    if name == "CRMOGM":
+        return "averages already"
+    if name == "SeparateBackward":
+        return "has constant weights"
+    if method.parameter_name is not None:
+        return "learns its weights"
+    return "needs the whole Jacobian" if method.needs == "jacobian" else None
+
+
+def _nearest(name: object, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""

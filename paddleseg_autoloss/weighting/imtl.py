@@ -1,0 +1,108 @@
+"""Impartial multi-task learning by Liu et al., both balances."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+from paddle import ParamAttr, Tensor, nn
+
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.weighting.base import GramianWeighting, checked_lr_mult, checked_number
+from paddleseg_autoloss.weighting.imtl_g import impartial
+
+__all__ = ["IMTLWeighting"]
+
+
+class IMTLWeighting(GramianWeighting):
+    r"""Learned scales of the losses and balanced gradients (IMTL, Liu et al. 2021).
+
+    IMTL-L learns a scale :math:`e^{s_i}` of every loss, IMTL-G balances the gradients of the scaled
+    losses:
+
+    .. math::
+        \min_s \sum_i e^{s_i} L_i - s_i, \qquad
+        d = \sum_i \alpha_i e^{s_i} g_i, \qquad
+        \langle d, g_i \rangle / \lVert g_i \rVert \text{ the same for all } i, \qquad
+        \sum_i \alpha_i = 1
+
+    L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao, W. Zhang, "Towards Impartial
+    Multi-task Learning", ICLR 2021, hybrid balance.  The first minimum is for s alone; a constant
+    loss is scaled to 1, :math:`e^{s_i} = 1 / L_i`.  The balance of the gradients does not depend on
+    their lengths, so where all losses reach all parameters s changes the length of d and not its
+    direction.  The weights are :math:`\alpha_i e^{s_i}`; they can be negative and sum to nothing in
+    particular.  With :math:`s = 0`, as at the start, they are those of IMTL-G, the scale of the
+    losses' mean.
+
+    Deviations:
+        The paper leaves s free, and a loss near 0 would have it grow without end.  Above ``s_max``
+        :math:`e^s` is continued by its tangent, and :math:`(s - s_{max})^2` is added, which stops s
+        within 1/2 of ``s_max`` even for a loss that is exactly 0; below ``s_min`` it stays
+        :math:`e^{s_{min}}`.  Between the bounds nothing changes.  A negative loss counts as 0 for
+        its s.  Otherwise as in `IMTLGWeighting`.
+
+    Args:
+        num_losses: K, the number of losses.
+        init: initial value of every s, within [s_min, s_max].
+        lr_mult: learning rate of s as a multiple of the optimizer's, positive.
+
+    Attributes:
+        s: the learned log scales, shape [K].
+
+    Raises:
+        ConfigError: ``init`` is out of bounds or ``lr_mult`` is not positive.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import IMTLWeighting
+        >>> weighting = IMTLWeighting(2)
+        >>> gramian = paddle.to_tensor([[9.0, -1.0], [-1.0, 1.0]])  # lengths 3 and 1
+        >>> weighting(paddle.to_tensor([0.5, 4.0]), gramian).tolist()
+        [0.25, 0.75]
+        >>> weighting.penalty().backward()
+        >>> weighting.s.grad.tolist()  # e^s L - 1
+        [-0.5, 3.0]
+    """
+
+    parameter_name = "s"
+    scale = "mean"
+    may_be_negative = True
+    s_min = -7.0
+    s_max = 7.0
+
+    def __init__(self, num_losses: int, init: float = 0.0, lr_mult: float = 1.0) -> None:
+        super().__init__(num_losses)
+        self.init = checked_number("init", init)
+        self.lr_mult = checked_lr_mult(lr_mult)
+        if not self.s_min <= init <= self.s_max:
+            raise ConfigError(
+                f"init: expected a number in [{self.s_min}, {self.s_max}], found {init!r}"
+            )
+        self.s = self.create_parameter(
+            [num_losses],
+            attr=ParamAttr(learning_rate=self.lr_mult, need_clip=False),
+            default_initializer=nn.initializer.Constant(self.init),
+        )
+        self._losses: np.ndarray | None = None
+
+    def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
+        """Return the weights, shape [K]."""
+        self._losses = losses
+        scales = self._scales().numpy().astype("float64")
+        return scales * impartial(gramian * np.outer(scales, scales))
+
+    def penalty(self) -> Tensor | None:
+        """Return 0 with the gradient of the objective of s, 0-D."""
+        if self._losses is None:
+            return None
+        losses = paddle.to_tensor(self._losses.clip(min=0), dtype="float32")
+        self._losses = None
+        objective = (self._scales() * losses - self.s + self._above() ** 2).sum()
+        return objective - objective.detach()
+
+    def _scales(self) -> Tensor:
+        # clip() has another slope at its lower bound in Paddle 2 than in Paddle 3.
+        bounded = self.s - self._above() + nn.functional.relu(self.s_min - self.s)
+        return paddle.exp(bounded) * (1 + self._above())
+
+    def _above(self) -> Tensor:
+        return nn.functional.relu(self.s - self.s_max)

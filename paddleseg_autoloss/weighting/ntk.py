@@ -1,0 +1,47 @@
+"""Weights in the manner of the neural tangent kernel, as PaddleScience has them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paddleseg_autoloss.weighting.norm_balance import NormBalanceWeighting
+
+__all__ = ["NTKWeighting"]
+
+
+class NTKWeighting(NormBalanceWeighting):
+    r"""Weights that give all gradients one length, their sum (NTK, Wang et al. 2022).
+
+    .. math:: w_i = \frac{\sum_j \lVert g_j \rVert}{\lVert g_i \rVert}
+
+    After S. Wang, X. Yu, P. Perdikaris, "When and why PINNs fail to train: A neural tangent kernel
+    perspective", Journal of Computational Physics 449 (2022).  No weight is negative.  Their
+    inverses sum to 1, so the weights sum to :math:`K^2` or more: K each where all lengths are
+    equal.  That is K times the scale of the losses' sum; ``reduction: mean`` divides by K and gives
+    the scale of the sum.
+
+    Deviations:
+        The lengths are PaddleScience's.  The paper has the traces of the kernels in their place,
+        that is the per-sample gradients.  A loss without gradient keeps its weight, which would
+        become infinite; it is 1 at the start.
+
+    Args:
+        num_losses: K, the number of losses.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import NTKWeighting
+        >>> gramian = paddle.to_tensor([[9.0, 0.0], [0.0, 1.0]])
+        >>> weights = NTKWeighting(2)(paddle.ones([2]), gramian)
+        >>> [round(w, 4) for w in weights.tolist()]  # 4/3, 4/1
+        [1.3333, 4.0]
+    """
+
+    sums_to = "K^2 or more"
+
+    def __init__(self, num_losses: int) -> None:
+        super().__init__(num_losses, momentum=0.0)
+
+    def target(self, norms: np.ndarray) -> np.ndarray:
+        """Return the weights to move to, for gradients of these lengths."""
+        return norms.sum() / norms
