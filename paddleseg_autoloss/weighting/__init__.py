@@ -6,19 +6,32 @@ from paddleseg_autoloss.weighting.auto import AutoWeighting
 from paddleseg_autoloss.weighting.base import GramianWeighting, JacobianWeighting, Weighting
 from paddleseg_autoloss.weighting.cagrad import CAGradWeighting
 from paddleseg_autoloss.weighting.conflict_free import ConFIGWeighting
+from paddleseg_autoloss.weighting.cosmos import COSMOSWeighting
 from paddleseg_autoloss.weighting.crmogm import CRMOGMWeighting
+from paddleseg_autoloss.weighting.dwa import DWAWeighting
+from paddleseg_autoloss.weighting.famo import FAMOWeighting
+from paddleseg_autoloss.weighting.gls import GLSWeighting
 from paddleseg_autoloss.weighting.gradnorm import GradNormWeighting
 from paddleseg_autoloss.weighting.gradvac import GradVacWeighting
 from paddleseg_autoloss.weighting.imtl import IMTLWeighting
 from paddleseg_autoloss.weighting.imtl_g import IMTLGWeighting
+from paddleseg_autoloss.weighting.imtl_l import IMTLLWeighting
 from paddleseg_autoloss.weighting.krum import KrumWeighting
 from paddleseg_autoloss.weighting.norm_balance import NormBalanceWeighting
 from paddleseg_autoloss.weighting.ntk import NTKWeighting
+from paddleseg_autoloss.weighting.pbi import PBIWeighting
 from paddleseg_autoloss.weighting.pcgrad import PCGradWeighting
 from paddleseg_autoloss.weighting.relobralo import RelobraloWeighting
+from paddleseg_autoloss.weighting.rlw import RLWWeighting
+from paddleseg_autoloss.weighting.scale_invariant import ScaleInvariantWeighting
+from paddleseg_autoloss.weighting.scheduled import ScheduledWeighting
 from paddleseg_autoloss.weighting.separate import SeparateBackwardWeighting
+from paddleseg_autoloss.weighting.softadapt import SoftAdaptWeighting
+from paddleseg_autoloss.weighting.stch import STCHWeighting
 from paddleseg_autoloss.weighting.sum import SumWeighting
 from paddleseg_autoloss.weighting.uncertainty import UncertaintyWeighting
+from paddleseg_autoloss.weighting.uwo import UWOWeighting
+from paddleseg_autoloss.weighting.uwso import UWSOWeighting
 
 __all__ = [
     "METHODS",
@@ -26,21 +39,34 @@ __all__ = [
     "AlignedMTLWeighting",
     "AutoWeighting",
     "CAGradWeighting",
+    "COSMOSWeighting",
     "CRMOGMWeighting",
     "ConFIGWeighting",
+    "DWAWeighting",
+    "FAMOWeighting",
+    "GLSWeighting",
     "GradNormWeighting",
     "GradVacWeighting",
     "GramianWeighting",
     "IMTLGWeighting",
+    "IMTLLWeighting",
     "IMTLWeighting",
     "JacobianWeighting",
     "KrumWeighting",
     "NTKWeighting",
     "NormBalanceWeighting",
+    "PBIWeighting",
     "PCGradWeighting",
+    "RLWWeighting",
     "RelobraloWeighting",
+    "STCHWeighting",
+    "ScaleInvariantWeighting",
+    "ScheduledWeighting",
     "SeparateBackwardWeighting",
+    "SoftAdaptWeighting",
     "SumWeighting",
+    "UWOWeighting",
+    "UWSOWeighting",
     "UncertaintyWeighting",
     "Weighting",
 ]
@@ -51,17 +77,30 @@ METHODS: dict[str, type[Weighting]] = {
     "AlignedMTL": AlignedMTLWeighting,
     "AutoWeightedLoss": AutoWeighting,
     "CAGrad": CAGradWeighting,
-    "CRMOGM": CRMOGMWeighting,
     "ConFIG": ConFIGWeighting,
+    "COSMOS": COSMOSWeighting,
+    "CRMOGM": CRMOGMWeighting,
+    "DWA": DWAWeighting,
+    "FAMO": FAMOWeighting,
+    "GLS": GLSWeighting,
     "GradNorm": GradNormWeighting,
     "GradVac": GradVacWeighting,
     "IMTL": IMTLWeighting,
     "IMTLG": IMTLGWeighting,
+    "IMTLL": IMTLLWeighting,
     "Krum": KrumWeighting,
     "NTK": NTKWeighting,
+    "PBI": PBIWeighting,
     "PCGrad": PCGradWeighting,
     "Relobralo": RelobraloWeighting,
+    "RLW": RLWWeighting,
+    "ScaleInvariant": ScaleInvariantWeighting,
+    "ScheduledLoss": ScheduledWeighting,
     "SeparateBackward": SeparateBackwardWeighting,
+    "SoftAdapt": SoftAdaptWeighting,
+    "STCH": STCHWeighting,
     "Sum": SumWeighting,
     "UncertaintyWeightedLoss": UncertaintyWeighting,
+    "UWO": UWOWeighting,
+    "UWSO": UWSOWeighting,
 }

@@ -1,0 +1,76 @@
+"""The loss balance of impartial multi-task learning by Liu et al."""
+
+from __future__ import annotations
+
+from paddle import ParamAttr, Tensor, nn
+
+from paddleseg_autoloss.weighting.base import Weighting, checked_lr_mult
+
+__all__ = ["IMTLLWeighting"]
+
+
+class IMTLLWeighting(Weighting):
+    r"""Learned scales that make the losses alike (IMTL-L, Liu et al. 2021).
+
+    .. math:: \sum_i e^{s_i} L_i - s_i
+
+    L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao, W. Zhang, "Towards Impartial
+    Multi-task Learning", ICLR 2021.  For a constant loss s settles where the weight
+    :math:`e^{s_i}` is :math:`1 / L_i`, so that every scaled loss is 1.  The weights are positive
+    and sum to nothing in particular; the gradient has the scale of the losses' sum.  The total can
+    be negative, since s can be positive; watch the raw losses instead.
+
+    Deviations:
+        The paper leaves s free.  Here the weight can neither explode nor vanish: below ``s_min`` it
+        stays :math:`e^{s_{min}}`; above ``s_max`` it is continued by its tangent, up to 1.5
+        :math:`e^{s_{max}}`, and :math:`(s - s_{max})^2` is added, which stops s within 1/2 of
+        ``s_max`` even for a loss that is 0 or negative.  Between the bounds nothing changes.
+
+    Args:
+        num_losses: K, the number of losses.
+        lr_mult: learning rate of s as a multiple of the optimizer's, positive.
+
+    Attributes:
+        s: the learned logarithms of the weights, shape [K], at first 0.
+
+    Raises:
+        ConfigError: ``lr_mult`` is not positive.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import IMTLLWeighting
+        >>> weighting = IMTLLWeighting(2)
+        >>> losses = paddle.to_tensor([2.0, 0.5])
+        >>> weighting(losses).tolist()
+        [1.0, 1.0]
+        >>> weighting.total(losses, weighting(losses)).backward()
+        >>> weighting.s.grad.tolist()  # L - 1
+        [1.0, -0.5]
+    """
+
+    parameter_name = "s"
+    s_min = -7.0
+    s_max = 7.0
+
+    def __init__(self, num_losses: int, lr_mult: float = 1.0) -> None:
+        super().__init__(num_losses)
+        self.lr_mult = checked_lr_mult(lr_mult)
+        self.s = self.create_parameter(
+            [num_losses],
+            attr=ParamAttr(learning_rate=self.lr_mult, need_clip=False),
+            default_initializer=nn.initializer.Constant(0.0),
+        )
+
+    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+        """Return exp(s), bounded, shape [K]."""
+        above = self._above()
+        # relu() and not clip(), whose slope at its lower bound is another in Paddle 2 than in 3.
+        bounded = self.s - above + nn.functional.relu(self.s_min - self.s)
+        return bounded.exp() * (1 + above.clip(max=0.5))
+
+    def penalty(self) -> Tensor:
+        """Return minus the sum of s, with the wall at ``s_max``, 0-D."""
+        return (self._above() ** 2 - self.s).sum()
+
+    def _above(self) -> Tensor:
+        return nn.functional.relu(self.s - self.s_max)

@@ -1,0 +1,77 @@
+"""Penalty-based boundary intersection by Zhang and Li."""
+
+from __future__ import annotations
+
+import math
+
+import paddle
+from paddle import Tensor
+
+from paddleseg_autoloss.weighting.base import checked_range
+from paddleseg_autoloss.weighting.objective import ObjectiveWeighting, deviations, polar
+
+__all__ = ["PBIWeighting"]
+
+
+class PBIWeighting(ObjectiveWeighting):
+    r"""Penalty-based boundary intersection (PBI, Zhang and Li 2007).
+
+    The losses are to be small and, by a penalty, in the ratio of a preference r, here equal:
+
+    .. math::
+        f = d_1 + \theta d_2, \qquad d_1 = L \cdot \hat r, \quad
+        d_2 = \lVert L - d_1 \hat r \rVert, \qquad
+        w = \hat r + \theta \frac{L - d_1 \hat r}{d_2}, \quad \hat r_i = \frac{1}{\sqrt K}
+
+    In other words :math:`\sqrt K` times the mean of the losses plus :math:`\theta` times their
+    standard deviation.
+
+    Q. Zhang, H. Li, "MOEA/D: A Multiobjective Evolutionary Algorithm Based on Decomposition", IEEE
+    Transactions on Evolutionary Computation 2007.  The weights are constants for differentiation
+    and sum to :math:`\sqrt K`.  They are often negative: a loss well below the mean is made to
+    rise.  The gradient's scale is between those of the losses' mean and sum.
+
+    Deviations:
+        The ideal point is 0 and the preference uniform.  Losses that differ by no more than 1e-6 of
+        the largest count as equal: :math:`d_2` has no gradient there, and every weight is
+        :math:`1 / \sqrt K`.  So it is where a loss is not finite.
+
+    Args:
+        num_losses: K, the number of losses.
+        theta: penalty on losses that differ, at least 0; from :math:`1 / \sqrt{K - 1}` on weights
+            can be negative.
+
+    Raises:
+        ConfigError: ``theta`` is negative.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import PBIWeighting
+        >>> weighting = PBIWeighting(4, theta=0.5)
+        >>> losses = paddle.to_tensor([3.0, 1.0, 3.0, 1.0])
+        >>> weighting(losses).tolist()
+        [0.75, 0.25, 0.75, 0.25]
+        >>> float(weighting.total(losses, weighting(losses)))  # 4 + 0.5 * 2
+        5.0
+    """
+
+    sums_to = "sqrt(K)"
+    may_be_negative = True
+
+    def __init__(self, num_losses: int, theta: float = 5.0) -> None:
+        super().__init__(num_losses)
+        self.theta = checked_range("theta", theta, least=0)
+
+    @paddle.no_grad()
+    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+        """Return the derivatives, shape [K], detached."""
+        _, direction = polar(deviations(losses))
+        weights = 1 / math.sqrt(self.num_losses) + self.theta * direction
+        uniform = paddle.full_like(losses, 1 / math.sqrt(self.num_losses))
+        return paddle.where(losses.isfinite().all(), weights, uniform)
+
+    def objective(self, losses: Tensor) -> Tensor:
+        """Return d1 + theta d2, 0-D."""
+        d1 = math.sqrt(self.num_losses) * losses.mean()
+        d2, _ = polar(deviations(losses))
+        return d1 + self.theta * d2

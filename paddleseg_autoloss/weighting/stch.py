@@ -1,0 +1,90 @@
+"""Smooth Tchebycheff scalarization by Lin et al."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor
+
+from paddleseg_autoloss.weighting.base import checked_integer, checked_range
+from paddleseg_autoloss.weighting.objective import (
+    ObjectiveWeighting,
+    logarithm,
+    masked_softmax,
+    reciprocal,
+    usable,
+)
+
+__all__ = ["STCHWeighting"]
+
+
+class STCHWeighting(ObjectiveWeighting):
+    r"""Smooth Tchebycheff scalarization (STCH, Lin et al. 2024).
+
+    A smooth maximum of how the losses compare with the nadir z, their means over a warm-up.  The
+    loss that is worst in comparison gets most of the weight:
+
+    .. math::
+        f = K \mu \log \sum_i \exp \frac{\log (L_i / z_i)}{\mu}, \qquad
+        w_i = \frac{K}{L_i} \, \text{softmax}_i \frac{\log (L_i / z_i)}{\mu}
+
+    In the warm-up it is :math:`f = \sum_i \log L_i`, with :math:`w_i = 1 / L_i`.
+
+    X. Lin, X. Zhang, Z. Yang, F. Liu, Z. Wang, Q. Zhang, "Smooth Tchebycheff Scalarization for
+    Multi-Objective Optimization", ICML 2024 (arXiv:2402.19078), in the form of the authors' code
+    for networks, of the logarithms and with uniform preferences.  The weights are constants for
+    differentiation, never negative, and sum to nothing in particular; the gradient has the scale of
+    the losses' sum.  The total can be negative.
+
+    Deviations:
+        The authors warm up for epochs (LibMTL: 4, and takes the mean over one more); here it is
+        iterations, and the mean is over all of them.  A loss that is not above 1e-8 has no usable
+        logarithm: it gets the weight 0, and the others are weighted as if it were not there.  A
+        loss whose mean over the warm-up is not above 1e-8 is compared with 1.
+
+    Args:
+        num_losses: K, the number of losses.
+        mu: smoothness of the maximum, at least 0.001; a small one leaves only the worst loss, a
+            large one weighs as in the warm-up.
+        warmup: iterations until the nadir is known, at least 1.
+
+    Raises:
+        ConfigError: an argument is out of its range.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import STCHWeighting
+        >>> weighting = STCHWeighting(2, warmup=1)
+        >>> weighting(paddle.to_tensor([2.0, 1.0])).tolist()
+        [0.5, 1.0]
+        >>> weights = weighting(paddle.to_tensor([1.0, 1.0]))  # L / z is 0.5 and 1
+        >>> [round(w, 4) for w in weights.tolist()]
+        [0.6667, 1.3333]
+    """
+
+    def __init__(self, num_losses: int, mu: float = 1.0, warmup: int = 1000) -> None:
+        super().__init__(num_losses)
+        self.mu = checked_range("mu", mu, least=1e-3)
+        self.warmup = checked_integer("warmup", warmup, least=1)
+        self.register_buffer("step", paddle.to_tensor(0, dtype="int64"))
+        self.register_buffer("losses_sum", paddle.zeros([num_losses]))
+
+    @paddle.no_grad()
+    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+        """Return the weights, shape [K], detached."""
+        step = self.step + 1
+        warm = step <= self.warmup
+        losses_sum = paddle.where(warm, self.losses_sum + losses, self.losses_sum)
+        self.remember(losses, step=step, losses_sum=losses_sum)
+        shares = self.num_losses * masked_softmax(self._logits(losses), usable(losses))
+        return paddle.where(warm, paddle.ones_like(shares), shares) * reciprocal(losses)
+
+    def objective(self, losses: Tensor) -> Tensor:
+        """Return the smooth maximum, or in the warm-up the sum of the logarithms, 0-D."""
+        mask, logits = usable(losses), self._logits(losses)
+        logits = paddle.where(mask, logits, paddle.full_like(logits, -1e30))
+        maximum = self.num_losses * self.mu * logits.logsumexp()
+        maximum = paddle.where(mask.any(), maximum, paddle.zeros_like(maximum))
+        return paddle.where(self.step <= self.warmup, logarithm(losses).sum(), maximum)
+
+    def _logits(self, losses: Tensor) -> Tensor:
+        return (logarithm(losses) - logarithm(self.losses_sum / self.warmup)) / self.mu

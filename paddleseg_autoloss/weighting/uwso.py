@@ -1,0 +1,58 @@
+"""Soft optimal uncertainty weighting by Kirchdorfer et al."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor
+
+from paddleseg_autoloss.weighting.base import Weighting, checked_range
+from paddleseg_autoloss.weighting.objective import masked_softmax, reciprocal, usable
+
+__all__ = ["UWSOWeighting"]
+
+
+class UWSOWeighting(Weighting):
+    r"""Softmax of the inverse losses (UW-SO, Kirchdorfer et al. 2024).
+
+    The best weight of uncertainty weighting is known without learning it, 1 over the loss.  A
+    softmax with a temperature T tempers these weights, so that small losses count more:
+
+    .. math:: w_i = \text{softmax}_i \frac{1}{T L_i}
+
+    L. Kirchdorfer, C. Elich, S. Kutsche, H. Stuckenschmidt, L. Schott, J. M. Köhler, "Analytical
+    Uncertainty-Based Loss Weighting in Multi-Task Learning", GCPR 2024 (arXiv:2408.07985).  The
+    weights are constants for differentiation, never negative, and sum to 1, so the gradient has the
+    scale of the losses' mean.
+
+    Deviations:
+        A loss that is not above 1e-8 has no usable reciprocal: it gets the weight 0, and the others
+        are weighted as if it were not there.  In the paper a loss near 0 takes all the weight.  If
+        no loss is above 1e-8 all weights are 1 / K.
+
+    Args:
+        num_losses: K, the number of losses.
+        tau: the temperature T, at least 0.001; a large one makes the weights alike.  The paper
+            tunes it for each data set: the larger the losses, the smaller it has to be.
+
+    Raises:
+        ConfigError: ``tau`` is out of its range.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import UWSOWeighting
+        >>> weights = UWSOWeighting(2)(paddle.to_tensor([1.0, 0.5]))  # softmax(1, 2)
+        >>> [round(w, 4) for w in weights.tolist()]
+        [0.2689, 0.7311]
+    """
+
+    sums_to = "1"
+    scale = "mean"
+
+    def __init__(self, num_losses: int, tau: float = 1.0) -> None:
+        super().__init__(num_losses)
+        self.tau = checked_range("tau", tau, least=1e-3)
+
+    @paddle.no_grad()
+    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+        """Return the softmax, shape [K], detached."""
+        return masked_softmax(reciprocal(losses) / self.tau, usable(losses))
