@@ -63,10 +63,8 @@ class IMTLLWeighting(Weighting):
 
     def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
         """Return exp(s), bounded, shape [K]."""
-        above = self._above()
-        # relu() and not clip(), whose slope at its lower bound is another in Paddle 2 than in 3.
-        bounded = self.s - above + nn.functional.relu(self.s_min - self.s)
-        return bounded.exp() * (1 + above.clip(max=0.5))
+        bounded = self.s.clip(self.s_min, self.s_max)
+        return bounded.exp() * (1 + self._above().clip(max=0.5))
 
     def penalty(self) -> Tensor:
         """Return minus the sum of s, with the wall at ``s_max``, 0-D."""

@@ -63,7 +63,9 @@ def reciprocal(losses: Tensor) -> Tensor:
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     """Return the softmax over those where the mask is true; over all, uniform, if it never is."""
-    return nn.functional.softmax(paddle.where(mask, logits, paddle.full_like(logits, -1e30)))
+    softmax = nn.functional.softmax(paddle.where(mask, logits, paddle.full_like(logits, -1e30)))
+    # Paddle's softmax never falls to 0.
+    return paddle.where(mask | ~mask.any(), softmax, paddle.zeros_like(softmax))
 
 
 def deviations(losses: Tensor) -> Tensor:
