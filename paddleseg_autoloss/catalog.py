@@ -78,16 +78,19 @@ class Entry:
 
     def row(self) -> tuple[str, ...]:
         """Return the cells of the table."""
+        method = self.method
+        # With its defaults; a method that wraps another takes after that.
+        weighting = method(_K if method.most_losses >= _K else int(method.most_losses))
         return (
             self.name,
             self.authors or "-",
             self.year or "-",
-            _NEEDS[self.method.needs],
-            _state(self.method),
-            _COST[self.method.needs],
-            "yes" if self.method.may_be_negative else "no",
-            self.method.sums_to,
-            self.method.scale,
+            _NEEDS[weighting.needs],
+            _state(weighting),
+            _COST[weighting.needs],
+            "yes" if weighting.may_be_negative else "no",
+            weighting.sums_to,
+            weighting.scale,
         )
 
     def docstring(self) -> str:
@@ -117,15 +120,14 @@ def table() -> list[tuple[str, ...]]:
     return [_HEADER, *(entry.row() for entry in entries())]
 
 
-def _state(method: type[Weighting]) -> str:
+def _state(weighting: Weighting) -> str:
     """Return what a checkpoint holds of a method, with the shapes."""
-    weighting = method(_K if method.most_losses >= _K else int(method.most_losses))
     if isinstance(weighting, JacobianWeighting):
         weighting.prepare(_N)
     names = {weighting.num_losses: "K", _N: "n"}
     found: dict[str, None] = {}
     for key, value in weighting.state_dict().items():
-        if key.startswith("draws."):
+        if "draws." in key:
             found["random state"] = None
             continue
         shape = ", ".join(str(names.get(size, size)) for size in value.shape)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import paddleseg_autoloss  # isort: skip
 
@@ -13,7 +16,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from paddleseg.models.losses import CrossEntropyLoss, DiceLoss
+from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LovaszSoftmaxLoss
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,6 +66,12 @@ def ce_and_dice() -> list[nn.Layer]:
     return [CrossEntropyLoss(), DiceLoss()]
 
 
+def enough_losses(method: str) -> list[nn.Layer]:
+    """Cross-entropy and Dice, and as many more as a method needs."""
+    least = paddleseg_autoloss.weighting.METHODS[method].least_losses
+    return [*ce_and_dice(), LovaszSoftmaxLoss(), FocalLoss()][: max(2, least)]
+
+
 def run_training(save_dir: Path, iters: int, losses=None, model=None, optimizer=None, **options):
     """Train through PaddleSeg's loop; return the model, the losses and the optimizer.
 
@@ -75,10 +84,13 @@ def run_training(save_dir: Path, iters: int, losses=None, model=None, optimizer=
         types = losses() if losses else [paddleseg_autoloss.AutoWeightedLoss(ce_and_dice())]
         loss_dict = {"types": types, "coef": options.pop("coef", [1] * len(types))}
         options = {"batch_size": 2, "save_interval": 4, "log_iters": 2} | options
-        paddleseg.core.train(
-            model, Squares(), optimizer=made, save_dir=str(save_dir), iters=iters,
-            losses=loss_dict, **options,
-        )  # fmt: skip
+        # The loop sleeps for a second when it is done.
+        clock = SimpleNamespace(time=time.time, sleep=lambda seconds: None)
+        with mock.patch.object(sys.modules["paddleseg.core.train"], "time", clock):
+            paddleseg.core.train(
+                model, Squares(), optimizer=made, save_dir=str(save_dir), iters=iters,
+                losses=loss_dict, **options,
+            )  # fmt: skip
     return model, types, made
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from conftest import ROOT, TinyNet, ce_and_dice, run_tool, run_training
+from conftest import ROOT, TinyNet, ce_and_dice, enough_losses, run_tool, run_training
 from paddle import nn
 from paddleseg.cvlibs import SegBuilder, manager
 from paddleseg.models import BiSeNetV2, OCRNet, U2Netp
@@ -63,10 +63,19 @@ def resumed(train, folder):
 
 
 class TestResume:
+    @pytest.fixture(autouse=True)
+    def without_pictures(self, monkeypatch):
+        """They take longer than the training."""
+        monkeypatch.setattr("paddleseg_autoloss.integration.report.RunReport.plot", lambda *_: None)
+
     @pytest.mark.parametrize("name", METHODS)
     def test_joint_method_continues_bit_for_bit(self, name, tmp_path):
+        def losses():
+            inner = enough_losses(name)
+            return [MixedLoss(inner, [0.5] * len(inner))]
+
         def train(folder, iters, **options):
-            return train_jointly(folder, iters, {"type": name}, **options)
+            return train_jointly(folder, iters, {"type": name}, losses, **options)
 
         whole, parts = resumed(train, tmp_path)
         for one, other in zip(parameters(whole), parameters(parts)):
@@ -77,7 +86,7 @@ class TestResume:
     @pytest.mark.parametrize("name", METHODS)
     def test_component_continues_bit_for_bit(self, name, tmp_path):
         def train(folder, iters, **options):
-            losses = lambda: [manager.LOSSES[name](ce_and_dice())]  # noqa: E731
+            losses = lambda: [manager.LOSSES[name](enough_losses(name))]  # noqa: E731
             return run_training(folder, iters, losses, **options)
 
         whole, parts = resumed(train, tmp_path)
@@ -90,6 +99,9 @@ class TestResume:
             {"type": "CAGrad", "update_interval": 3},
             {"type": "PCGrad", "level": "logits"},
             {"type": "SeparateBackward", "lr_mult": [1, 0.1], "step": "each"},
+            {"type": "FAMO", "exact": True},
+            {"type": "DWA", "window": 3},
+            {"type": "STCH", "warmup": 3},
         ],
     )
     def test_options_continue_bit_for_bit(self, options, tmp_path):

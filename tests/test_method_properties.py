@@ -44,7 +44,9 @@ def counts(name: str) -> list[int]:
 
 
 def usual(name: str) -> int:
-    return counts(name)[-1] if counts(name)[-1] < 5 else 3
+    # Of three losses two are always nearest to each other alike.
+    least = 5 if name == "Krum" else 3
+    return max(count for count in counts(name) if count <= least)
 
 
 def make(name: str, count: int, seed: int = 1):
@@ -141,13 +143,15 @@ class TestEveryMethod:
     def test_weights_are_finite_whatever_the_losses(self, name, kind):
         for count in counts(name):
             method = make(name, count)
+            fresh = state(method)
             usual_step = next(iter(batches(count)))
             for losses in (LOSSES[kind](count), usual_step[0], LOSSES[kind](count)):
                 weights, update = call(method, losses, usual_step[1])
                 assert np.isfinite(weights).all()
                 assert np.isfinite(update).all()
                 for key, value in state(method).items():
-                    assert np.isfinite(value).all(), key
+                    # NaN stands for what is not known yet.
+                    assert np.isfinite(value[~np.isnan(fresh[key])]).all(), key
 
     def test_derivative_of_the_total_is_the_weights(self, name):
         """Where the weights are applied to losses: d = sum w_i g_i."""
@@ -205,8 +209,8 @@ class TestEveryMethod:
                 assert cosine == pytest.approx(1)
 
     def test_what_the_weights_are_said_to_sum_to(self, name):
-        claim = METHODS[name].sums_to
         method = make(name, usual(name))
+        claim = method.sums_to
         for losses, jacobian in batches(usual(name)):
             weights, _ = call(method, losses, jacobian)
             if claim == "K":
@@ -222,7 +226,7 @@ class TestEveryMethod:
             method = make(name, usual(name))
             for losses, jacobian in batches(usual(name), seed=seed):
                 lowest = min(lowest, call(method, losses, jacobian)[0].min())
-        assert (lowest < 0) == METHODS[name].may_be_negative
+        assert (lowest < 0) == method.may_be_negative
 
     def test_scale_of_the_update_is_what_it_is_said_to_be(self, name):
         """Of K losses that are 1 and have one gradient, up to a factor of 2."""
@@ -230,8 +234,9 @@ class TestEveryMethod:
             pytest.skip(OF_ITS_OWN_SCALE[name])
         count = max(usual(name), METHODS[name].least_losses)
         gradient = np.random.default_rng(0).standard_normal(COLUMNS)
-        _, update = call(make(name, count), np.ones(count), np.tile(gradient, (count, 1)))
-        expected = count if METHODS[name].scale == "sum" else 1
+        method = make(name, count)
+        _, update = call(method, np.ones(count), np.tile(gradient, (count, 1)))
+        expected = count if method.scale == "sum" else 1
         assert 0.5 <= np.linalg.norm(update) / np.linalg.norm(gradient) / expected <= 2
 
     def test_equal_losses_of_equal_gradients_get_equal_weights(self, name):
@@ -348,7 +353,7 @@ class TestEveryMethod:
             gradients.append(x.grad.numpy())
             totals.append(float(total))
             weights.append(aggregator.last_weights.numpy())
-        native = METHODS[name].scale
+        native = aggregator.weighting.scale
         factor = 1 if reduction == native else count if reduction == "sum" else 1 / count
         np.testing.assert_allclose(gradients[1], factor * gradients[0], rtol=1e-5)
         np.testing.assert_allclose(weights[1], factor * weights[0], rtol=1e-5)

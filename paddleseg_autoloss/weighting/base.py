@@ -122,7 +122,8 @@ class Weighting(nn.Layer):
         finite = losses.isfinite().all()
         for name, value in memory.items():
             buffer = getattr(self, name)
-            buffer.set_value(paddle.where(finite, value, buffer))
+            # set_value waits for the host in Paddle 2.
+            paddle.assign(paddle.where(finite, value, buffer), output=buffer)
 
 
 class GramianWeighting(Weighting):

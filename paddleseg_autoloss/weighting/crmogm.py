@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Iterable
 from typing import Any
 
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.errors import ConfigError, nearest
 from paddleseg_autoloss.weighting.base import Weighting, checked_range
 
 __all__ = ["CRMOGMWeighting"]
@@ -102,7 +100,7 @@ def _made(name: str, num_losses: int, options: dict[str, Any]) -> Weighting:
 
     averageable = {key: kind for key, kind in METHODS.items() if _why_not(key, kind) is None}
     if name not in METHODS:
-        raise ConfigError(f"method: there is no {name!r}{_nearest(name, averageable)}")
+        raise ConfigError(f"method: there is no {name!r}{nearest(name, averageable)}")
     reason = _why_not(name, METHODS[name])
     if reason is not None:
         raise ConfigError(f"method: CRMOGM cannot average {name}, which {reason}")
@@ -110,7 +108,7 @@ def _made(name: str, num_losses: int, options: dict[str, Any]) -> Weighting:
         raise ConfigError(f"options: expected names and values, found {options!r}")
     known = inspect.signature(METHODS[name]).parameters.keys() - {"num_losses"}
     for argument in options.keys() - known:
-        raise ConfigError(f"options: {name} has no {argument!r}{_nearest(argument, known)}")
+        raise ConfigError(f"options: {name} has no {argument!r}{nearest(argument, known)}")
     return METHODS[name](num_losses, **options)
 
 
@@ -123,8 +121,3 @@ def _why_not(name: str, method: type[Weighting]) -> str | None:
     if method.parameter_name is not None:
         return "learns its weights"
     return "needs the whole Jacobian" if method.needs == "jacobian" else None
-
-
-def _nearest(name: object, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}?" if matches else ""
