@@ -82,7 +82,7 @@ class DWAWeighting(Weighting):
     def _balance(self, mean: Tensor) -> Tensor:
         known = usable(self.mean_prev)
         ones = paddle.ones_like(mean)
-        rate = mean.clip(min=0) / paddle.where(known, self.mean_prev, ones)
+        rate = mean / paddle.where(known, self.mean_prev, ones)
         # The bound keeps an overflow from becoming NaN.
-        rate = paddle.where(known, rate, ones).clip(max=1e30)
+        rate = paddle.where(known, rate, ones).clip(-1e30, 1e30)
         return self.num_losses * nn.functional.softmax(rate / self.tau)
