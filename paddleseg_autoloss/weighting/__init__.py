@@ -8,7 +8,9 @@ from paddleseg_autoloss.weighting.cagrad import CAGradWeighting
 from paddleseg_autoloss.weighting.conflict_free import ConFIGWeighting
 from paddleseg_autoloss.weighting.cosmos import COSMOSWeighting
 from paddleseg_autoloss.weighting.crmogm import CRMOGMWeighting
+from paddleseg_autoloss.weighting.dualproj import DualProjWeighting
 from paddleseg_autoloss.weighting.dwa import DWAWeighting
+from paddleseg_autoloss.weighting.fairgrad import FairGradWeighting
 from paddleseg_autoloss.weighting.famo import FAMOWeighting
 from paddleseg_autoloss.weighting.gls import GLSWeighting
 from paddleseg_autoloss.weighting.gradnorm import GradNormWeighting
@@ -17,9 +19,12 @@ from paddleseg_autoloss.weighting.imtl import IMTLWeighting
 from paddleseg_autoloss.weighting.imtl_g import IMTLGWeighting
 from paddleseg_autoloss.weighting.imtl_l import IMTLLWeighting
 from paddleseg_autoloss.weighting.krum import KrumWeighting
+from paddleseg_autoloss.weighting.mgda import MGDAWeighting
+from paddleseg_autoloss.weighting.nash import NashMTLWeighting
 from paddleseg_autoloss.weighting.norm_balance import NormBalanceWeighting
 from paddleseg_autoloss.weighting.ntk import NTKWeighting
 from paddleseg_autoloss.weighting.pbi import PBIWeighting
+from paddleseg_autoloss.weighting.pcd import PCDWeighting
 from paddleseg_autoloss.weighting.pcgrad import PCGradWeighting
 from paddleseg_autoloss.weighting.relobralo import RelobraloWeighting
 from paddleseg_autoloss.weighting.rlw import RLWWeighting
@@ -30,6 +35,7 @@ from paddleseg_autoloss.weighting.softadapt import SoftAdaptWeighting
 from paddleseg_autoloss.weighting.stch import STCHWeighting
 from paddleseg_autoloss.weighting.sum import SumWeighting
 from paddleseg_autoloss.weighting.uncertainty import UncertaintyWeighting
+from paddleseg_autoloss.weighting.upgrad import UPGradWeighting
 from paddleseg_autoloss.weighting.uwo import UWOWeighting
 from paddleseg_autoloss.weighting.uwso import UWSOWeighting
 
@@ -43,7 +49,9 @@ __all__ = [
     "CRMOGMWeighting",
     "ConFIGWeighting",
     "DWAWeighting",
+    "DualProjWeighting",
     "FAMOWeighting",
+    "FairGradWeighting",
     "GLSWeighting",
     "GradNormWeighting",
     "GradVacWeighting",
@@ -53,9 +61,12 @@ __all__ = [
     "IMTLWeighting",
     "JacobianWeighting",
     "KrumWeighting",
+    "MGDAWeighting",
     "NTKWeighting",
+    "NashMTLWeighting",
     "NormBalanceWeighting",
     "PBIWeighting",
+    "PCDWeighting",
     "PCGradWeighting",
     "RLWWeighting",
     "RelobraloWeighting",
@@ -65,6 +76,7 @@ __all__ = [
     "SeparateBackwardWeighting",
     "SoftAdaptWeighting",
     "SumWeighting",
+    "UPGradWeighting",
     "UWOWeighting",
     "UWSOWeighting",
     "UncertaintyWeighting",
@@ -80,7 +92,9 @@ METHODS: dict[str, type[Weighting]] = {
     "ConFIG": ConFIGWeighting,
     "COSMOS": COSMOSWeighting,
     "CRMOGM": CRMOGMWeighting,
+    "DualProj": DualProjWeighting,
     "DWA": DWAWeighting,
+    "FairGrad": FairGradWeighting,
     "FAMO": FAMOWeighting,
     "GLS": GLSWeighting,
     "GradNorm": GradNormWeighting,
@@ -89,8 +103,11 @@ METHODS: dict[str, type[Weighting]] = {
     "IMTLG": IMTLGWeighting,
     "IMTLL": IMTLLWeighting,
     "Krum": KrumWeighting,
+    "MGDA": MGDAWeighting,
+    "NashMTL": NashMTLWeighting,
     "NTK": NTKWeighting,
     "PBI": PBIWeighting,
+    "PCD": PCDWeighting,
     "PCGrad": PCGradWeighting,
     "Relobralo": RelobraloWeighting,
     "RLW": RLWWeighting,
@@ -101,6 +118,7 @@ METHODS: dict[str, type[Weighting]] = {
     "STCH": STCHWeighting,
     "Sum": SumWeighting,
     "UncertaintyWeightedLoss": UncertaintyWeighting,
+    "UPGrad": UPGradWeighting,
     "UWO": UWOWeighting,
     "UWSO": UWSOWeighting,
 }

@@ -1,0 +1,143 @@
+"""Priority-constrained descent by Varam and AlHajri."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.weighting._solvers import (
+    LEAST_EIGENVALUE,
+    directions,
+    factor,
+    nonnegative,
+)
+from paddleseg_autoloss.weighting.base import GramianWeighting, checked_integer, checked_range
+
+__all__ = ["PCDWeighting"]
+
+
+class PCDWeighting(GramianWeighting):
+    r"""One loss first, the others never left behind (PCD, Varam and AlHajri 2026).
+
+    Priority-constrained descent: the update stays as close to the gradient of the primary loss p,
+    such as that of the main head, as it can while every other loss, such as those of auxiliary
+    heads, makes some progress.  With the gradients normalised by a running mean of their squared
+    lengths,
+
+    .. math::
+        v_i &\leftarrow \beta v_i + (1 - \beta) \lVert g_i \rVert^2, \qquad
+        \tilde g_i = \frac{g_i}{\sqrt{v_i / (1 - \beta^t) + \epsilon}} \\
+        \tilde d &= \text{argmin}_d \tfrac{1}{2} \lVert d - \tilde g_p \rVert^2
+        \quad \text{with} \quad \langle \tilde g_j, d \rangle \ge \tau \lVert \tilde g_j \rVert^2
+        \ \text{for } j \ne p
+
+    at step t; d is :math:`\tilde d` with the length of :math:`g_p`.
+
+    D. Varam, M. I. AlHajri, "Not All Objectives Are Born Equal: Priority-Constrained Descent for
+    Hierarchical Multi-Objective Optimization", TMLR 2026 (arXiv:2606.29521), definitions 4.1 and
+    4.5 and algorithm 1.  No weight is negative.  Without conflict d is the gradient of the primary
+    loss alone: its weight is 1, and those of the others are 0.  Where constraints do not bind, the
+    others have no weight.  The primary loss apart, the order of the losses does not matter, nor do
+    constant factors of them.
+
+    Deviations:
+        :math:`\epsilon` is multiplied by the mean of the :math:`v_i / (1 - \beta^t)`, so that it
+        means the same for gradients of any size.  Constraints that cannot all be met, as those of
+        two opposed secondary losses, are dropped for the step, as in algorithm 1; that is, where
+        the correction cancels to a thousandth, which single precision cannot tell from opposed.
+        :math:`\tilde d` of almost 0, which only a tiny :math:`\tau` allows, is not lengthened
+        more than :math:`10^4` times.  A secondary loss without gradient takes no part and gets the
+        weight 0; if the primary loss has none, d is 0, as in the paper, and the weights are those
+        without conflict.
+
+    Args:
+        num_losses: K, the number of losses.
+        primary: p, which loss comes first, counted from 0 in the order of the config, which is
+            where a loss is named.
+        tau: the share of the progress along its own normalised gradient that every secondary loss
+            makes at least, from 0 to 1; at 0 they only do not get worse.
+        beta: the decay of the running mean, at least 0 and below 1.
+        eps: keeps the gradient of a loss that has almost none from being normalised, at least 0.
+
+    Raises:
+        ConfigError: ``primary`` is not the index of a loss, or an argument is out of its range.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import PCDWeighting
+        >>> gramian = paddle.to_tensor([[1.0, -1.2], [-1.2, 4.0]])  # (1, 0) and (-1.2, 1.6)
+        >>> weights = PCDWeighting(2, tau=0.0)(paddle.ones([2]), gramian)
+        >>> [round(w, 4) for w in weights.tolist()]  # (0.64, 0.48), lengthened by 1 / 0.8
+        [1.25, 0.375]
+    """
+
+    scale = "mean"
+
+    def __init__(
+        self,
+        num_losses: int,
+        primary: int = 0,
+        tau: float = 0.02,
+        beta: float = 0.999,
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(num_losses)
+        self.primary = checked_integer("primary", primary, least=0)
+        if primary >= num_losses:
+            raise ConfigError(f"primary: expected an index below {num_losses}, found {primary}")
+        self.tau = checked_range("tau", tau, least=0, most=1)
+        self.beta = checked_range("beta", beta, least=0, most=1)
+        if beta == 1:
+            raise ConfigError("beta: expected a number below 1, found 1")
+        self.eps = checked_range("eps", eps, least=0)
+        self.register_memory("step", np.zeros([], "int64"))
+        self.register_memory("v", np.zeros(num_losses))
+
+    def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
+        """Return the weights, not negative, shape [K]."""
+        weights = np.zeros(len(gramian))
+        weights[self.primary] = 1
+        mean_squares = self._mean_squares(gramian.diagonal())
+        some, lengths, cosines = directions(gramian)
+        is_primary = some == self.primary
+        if not is_primary.any():
+            return weights
+        # The lengths of the normalised gradients, relative to that of the primary.
+        norms = lengths / np.sqrt(mean_squares + self.eps * mean_squares.mean())[some]
+        norms /= norms[is_primary]
+        shares = np.ones(len(some))
+        to_primary = cosines[~is_primary][:, is_primary][:, 0]
+        lacking = self.tau * norms[~is_primary] - to_primary
+        shares[~is_primary] = _multipliers(cosines[np.ix_(~is_primary, ~is_primary)], lacking)
+        square = max(shares @ cosines @ shares, LEAST_EIGENVALUE * (shares @ shares))
+        weights[some] = shares * lengths[is_primary] / (lengths * np.sqrt(square))
+        return weights
+
+    def _mean_squares(self, squares: np.ndarray) -> np.ndarray:
+        """Remember the squared lengths and return their running means, without bias, shape [K]."""
+        step = int(self.step) + 1
+        v = self.beta * self.v.numpy() + (1 - self.beta) * squares
+        self.step.set_value(np.asarray(step))
+        self.v.set_value(v)
+        return v / (1 - self.beta**step)
+
+
+def _multipliers(cosines: np.ndarray, lacking: np.ndarray) -> np.ndarray:
+    """Return the x >= 0 for which C x >= lacking and x C x is least, or zeros if there is none.
+
+    Args:
+        cosines: C, symmetric, shape [m, m].
+        lacking: shape [m].
+    """
+    nothing = np.zeros(len(lacking))
+    most = lacking.max(initial=0)
+    if most <= 0:
+        return nothing
+    # Lawson and Hanson's least-distance programming.
+    root = factor(cosines)
+    target = np.zeros(len(lacking) + 1)
+    target[-1] = 1
+    scaled = nonnegative(np.concatenate([root, lacking[None] / most]), target)
+    if scaled @ cosines @ scaled <= 1e-6 * (scaled @ scaled):
+        return nothing
+    return most * scaled / (1 - scaled @ lacking / most)

@@ -1,0 +1,63 @@
+"""Unconflicting projection of gradients by Quinton and Rey."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paddleseg_autoloss.weighting._solvers import directions, factor, nonnegative
+from paddleseg_autoloss.weighting.base import GramianWeighting
+
+__all__ = ["UPGradWeighting"]
+
+
+class UPGradWeighting(GramianWeighting):
+    r"""The mean of the gradients, each made to conflict with none (UPGrad, Quinton and Rey 2024).
+
+    Every gradient is projected onto the dual cone of all gradients, the set of updates that
+    conflict with none of them, and the projections are averaged:
+
+    .. math::
+        d = \frac{1}{K} \sum_i \pi_J(g_i), \qquad
+        \pi_J(x) = \text{argmin}_y \lVert y - x \rVert
+        \quad \text{with} \quad \langle g_j, y \rangle \ge 0 \ \text{for all } j
+
+    By duality :math:`\pi_J(g_i) = J^T v` for the v that minimises :math:`v^T G v` over
+    :math:`v \ge e_i`.
+
+    P. Quinton, V. Rey, "Jacobian Descent for Multi-Objective Optimization", arXiv:2406.16232,
+    section 3.  No weight is below 1 / K; without conflict all are 1 / K, so the update has the
+    scale of the losses' mean.  No loss gets worse to first order.  For two losses it is the update
+    of PCGrad divided by 2.
+
+    Deviations:
+        TorchJD adds 1e-4 to the diagonal of the Gramian divided by its trace, and takes the mean
+        where the gradients are smaller than 1e-4.  Here the projections are exact at any scale, but
+        for angles too small for single precision: eigenvalues of the cosines below
+        :math:`10^{-8}` are raised to that.  A loss without gradient projects nothing and gets the
+        weight 1 / K.
+
+    Args:
+        num_losses: K, the number of losses.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import UPGradWeighting
+        >>> gramian = paddle.to_tensor([[18.0, -22.0], [-22.0, 38.0]])
+        >>> weights = UPGradWeighting(2)(paddle.ones([2]), gramian)
+        >>> [round(w, 4) for w in weights.tolist()]  # (1 + 22/18) / 2, (1 + 22/38) / 2
+        [1.1111, 0.7895]
+    """
+
+    sums_to = "1 or more"
+    scale = "mean"
+
+    def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
+        """Return the weights, at least 1 / K each, shape [K]."""
+        some, lengths, cosines = directions(gramian)
+        root = factor(cosines)
+        added = np.zeros(len(some))
+        for length, column in zip(lengths, root.T):
+            added += length * nonnegative(root, -column)
+        weights = np.ones(len(gramian))
+        weights[some] += added / lengths
+        return weights / len(gramian)
