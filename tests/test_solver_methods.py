@@ -61,7 +61,7 @@ def test_golden_weights(name):
 
 @pytest.mark.parametrize("method", METHODS)
 class TestAnyGramian:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(jacobian=jacobians(most=9))
     def test_weights_are_finite_and_not_negative(self, method, jacobian):
         with warnings.catch_warnings():
@@ -103,7 +103,7 @@ class TestAnyGramian:
 
 
 class TestMGDA:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(jacobian=jacobians(most=9))
     def test_optimality_conditions(self, jacobian):
         """All gradients in the combination gain |d|^2 along d, all others at least that."""
@@ -195,7 +195,7 @@ class TestMGDA:
 class TestDualCone:
     """UPGrad and DualProj."""
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(jacobian=jacobians(most=9))
     def test_no_loss_gets_worse(self, jacobian):
         for method in (UPGradWeighting, DualProjWeighting):
@@ -203,7 +203,7 @@ class TestDualCone:
             shares = weights * np.linalg.norm(jacobian, axis=1)
             assert (unit(jacobian) @ (weights @ jacobian) >= -RAISED * shares.sum()).all()
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(jacobian=jacobians(most=9))
     def test_dualproj_is_the_projection(self, jacobian):
         """KKT: what was added to the mean comes from losses that now neither gain nor lose."""
@@ -252,7 +252,7 @@ def dykstra(jacobian, point, rounds=400):
 
 
 class TestNashMTL:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(jacobian=jacobians(most=9))
     def test_the_products_of_weight_and_gain_are_the_same(self, jacobian):
         weights = solve(NashMTLWeighting(len(jacobian), max_norm=0), jacobian)
@@ -318,7 +318,7 @@ class TestNashMTL:
 
 
 class TestFairGrad:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(jacobian=jacobians(most=9), alpha=st.sampled_from([0.5, 1.0, 2.0, 5.0]))
     def test_gains_are_the_power_of_the_weights(self, jacobian, alpha):
         weights = solve(FairGradWeighting(len(jacobian), alpha=alpha), jacobian)
@@ -360,7 +360,7 @@ class TestFairGrad:
         nash = solve(NashMTLWeighting(count), jacobian)
         np.testing.assert_allclose(fair / fair.sum(), nash / nash.sum(), rtol=1e-9)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(jacobian=jacobians(most=9), alpha=st.sampled_from([0.1, 10.0]))
     def test_extreme_alpha_gives_finite_weights(self, jacobian, alpha):
         with warnings.catch_warnings():
@@ -437,7 +437,7 @@ class TestPCD:
         method = PCDWeighting(4, primary=primary, tau=0.3, eps=0)
         np.testing.assert_allclose(solve(method, jacobian) @ jacobian, expected, atol=1e-5)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(jacobian=jacobians(most=9), tau=st.sampled_from([0.0, 0.02, 0.4]))
     def test_every_secondary_loss_makes_its_progress_or_constraints_are_dropped(
         self, jacobian, tau

@@ -9,6 +9,7 @@ is bounded.
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg.lapack import dposv, dsyevd
 from scipy.optimize import nnls
 
 __all__ = ["LEAST_EIGENVALUE", "directions", "factor", "fair_shares", "nonnegative"]
@@ -39,7 +40,8 @@ def factor(cosines: np.ndarray) -> np.ndarray:
     Args:
         cosines: C, symmetric, shape [m, m].
     """
-    values, vectors = np.linalg.eigh(cosines)
+    # LAPACK itself: for so small a matrix numpy's checks take most of the time.
+    values, vectors, _ = dsyevd(cosines)
     return np.sqrt(np.maximum(values, LEAST_EIGENVALUE))[:, None] * vectors.T
 
 
@@ -77,7 +79,7 @@ def fair_shares(cosines: np.ndarray, sizes: np.ndarray, alpha: float = 1.0) -> n
             break
         hessian = matrix.copy()
         hessian[diagonal, diagonal] -= exponent * push / u
-        step = np.linalg.solve(hessian, gap)
+        _, step, _ = dposv(hessian, gap)
         relative, slope = step / u, step @ gap
         change = np.abs(relative).max()
         for halvings in range(20):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import nnls
 
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.weighting._solvers import directions, factor, nonnegative
 from paddleseg_autoloss.weighting.base import GramianWeighting, checked_range
 
 __all__ = ["CAGradWeighting"]
@@ -83,28 +83,48 @@ def _correction(gramian: np.ndarray, q: np.ndarray, radius: float) -> np.ndarray
     With :math:`q_i = \langle g_i, g_0 \rangle`, the optimality conditions say that v minimises
     :math:`\frac{1}{2} v^T G v + (q - \mu 1)^T v` over :math:`v \ge 0` for the :math:`\mu` at which
     :math:`\sqrt{v^T G v}` is the radius.  That length is a distance to a cone, hence convex in
-    :math:`\mu`, and Newton's method from the right does not overshoot.
+    :math:`\mu`, and Newton's method from the right does not overshoot.  As long as the same v are
+    positive, its square is a quadratic function, whose root is tried first.
     """
-    lengths = np.sqrt(np.diag(gramian))
-    v, some = np.zeros(len(q)), lengths > 0
+    v = np.zeros(len(q))
     if radius == 0:
         return v
+    some, lengths, cosines = directions(gramian)
     # The problem is solved for u = v |g| / radius, on gradients of length 1: then nothing depends
     # on their scale.
-    lengths = lengths[some]
-    cosines = gramian[np.ix_(some, some)] / np.outer(lengths, lengths)
-    # A square root of cosines + 1e-8; rounding may have made the smallest eigenvalues negative.
-    values, vectors = np.linalg.eigh(cosines)
-    factor = vectors * np.sqrt(np.maximum(values, 0) + 1e-8)
+    root = factor(cosines)
     slope, offset = lengths.min() / lengths, q[some] / (lengths * radius)
-    point, base = np.linalg.solve(factor, np.stack([slope, offset], axis=1)).T
+    point, base = np.linalg.solve(root.T, np.stack([slope, offset], axis=1)).T
     # Each loss alone reaches the radius at (1 + offset) / slope, all together no later.
-    mu = min(((1 + offset) / slope).min(), np.inf if some.all() else 0.0)
+    mu, newton = ((1 + offset) / slope).min(), np.nan
+    if len(some) < len(q):
+        mu = min(mu, 0.0)
     for _ in range(100):
-        u, _ = nnls(factor.T, mu * point - base, maxiter=30 * len(base))
-        length = np.linalg.norm(factor.T @ u)
-        if length - 1 < 1e-12:
+        u = nonnegative(root, mu * point - base)
+        image = root @ u
+        length = np.sqrt(image @ image)
+        if abs(length - 1) < 1e-10 or (length < 1 and np.isnan(newton)):
             break
-        mu -= (length - 1) * length / (u @ slope)
+        if length < 1:
+            mu = newton
+        else:
+            newton = mu - (length - 1) * length / (u @ slope)
+            mu = _root_on_face(root[:, u > 0], point, base, newton)
     v[some] = u * radius / lengths
     return v
+
+
+def _root_on_face(face: np.ndarray, point: np.ndarray, base: np.ndarray, newton: float) -> float:
+    r"""Return the largest :math:`\mu` at which the projection of :math:`\mu p - b` has length 1.
+
+    Args:
+        face: spans what is projected on, shape [K, m].
+        point: p, shape [K].
+        base: b, shape [K].
+        newton: to return if there is none.
+    """
+    basis, _ = np.linalg.qr(face)
+    p, b = point @ basis, base @ basis
+    square, inner = p @ p, p @ b
+    discriminant = inner**2 - square * (b @ b - 1)
+    return (inner + np.sqrt(discriminant)) / square if discriminant >= 0 < square else newton

@@ -52,9 +52,9 @@ class DualProjWeighting(GramianWeighting):
 
     def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
         """Return the weights, at least 1 / K each, shape [K]."""
-        some, lengths, cosines = directions(gramian)
         weights = np.ones(len(gramian))
-        if len(some):
+        if gramian.sum(axis=1).min() < 0:
+            some, lengths, cosines = directions(gramian)
             # The solver's tolerance is meant for numbers of about 1.
             relative = lengths / lengths.max()
             root = factor(cosines)

@@ -95,22 +95,31 @@ class PCDWeighting(GramianWeighting):
 
     def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
         """Return the weights, not negative, shape [K]."""
+        return self.combine(gramian, self._mean_squares(gramian.diagonal()))
+
+    def combine(self, gramian: np.ndarray, mean_squares: np.ndarray) -> np.ndarray:
+        """Return the weights, which remembers nothing, shape [K].
+
+        Args:
+            gramian: the inner products of the gradients, shape [K, K].
+            mean_squares: the running means of their squared lengths, without bias, shape [K].
+        """
         weights = np.zeros(len(gramian))
         weights[self.primary] = 1
-        mean_squares = self._mean_squares(gramian.diagonal())
         some, lengths, cosines = directions(gramian)
-        is_primary = some == self.primary
-        if not is_primary.any():
+        if gramian[self.primary, self.primary] <= 0 or len(some) == 1:
             return weights
+        first = int(some.searchsorted(self.primary))
+        others = np.arange(len(some)) != first
         # The lengths of the normalised gradients, relative to that of the primary.
         norms = lengths / np.sqrt(mean_squares + self.eps * mean_squares.mean())[some]
-        norms /= norms[is_primary]
+        lacking = (self.tau / norms[first] * norms - cosines[first])[others]
+        if lacking.max() <= 0:
+            return weights
         shares = np.ones(len(some))
-        to_primary = cosines[~is_primary][:, is_primary][:, 0]
-        lacking = self.tau * norms[~is_primary] - to_primary
-        shares[~is_primary] = _multipliers(cosines[np.ix_(~is_primary, ~is_primary)], lacking)
+        shares[others] = _multipliers(cosines[others][:, others], lacking)
         square = max(shares @ cosines @ shares, LEAST_EIGENVALUE * (shares @ shares))
-        weights[some] = shares * lengths[is_primary] / (lengths * np.sqrt(square))
+        weights[some] = shares * (lengths[first] / np.sqrt(square)) / lengths
         return weights
 
     def _mean_squares(self, squares: np.ndarray) -> np.ndarray:
@@ -127,17 +136,13 @@ def _multipliers(cosines: np.ndarray, lacking: np.ndarray) -> np.ndarray:
 
     Args:
         cosines: C, symmetric, shape [m, m].
-        lacking: shape [m].
+        lacking: at least one is positive, shape [m].
     """
-    nothing = np.zeros(len(lacking))
-    most = lacking.max(initial=0)
-    if most <= 0:
-        return nothing
     # Lawson and Hanson's least-distance programming.
-    root = factor(cosines)
+    lacking, most = lacking / lacking.max(), lacking.max()
     target = np.zeros(len(lacking) + 1)
     target[-1] = 1
-    scaled = nonnegative(np.concatenate([root, lacking[None] / most]), target)
+    scaled = nonnegative(np.concatenate([factor(cosines), lacking[None]]), target)
     if scaled @ cosines @ scaled <= 1e-6 * (scaled @ scaled):
-        return nothing
-    return most * scaled / (1 - scaled @ lacking / most)
+        return np.zeros(len(lacking))
+    return scaled * (most / (1 - scaled @ lacking))
