@@ -45,7 +45,7 @@ class UnheldParameterError(AutoLossError, RuntimeError):
     """No optimizer holds the learned loss weights, which would stay as they are for ever."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """Return the end of an error about an unknown name: the known name that is most like it."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]}?" if matches else ""

@@ -705,7 +705,10 @@ class TestCRMOGM:
                 {"method": "CAGrad", "options": {"alpha": 1}},
                 "options: CAGrad has no 'alpha'; did you mean calpha?",
             ),
-            ({"options": {"calpha": -1}}, "calpha: expected a number of at least 0, found -1"),
+            (
+                {"method": "CAGrad", "options": {"calpha": -1}},
+                "calpha: expected a number of at least 0, found -1",
+            ),
             ({"options": [1]}, "options: expected names and values, found [1]"),
             ({"method": "Krum"}, "losses: Krum expects 3 or more, found 2"),
         ],

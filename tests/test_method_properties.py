@@ -16,7 +16,7 @@ from paddleseg_autoloss.weighting import METHODS, CAGradWeighting, JacobianWeigh
 
 COLUMNS = 6
 #: Exponent of the gradients' scale in the weights, where it is not 0 by the paper's definition.
-SCALE_EXPONENT = {"NashMTL": -1, "FairGrad": -1}
+SCALE_EXPONENT = {"FairGrad": -1}
 #: The first loss is another kind of loss than the rest.
 ASYMMETRIC = {"AGDA", "PCD"}
 #: Weights that are drawn, or found in an order that is drawn, at every step.
@@ -184,6 +184,8 @@ class TestEveryMethod:
         if METHODS[name].needs == "losses":
             pytest.skip("it sees no gradients")
         usual_, scaled = make(name, usual(name)), make(name, usual(name))
+        if name == "NashMTL":
+            usual_.max_norm = scaled.max_norm = 0  # a length that nothing scales
         factor = scale ** SCALE_EXPONENT.get(name, 0)
         for losses, jacobian in batches(usual(name)):
             weights, update = call(usual_, losses, jacobian)

@@ -67,7 +67,7 @@ class CRMOGMWeighting(Weighting):
     def __init__(
         self,
         num_losses: int,
-        method: str = "CAGrad",
+        method: str = "MGDA",
         options: dict[str, Any] | None = None,
         alpha: float = 0.9,
     ) -> None:
