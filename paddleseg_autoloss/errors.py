@@ -10,6 +10,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "RunsFailed",
     "TrainingDiverged",
     "UnheldParameterError",
     "UnsupportedVersionError",
@@ -31,6 +32,10 @@ class DataError(AutoLossError, ValueError):
 
 class CheckpointError(AutoLossError, RuntimeError):
     """A checkpoint folder is incomplete or belongs to another loss."""
+
+
+class RunsFailed(AutoLossError, RuntimeError):
+    """Some runs of a comparison failed; the others are done."""
 
 
 class TrainingDiverged(AutoLossError, FloatingPointError):

@@ -36,6 +36,7 @@ LAYERS = [
     "losses",
     "mtl",
     "integration",
+    "comparison",
     "__main__",
 ]
 

@@ -1,0 +1,66 @@
+"""What ``tools/compare.py`` does, apart from parsing."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from paddleseg.utils import logger
+
+from paddleseg_autoloss.comparison.folders import RunFolder
+from paddleseg_autoloss.comparison.plan import Plan, read_plan
+from paddleseg_autoloss.comparison.report import write_report, write_setup
+from paddleseg_autoloss.comparison.results import Results
+from paddleseg_autoloss.comparison.runner import Runner, locked, prepare
+from paddleseg_autoloss.errors import ConfigError, RunsFailed
+
+__all__ = ["compare_from"]
+
+
+def compare_from(args: Namespace, config_dir: Path, train_script: Path, command: str) -> None:
+    """Compare as the flags of ``tools/compare.py`` say.
+
+    Args:
+        args: the parsed flags.
+        config_dir: where bare config names are looked up.
+        train_script: ``tools/train.py``.
+        command: that was typed, for the report.
+
+    Raises:
+        AutoLossError: something cannot work, or runs failed; the others are done then.
+    """
+    plan = read_plan(args, config_dir)
+    save_dir = Path(args.save_dir or Path("output") / "compare" / plan.name).absolute()
+    if args.report_only:
+        _report(plan, save_dir, args)
+        return
+    with locked(save_dir):
+        folders = prepare(plan, save_dir)
+        write_setup(save_dir, command, args.jobs)
+        failed = _run(Runner(plan, folders, train_script, args))
+        _report(plan, save_dir, args)
+    if failed:
+        raise RunsFailed(
+            f"{len(failed)} of {len(folders)} runs failed; the report lists them, and the same "
+            "command tries them again"
+        )
+
+
+def _run(runner: Runner) -> list[RunFolder]:
+    try:
+        return runner.run()
+    except KeyboardInterrupt:
+        done = sum(folder.is_done for folder in runner.folders)
+        logger.info(
+            f"Stopped with {done} of {len(runner.folders)} runs done; the same command continues, "
+            "and with --report_only it reports on what there is"
+        )
+        raise
+
+
+def _report(plan: Plan, save_dir: Path, args: Namespace) -> None:
+    folders = [RunFolder(save_dir, run) for run in plan.runs()]
+    if not any(folder.is_done or folder.error() for folder in folders):
+        raise ConfigError(f"--save_dir: expected finished runs, found none in {save_dir}")
+    write_report(Results(plan, folders), save_dir, samples=args.samples > 0)
+    logger.info(f"The report is in {save_dir / 'report.html'}, and as report.md beside it")

@@ -1,0 +1,176 @@
+"""The images of a comparison: a part of the training list is held out to choose on."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from paddleseg.cvlibs import manager
+from paddleseg.datasets import OpticDiscSeg
+
+from paddleseg_autoloss.comparison.plan import Plan
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.integration.config import build_dataset
+
+__all__ = ["Split", "check_same_data", "split_data"]
+
+_DATASETS = ("train_dataset", "val_dataset")
+#: What two variants may differ in.
+_OWN_KEYS = {"transforms", "edge"}
+_PATHS = ("dataset_root", "train_path", "val_path", "test_path")
+
+
+class Split:
+    """The data sets of a config, with a part of the training list held out.
+
+    Args:
+        lists: the list files to train and to validate on, or None where nothing is held out.
+    """
+
+    def __init__(self, lists: tuple[Path, Path] | None) -> None:
+        self.lists = lists
+
+    def training(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return a config that trains on its part and validates on what is held out."""
+        config = _with_absolute_paths(config)
+        if self.lists is None:
+            return config
+        test = _listed(config["val_dataset"], "val")
+        train = _listed(config["train_dataset"], "train")
+        config["train_dataset"] = {**train, "train_path": str(self.lists[0])}
+        separator = {key: train[key] for key in ("separator",) if key in train}
+        config["val_dataset"] = {**test, **separator, "val_path": str(self.lists[1])}
+        return config
+
+    def test(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the data set to report on: the config's own ``val_dataset``."""
+        config = _with_absolute_paths(config)
+        return (
+            config["val_dataset"] if self.lists is None else _listed(config["val_dataset"], "val")
+        )
+
+
+def check_same_data(plan: Plan) -> None:
+    """Check that all variants train and are evaluated on the same images.
+
+    Raises:
+        ConfigError: two do not.
+    """
+    first = plan.variants[0]
+    for variant in plan.variants[1:]:
+        for section in _DATASETS:
+            ours, theirs = (_source(v.config.get(section, {})) for v in (variant, first))
+            for key in sorted(ours.keys() | theirs.keys()):
+                if ours.get(key) != theirs.get(key):
+                    raise ConfigError(
+                        f"{section}.{key}: expected {theirs.get(key)!r} in {variant.name!r} as in "
+                        f"{first.name!r}, found {ours.get(key)!r}; runs on other images do not pair"
+                    )
+
+
+def _source(dataset: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in dataset.items() if key not in _OWN_KEYS}
+
+
+def split_data(plan: Plan, folder: Path) -> Split:
+    """Check the images, and write the list files of the split.
+
+    Args:
+        plan: the comparison.
+        folder: of the list files.
+
+    Raises:
+        ConfigError: the data set has no list file to split, the parts would be too small, or there
+            is another split in the folder.
+        DataError: an image is missing or broken.
+    """
+    config = _with_absolute_paths(plan.variants[0].config)
+    for section in _DATASETS:
+        if not config.get(section):
+            raise ConfigError(f"{section}: expected one, found none")
+        _build(section, config[section])
+    if plan.validation == 0:
+        return Split(None)
+    source = Path(_listed(config["train_dataset"], "train")["train_path"])
+    lines = [line for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+    held = round(plan.validation * len(lines))
+    batch = max(variant.config["batch_size"] for variant in plan.variants)
+    if held < 1 or len(lines) - held < batch:
+        raise ConfigError(
+            f"validation: expected at least 1 of the {len(lines)} training images to be held out "
+            f"and {batch}, a batch, to be left; found {plan.validation:g}"
+        )
+    chosen = set(np.random.default_rng(plan.split_seed).permutation(len(lines))[:held].tolist())
+    parts = (
+        [line for index, line in enumerate(lines) if index not in chosen],
+        [line for index, line in enumerate(lines) if index in chosen],
+    )
+    paths = (folder / "train_list.txt", folder / "validation_list.txt")
+    for path, part in zip(paths, parts):
+        _write_once(path, "\n".join(part) + "\n")
+    return Split(paths)
+
+
+def _build(section: str, config: dict[str, Any]) -> Any:
+    """Build a data set without its transforms, which generates or downloads it where it can."""
+    component = manager.DATASETS[config["type"]]
+    arguments = {k: v for k, v in config.items() if k not in ("type", "transforms")}
+    return build_dataset(section, config, lambda: component(transforms=[], **arguments))
+
+
+def _write_once(path: Path, text: str) -> None:
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(
+            f"validation: found another split in {path}, expected the present one; choose another "
+            "--save_dir"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
+    config = copy.deepcopy(config)
+    for section in _DATASETS:
+        dataset = config.get(section, {})
+        for key in _PATHS:
+            if isinstance(dataset.get(key), str):
+                dataset[key] = str(Path(dataset[key]).absolute())
+    return config
+
+
+def _listed(dataset: dict[str, Any], mode: str) -> dict[str, Any]:
+    """A data set as PaddleSeg's ``Dataset``, which reads any list file.
+
+    ``OpticDiscSeg`` and those derived from it have lists of fixed names in their folder.
+    """
+    kind = dataset["type"]
+    key = f"{mode}_path"
+    if kind == "Dataset" and isinstance(dataset.get(key), str):
+        return dict(dataset)
+    component = manager.DATASETS[kind]
+    root = dataset.get("dataset_root")
+    path = Path(root or "") / f"{mode}_list.txt"
+    if not (root and issubclass(component, OpticDiscSeg) and path.is_file()):
+        raise ConfigError(
+            f"validation: expected 0 for {kind}, which has no list file to hold images out of"
+        )
+    listed = {
+        "type": "Dataset",
+        "dataset_root": root,
+        key: str(path),
+        "num_classes": component.NUM_CLASSES,
+        "mode": mode,
+        "separator": _separator(path),
+        "transforms": dataset.get("transforms", []),
+    }
+    return listed | {k: dataset[k] for k in ("edge",) if k in dataset}
+
+
+def _separator(path: Path) -> str:
+    """What stands between image and label; ``OpticDiscSeg`` takes any blanks, ``Dataset`` one."""
+    first = path.read_text(encoding="utf-8").lstrip().split("\n", 1)[0].strip()
+    match = re.fullmatch(r"\S+(\s+)\S+", first)
+    return match[1] if match else " "

@@ -1,0 +1,210 @@
+"""A document that is written once and comes out as Markdown and as a page of HTML."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+__all__ = ["Code", "Document", "Heading", "Items", "Paragraph", "Picture", "Table"]
+
+_STYLE = """
+body { font: 16px/1.5 sans-serif; color: #222; max-width: 70rem }
+body { margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
+th, td { border-bottom: 1px solid #ddd; padding: .3rem .7rem; text-align: left }
+th { border-bottom: 2px solid #888 }
+img { max-width: 100%; height: auto }
+pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; white-space: pre-wrap }
+"""
+
+
+class Block(Protocol):
+    """A part of a document."""
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+
+    def html(self) -> str:
+        """Return it as HTML."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading.
+
+    Args:
+        text: of the heading.
+        level: 1 for the title, 2 for a section.
+    """
+
+    text: str
+    level: int = 2
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        return f"{'#' * self.level} {self.text}"
+
+    def html(self) -> str:
+        """Return it as HTML."""
+        return f"<h{self.level}>{escape(self.text)}</h{self.level}>"
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph of plain text.
+
+    Args:
+        text: of the paragraph.
+    """
+
+    text: str
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        return self.text
+
+    def html(self) -> str:
+        """Return it as HTML."""
+        return f"<p>{escape(self.text)}</p>"
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list.
+
+    Args:
+        texts: of the items.
+    """
+
+    texts: Sequence[str]
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        return "\n".join(f"- {text}" for text in self.texts)
+
+    def html(self) -> str:
+        """Return it as HTML."""
+        return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in self.texts) + "</ul>"
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text as it was printed.
+
+    Args:
+        text: any number of lines.
+    """
+
+    text: str
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        return f"```text\n{self.text}\n```"
+
+    def html(self) -> str:
+        """Return it as HTML."""
+        return f"<pre>{escape(self.text)}</pre>"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Args:
+        frame: its cells, strings; the index is not shown.
+    """
+
+    frame: pd.DataFrame
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        rows = [list(self.frame.columns), ["---"] * self.frame.shape[1], *self._rows()]
+        return "\n".join(
+            "| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows
+        )
+
+    def html(self) -> str:
+        """Return it as HTML."""
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.frame.columns)
+        rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows()]
+        body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
+
+    def _rows(self) -> list[list[str]]:
+        return [[str(cell) for cell in row] for row in self.frame.itertuples(index=False)]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture.
+
+    Args:
+        name: of its file, without the ending.
+        text: that says what it shows.
+        png: its bytes.
+        private: whether it goes into the page only, and never into a file of its own.
+    """
+
+    name: str
+    text: str
+    png: bytes
+    private: bool = False
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        return "" if self.private else f"![{self.text}](figures/{self.name}.png)"
+
+    def html(self) -> str:
+        """Return it as HTML."""
+        data = base64.b64encode(self.png).decode()
+        return f'<img alt="{escape(self.text)}" src="data:image/png;base64,{data}">'
+
+
+class Document:
+    """Headings, text, tables and pictures, in order.
+
+    Args:
+        title: of the page.
+
+    Attributes:
+        blocks: its parts.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.blocks: list[Block] = [Heading(title, level=1)]
+
+    def add(self, *blocks: Block) -> None:
+        """Add parts at the end."""
+        self.blocks += blocks
+
+    def markdown(self) -> str:
+        """Return it as Markdown, with pictures in the folder ``figures``."""
+        return "\n\n".join(filter(None, (block.markdown() for block in self.blocks))) + "\n"
+
+    def html(self) -> str:
+        """Return it as one page that holds all it needs."""
+        body = "\n".join(block.html() for block in self.blocks)
+        return (
+            f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f'<link rel="icon" href="data:,">\n'
+            f"<title>{escape(self.title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+            f"<body>\n{body}\n</body>\n</html>\n"
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write ``report.md``, ``report.html`` and the pictures of the former."""
+        pictures = [block for block in self.blocks if isinstance(block, Picture)]
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        for picture in pictures:
+            if not picture.private:
+                (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
+        (folder / "report.md").write_text(self.markdown(), encoding="utf-8")
+        (folder / "report.html").write_text(self.html(), encoding="utf-8")

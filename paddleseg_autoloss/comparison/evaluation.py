@@ -1,0 +1,126 @@
+"""Evaluates one finished run; a process of its own, so that it gives its memory back.
+
+``python -m paddleseg_autoloss.comparison.evaluation --folder RUN`` writes ``evaluation.json`` and,
+if asked for, ``samples.npz`` into the folder of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import paddle
+from paddle import nn
+from paddleseg.core import evaluate
+from paddleseg.core.infer import inference
+from paddleseg.cvlibs import Config, SegBuilder
+from paddleseg.utils import utils
+
+from paddleseg_autoloss.integration.commands import natural, run_command
+from paddleseg_autoloss.integration.config import build, build_dataset, load_config
+from paddleseg_autoloss.integration.evaluation import captured_figures
+
+__all__ = ["evaluate_run", "main", "write_atomically"]
+
+#: Longer side of a sample, in pixels.
+_SAMPLE_SIZE = 192
+
+
+def evaluate_run(folder: Path, device: str, num_workers: int, samples: int) -> None:
+    """Evaluate the final model of a run on the validation and on the test images.
+
+    Args:
+        folder: of the run, with ``config.yml``, ``config_test.yml`` and ``model.pdparams``.
+        device: to evaluate on.
+        num_workers: processes that load data.
+        samples: how many test images to keep with their predictions.
+    """
+    utils.set_device(device)
+    validation, test = (
+        load_config(str(folder / f"{name}.yml")) for name in ("config", "config_test")
+    )
+    model = build("model", lambda: SegBuilder(test).model)
+    utils.load_entire_model(model, str(folder / "model.pdparams"))
+    test_data = _val_dataset(test)
+    figures = {"test": _figures(model, test, test_data, num_workers)}
+    if validation.val_dataset_cfg == test.val_dataset_cfg:
+        figures["validation"] = figures["test"]
+    else:
+        figures["validation"] = _figures(model, validation, _val_dataset(validation), num_workers)
+    if samples:
+        _write_samples(folder / "samples.npz", model, test, test_data, samples)
+    write_atomically(folder / "evaluation.json", json.dumps(figures, indent=2) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _val_dataset(config: Config) -> Any:
+    builder = SegBuilder(config)
+    return build_dataset("val_dataset", config.val_dataset_cfg, lambda: builder.val_dataset)
+
+
+def _figures(model: nn.Layer, config: Config, dataset: Any, num_workers: int) -> dict[str, Any]:
+    with captured_figures() as figures:
+        evaluate(model, dataset, num_workers=num_workers, **config.test_config)
+    return figures().to_dict()
+
+
+def _write_samples(path: Path, model: nn.Layer, config: Config, dataset: Any, count: int) -> None:
+    """Keep a few images, evenly spread over the list, with truth and prediction, made small."""
+    model.eval()
+    options = {key: config.test_config.get(key) for key in ("is_slide", "crop_size", "stride")}
+    kept: dict[str, np.ndarray] = {}
+    indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
+    for number, index in enumerate(indices.tolist()):
+        image = cv2.imread(str(dataset.file_list[index][0]), cv2.IMREAD_COLOR)
+        item = dataset[index]
+        batch = paddle.to_tensor(item["img"])[None]
+        with paddle.no_grad():
+            predicted, _ = inference(model, batch, trans_info=item["trans_info"], **options)
+        if image is not None:
+            kept[f"image{number}"] = _small(image[:, :, ::-1], cv2.INTER_AREA)
+            for name, mask in (
+                ("truth", item["label"][0]),
+                ("prediction", predicted.numpy()[0, 0]),
+            ):
+                kept[f"{name}{number}"] = _small(mask.astype("uint8"), cv2.INTER_NEAREST)
+    np.savez_compressed(path, **kept)
+
+
+def _small(picture: np.ndarray, interpolation: int) -> np.ndarray:
+    scale = min(1.0, _SAMPLE_SIZE / max(picture.shape[:2]))
+    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
+    return cv2.resize(np.ascontiguousarray(picture), size, interpolation=interpolation)
+
+
+def _parse_args(argv: Sequence[str] | None) -> Namespace:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--device", default="cpu", help="device to evaluate on")
+    parser.add_argument("--num_workers", type=natural, default=0, help="processes that load data")
+    parser.add_argument("--samples", type=natural, default=0, help="test images to keep")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    args = _parse_args(argv)
+    return run_command(
+        lambda: evaluate_run(args.folder, args.device, args.num_workers, args.samples)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

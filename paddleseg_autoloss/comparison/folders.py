@@ -1,0 +1,226 @@
+"""What a run has in its folder, and what the next start makes of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from paddleseg.cvlibs import SegBuilder
+
+from paddleseg_autoloss.comparison.data import Split
+from paddleseg_autoloss.comparison.evaluation import write_atomically
+from paddleseg_autoloss.comparison.plan import Run
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
+from paddleseg_autoloss.integration.config import build, load_config
+
+__all__ = ["RunFolder"]
+
+_CONFIGS = ("config.yml", "config_test.yml")
+_STEP = re.compile(r"iter: (\d+)/\d+, .*batch_cost: ([\d.]+)")
+#: Lines of its log that a failed run is remembered by.
+_ERROR_LINES = 20
+#: Bytes at the end of a log that hold its latest line of training.
+_LOG_TAIL = 8192
+
+
+class _NoAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+class RunFolder:
+    """The folder of one run.
+
+    ``config.yml`` is all that ``tools/train.py`` needs to train the run by hand; with
+    ``config_test.yml`` ``tools/val.py`` evaluates it on the test images.  ``result.json`` is
+    written last: where it is, the run is done.
+
+    Args:
+        root: folder of the comparison.
+        run: the run.
+    """
+
+    def __init__(self, root: Path, run: Run) -> None:
+        self.run = run
+        self.path = root / run.path
+        self.result_path = self.path / "result.json"
+        self.error_path = self.path / "error.txt"
+        self.log_path = self.path / "train.log"
+        self.model_path = self.path / "model.pdparams"
+        self.evaluation_path = self.path / "evaluation.json"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run has a result."""
+        return self.result_path.is_file()
+
+    def result(self) -> dict[str, Any] | None:
+        """Return what the run found, or None if it is not done."""
+        return json.loads(self.result_path.read_text(encoding="utf-8")) if self.is_done else None
+
+    def error(self) -> str | None:
+        """Return the last lines of a run that failed, or None if it did not."""
+        if self.is_done or not self.error_path.is_file():
+            return None
+        return self.error_path.read_text(encoding="utf-8")
+
+    def write_configs(self, split: Split) -> None:
+        """Write the complete config, or check that the one that is there is the same.
+
+        Args:
+            split: the data sets to train and to evaluate on.
+
+        Raises:
+            ConfigError: a component cannot be built, or the folder has a run of another config.
+        """
+        config = split.training(self.run.config)
+        test_data = {**split.test(self.run.config), "_inherited_": False}
+        test = {"_base_": "config.yml", "val_dataset": test_data}
+        for name, content in zip(_CONFIGS, (config, test)):
+            self._write_once(self.path / name, content)
+        for name in _CONFIGS:
+            loaded = load_config(str(self.path / name))
+        build("loss", lambda: SegBuilder(loaded).loss)
+
+    def _write_once(self, path: Path, content: dict[str, Any]) -> None:
+        if path.is_file():
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yaml.safe_load(_dumped(content))
+            known = found.keys() | content.keys()
+            if self.run.variant.kind == "retrain_of":
+                known -= {"loss"}
+            for key in sorted(known):
+                if found.get(key) != content.get(key):
+                    raise ConfigError(
+                        f"--save_dir: found a run of another config in {path}, whose {key} is not "
+                        "the present one; choose another --save_dir"
+                    )
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, _dumped(content))
+
+    def use_learned_loss(self, source: RunFolder) -> None:
+        """Take the final weights of another run as the fixed mix to train with.
+
+        Raises:
+            ConfigError: that run learned none that amount to a fixed mix.
+        """
+        learned = source.path / "equivalent_mixed_loss.yml"
+        if not learned.is_file():
+            raise ConfigError(
+                f"retrain_of: {source.run} has no equivalent_mixed_loss.yml: it weighed nothing, "
+                "or with weights that no fixed mix amounts to"
+            )
+        path = self.path / "config.yml"
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config["loss"] = yaml.safe_load(learned.read_text(encoding="utf-8"))["loss"]
+        write_atomically(path, _dumped(config))
+
+    def clear(self) -> None:
+        """Delete all but the configs."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in _CONFIGS:
+                path.unlink()
+
+    def checkpoint(self) -> Path | None:
+        """Return the newest whole checkpoint, or None."""
+        whole = whole_checkpoints(self.path)
+        return whole[-1] if whole else None
+
+    def attempts(self) -> list[dict[str, float]]:
+        """List the times that training was started: from which iteration, for how many seconds."""
+        path = self.path / "attempts.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+    def write_attempts(self, attempts: list[dict[str, float]]) -> None:
+        """Write what `attempts` reads."""
+        write_atomically(self.path / "attempts.json", json.dumps(attempts) + "\n")
+
+    def keep_model(self) -> bool:
+        """Keep the network of the final checkpoint and nothing of the others; return success."""
+        final = self.path / f"iter_{self.run.config['iters']}" / self.model_path.name
+        if not final.is_file():
+            return False
+        final.replace(self.model_path)
+        for folder in [*self.path.glob("iter_*"), self.path / "best_model"]:
+            shutil.rmtree(folder, ignore_errors=True)
+        return True
+
+    def iteration(self) -> int:
+        """Return the iteration of the latest line of training in the log, 0 before the first."""
+        if not self.log_path.is_file():
+            return 0
+        with open(self.log_path, "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _LOG_TAIL))
+            steps = _STEP.findall(file.read().decode(errors="replace"))
+        return int(steps[-1][0]) if steps else 0
+
+    def write_result(self, versions: Mapping[str, str], device: str) -> dict[str, Any]:
+        """Gather what the run found, and mark it as done.
+
+        Args:
+            versions: of what it ran with.
+            device: that it ran on.
+        """
+        attempts = self.attempts()
+        steps = _STEP.findall(self.log_path.read_text(encoding="utf-8", errors="replace"))
+        result = {
+            "variant": self.run.variant.name,
+            "learning_rate": self.run.learning_rate,
+            "seed": self.run.seed,
+            "iterations": self.run.config["iters"],
+            "wall_seconds": round(sum(attempt["seconds"] for attempt in attempts), 2),
+            "step_seconds": statistics.median(float(cost) for _, cost in steps) if steps else None,
+            "resumed_from": [attempt["from"] for attempt in attempts if attempt["from"]],
+            "weights": self._final_weights(),
+            **json.loads(self.evaluation_path.read_text(encoding="utf-8")),
+            "device": device,
+            "versions": dict(versions),
+        }
+        self.error_path.unlink(missing_ok=True)
+        write_atomically(self.result_path, json.dumps(result, indent=2) + "\n")
+        return result
+
+    def _final_weights(self) -> dict[str, float]:
+        history = self.weights()
+        if history is None or history.empty:
+            return {}
+        last = history[history.iteration == history.iteration.max()]
+        return dict(zip(last.term, last.weight))
+
+    def weights(self) -> pd.DataFrame | None:
+        """Return ``loss_weights.csv``: iteration, term, raw, weight, weighted; None without it."""
+        path = self.path / "loss_weights.csv"
+        return pd.read_csv(path) if path.is_file() else None
+
+    def validation_curve(self) -> dict[int, float]:
+        """Return the mIoU on the validation images by iteration, from VisualDL's records."""
+        from visualdl import LogReader
+
+        curve: dict[int, float] = {}
+        for path in sorted(self.path.glob("vdlrecords.*.log")):
+            reader = LogReader(file_path=str(path))
+            if "Evaluate%mIoU" in reader.get_tags().get("scalar", []):
+                curve |= {r.id: r.value for r in reader.get_data("scalar", "Evaluate/mIoU")}
+        return dict(sorted(curve.items()))
+
+    def write_error(self, reason: str, log: Path) -> None:
+        """Remember why the run failed, with the last lines of a log."""
+        lines = []
+        if log.is_file():
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        write_atomically(self.error_path, "\n".join([reason, *lines[-_ERROR_LINES:]]) + "\n")
+
+
+def _dumped(content: dict[str, Any]) -> str:
+    return yaml.dump(content, Dumper=_NoAliases, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,183 @@
+r"""What paired runs allow to conclude.
+
+Two variants trained with the same seed share initial weights and augmentation, so the spread that
+seeds bring to both cancels in their difference.  With the differences :math:`d_1, \dots, d_n`, mean
+:math:`\bar d` and standard deviation :math:`s`:
+
+- the 95 % confidence interval is :math:`\bar d \pm t_{0.975, n-1}\, s / \sqrt n` (paired t);
+- the p values are those of the paired t-test and of the exact Wilcoxon signed-rank test, which
+  cannot go below :math:`2 / 2^n`;
+- with several variants they are corrected by Holm's method, so that the chance of one false alarm
+  or more among all of them is 5 % at most;
+- the smallest gap is the true difference that the t-test would find with a probability of 80 %,
+  at the level that Holm asks of the first of m variants, 5 % / m, if the differences spread as
+  they did here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import optimize, stats
+
+__all__ = ["LEVEL", "POWER", "Difference", "compare", "holm", "paired", "smallest_gap"]
+
+#: Chance of a false alarm that is accepted.
+LEVEL = 0.05
+#: Chance of finding a true difference of the size of the smallest gap.
+POWER = 0.8
+#: Quantiles that stand for the distribution of the standard deviation.
+_QUANTILES = 4000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a variant differs from the baseline over the seeds that both have.
+
+    Args:
+        seeds: the seeds.
+        values: the variant's figure less the baseline's, for each seed.
+        mean: their mean; NaN without any.
+        sd: their standard deviation; NaN with fewer than two, as all that follows.
+        low: lower end of the 95 % confidence interval of the mean.
+        high: its upper end.
+        p_t: p value of the paired t-test.
+        p_wilcoxon: p value of Wilcoxon's signed-rank test.
+        p_t_holm: the first after Holm's correction over all variants.
+        p_wilcoxon_holm: the second likewise.
+        gap: the smallest gap that the comparison could have shown.
+    """
+
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    mean: float
+    sd: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    p_t: float = math.nan
+    p_wilcoxon: float = math.nan
+    p_t_holm: float = math.nan
+    p_wilcoxon_holm: float = math.nan
+    gap: float = math.nan
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the corrected t-test finds a difference."""
+        return self.p_t_holm < LEVEL
+
+
+def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
+    """Compare the figures of a variant with those of the baseline, seed by seed.
+
+    Args:
+        values: the variant's figure for each seed.
+        baseline: the baseline's.
+
+    Example:
+        >>> d = paired({0: 0.82, 1: 0.84, 2: 0.83}, {0: 0.80, 1: 0.81, 2: 0.82, 3: 0.9})
+        >>> print(d.seeds, round(d.mean, 4), round(d.low, 4), round(d.high, 4))
+        (0, 1, 2) 0.02 -0.0048 0.0448
+    """
+    seeds = tuple(seed for seed in values if seed in baseline)
+    differences = np.array([values[seed] - baseline[seed] for seed in seeds])
+    as_tuple = tuple(map(float, differences))
+    if len(seeds) < 2:
+        return Difference(seeds, as_tuple, mean=as_tuple[0] if seeds else math.nan)
+    mean, sd = float(differences.mean()), float(differences.std(ddof=1))
+    half = float(stats.t.isf(LEVEL / 2, len(seeds) - 1)) * sd / math.sqrt(len(seeds))
+    return Difference(
+        seeds,
+        as_tuple,
+        mean,
+        sd,
+        mean - half,
+        mean + half,
+        _p_of_t(differences),
+        _p_of_wilcoxon(differences),
+    )
+
+
+def _p_of_t(differences: np.ndarray) -> float:
+    if not differences.any():
+        return 1.0
+    if np.ptp(differences) == 0:
+        return 0.0
+    return float(stats.ttest_1samp(differences, 0).pvalue)
+
+
+def _p_of_wilcoxon(differences: np.ndarray) -> float:
+    if not differences.any():
+        return 1.0
+    return float(stats.wilcoxon(differences).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values after Holm's correction; those that are NaN do not count and stay so.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    adjusted = [math.nan] * len(p_values)
+    counted = [index for index, p in enumerate(p_values) if not math.isnan(p)]
+    largest = 0.0
+    for rank, index in enumerate(sorted(counted, key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(counted) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def smallest_gap(sd: float, count: int, level: float = LEVEL, power: float = POWER) -> float:
+    """Return the true mean difference that a two-sided paired t-test would probably find.
+
+    Args:
+        sd: standard deviation of the differences, at least 0.
+        count: how many there are, at least 2.
+        level: of the test, in (0, 1).
+        power: the probability, in (``level``, 1).
+    """
+    critical = stats.t.isf(level / 2, count - 1)
+    # scipy's noncentral t turns into NaN far out, where few runs and small levels lead.
+    quantiles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    bounds = critical * np.sqrt(stats.chi2.ppf(quantiles, count - 1) / (count - 1))
+
+    def missing(shift: float) -> float:
+        found = stats.norm.sf(bounds - shift) + stats.norm.cdf(-bounds - shift)
+        return float(found.mean()) - power
+
+    largest = float(bounds.max()) + 10
+    return optimize.brentq(missing, 0.0, largest) * sd / math.sqrt(count)
+
+
+def compare(figures: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Difference]:
+    """Compare every variant with the baseline, with Holm's correction over all of them.
+
+    Args:
+        figures: for each variant its figure for each seed.
+        baseline: name of the baseline.
+
+    Returns:
+        The differences by name, in the order of ``figures``, without the baseline.
+    """
+    found = {
+        name: paired(values, figures[baseline])
+        for name, values in figures.items()
+        if name != baseline
+    }
+    p_t = holm([difference.p_t for difference in found.values()])
+    p_wilcoxon = holm([difference.p_wilcoxon for difference in found.values()])
+    tests = sum(not math.isnan(p) for p in p_t)
+    return {
+        name: replace(
+            difference,
+            p_t_holm=p,
+            p_wilcoxon_holm=w,
+            gap=smallest_gap(difference.sd, len(difference.seeds), LEVEL / tests)
+            if len(difference.seeds) > 1
+            else math.nan,
+        )
+        for (name, difference), p, w in zip(found.items(), p_t, p_wilcoxon)
+    }
