@@ -158,7 +158,9 @@ class Picture:
 
     def markdown(self) -> str:
         """Return it as Markdown."""
-        return "" if self.private else f"![{self.text}](figures/{self.name}.png)"
+        if self.private:
+            return "Only in `report.html`, as the images may be private."
+        return f"![{self.text}](figures/{self.name}.png)"
 
     def html(self) -> str:
         """Return it as HTML."""

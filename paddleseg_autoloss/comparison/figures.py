@@ -18,6 +18,8 @@ __all__ = ["plot_curves", "plot_differences", "plot_runs", "plot_samples", "plot
 
 _POINTS = 100
 _COLUMNS = 4
+#: What the mean of equal weights may differ by.
+_ROUNDING = 1e-6
 _PALETTE = [colormaps["tab20"](index) for index in range(20)]
 
 
@@ -50,7 +52,7 @@ def plot_differences(differences: Mapping[str, Difference], baseline: str, metri
             axes.plot([low, high], [row, row], "-|", color=color, lw=2)
             axes.plot(_POINTS * difference.mean, row, "D", color=color, ms=6)
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_title(f"{metric}, points above {baseline}; red: significant after Holm's correction")
+    axes.set_xlabel(f"{metric}, points above {baseline}")
     _name_rows(axes, list(differences))
     return _png(figure)
 
@@ -93,7 +95,8 @@ def plot_weights(results: Results) -> bytes | None:
 def _weights(results: Results, name: str) -> list[pd.DataFrame]:
     """The histories of a variant's weights, if they ever change."""
     found = [history for f in results.folders_of(name) if (history := f.weights()) is not None]
-    changing = any(history.groupby("term").weight.nunique().max() > 1 for history in found)
+    ranges = [np.ptp(rows.weight) for history in found for _, rows in history.groupby("term")]
+    changing = max(ranges, default=0) > _ROUNDING
     return found if changing else []
 
 

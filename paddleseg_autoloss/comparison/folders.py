@@ -7,6 +7,8 @@ import re
 import shutil
 import statistics
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +81,7 @@ class RunFolder:
             split: the data sets to train and to evaluate on.
 
         Raises:
-            ConfigError: a component cannot be built, or the folder has a run of another config.
+            ConfigError: it cannot be loaded, or the folder has a run of another config.
         """
         config = split.training(self.run.config)
         test_data = {**split.test(self.run.config), "_inherited_": False}
@@ -87,8 +89,17 @@ class RunFolder:
         for name, content in zip(_CONFIGS, (config, test)):
             self._write_once(self.path / name, content)
         for name in _CONFIGS:
-            loaded = load_config(str(self.path / name))
-        build("loss", lambda: SegBuilder(loaded).loss)
+            load_config(str(self.path / name))
+
+    def check_loss(self) -> None:
+        """Build the loss, as training will.
+
+        Raises:
+            ConfigError: an argument has a value that cannot work.
+        """
+        builder = SegBuilder(load_config(str(self.path / _CONFIGS[0])))
+        with redirect_stdout(StringIO()):
+            build(f"{self.run.variant.name}: loss", lambda: builder.loss)
 
     def _write_once(self, path: Path, content: dict[str, Any]) -> None:
         if path.is_file():
@@ -209,9 +220,8 @@ class RunFolder:
 
         curve: dict[int, float] = {}
         for path in sorted(self.path.glob("vdlrecords.*.log")):
-            reader = LogReader(file_path=str(path))
-            if "Evaluate%mIoU" in reader.get_tags().get("scalar", []):
-                curve |= {r.id: r.value for r in reader.get_data("scalar", "Evaluate/mIoU")}
+            records = LogReader(file_path=str(path)).get_data("scalar", "Evaluate/mIoU")
+            curve |= {record.id: record.value for record in records}
         return dict(sorted(curve.items()))
 
     def write_error(self, reason: str, log: Path) -> None:

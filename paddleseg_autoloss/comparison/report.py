@@ -113,8 +113,11 @@ def _add_findings(document: Document, results: Results) -> None:
     for metric, found in differences.items():
         if found:
             document.add(Heading(f"Paired differences: {metric}"), Table(_difference_table(found)))
-            png = plot_differences(found, plan.baseline, metric)
-            document.add(Picture(f"differences_{metric}", f"Differences in {metric}", png))
+    if main:
+        text = "Differences with their 95 % intervals; red: seen after Holm's correction"
+        document.add(
+            Picture("differences", text, plot_differences(main, plan.baseline, METRICS[0]))
+        )
     if plan.lr_grid:
         _add_rates(document, results)
     document.add(
@@ -152,6 +155,8 @@ def describe(difference: Difference, tests: int) -> str:
     mean = _POINTS * difference.mean
     if len(difference.seeds) == 1:
         return f"{mean:+.1f} points in a single pair of runs, which shows nothing"
+    if not any(difference.values):
+        return "the same figure in every pair of runs, which shows nothing"
     low, high = _POINTS * difference.low, _POINTS * difference.high
     if difference.is_significant:
         low, high = (low, high) if mean > 0 else (-high, -low)

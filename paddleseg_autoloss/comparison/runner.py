@@ -62,6 +62,8 @@ def prepare(plan: Plan, save_dir: Path) -> list[RunFolder]:
     folders = [RunFolder(save_dir, run) for run in plan.runs()]
     for folder in folders:
         folder.write_configs(split)
+    for folder in {folder.run.variant.name: folder for folder in folders}.values():
+        folder.check_loss()
     return folders
 
 
@@ -191,6 +193,7 @@ class _Job:
         self._log = folder.log_path
         self._since = 0.0
         self._start_iter = 0
+        self._iteration = 0
         try:
             self._prepare(source)
             self._next()
@@ -296,8 +299,9 @@ class _Job:
         self.folder.write_error(reason, self._log)
 
     def iteration(self) -> int:
-        """Return how far training is."""
-        return self.folder.iteration()
+        """Return how far training is; the log loses sight of it during an evaluation."""
+        self._iteration = max(self._iteration, self.folder.iteration())
+        return self._iteration
 
     def stop(self) -> None:
         """End the process: training stops as after Ctrl-C, and can be continued."""
