@@ -110,14 +110,14 @@ def _add_findings(document: Document, results: Results) -> None:
             "runs", "Every run as a dot; diamond: mean and standard deviation", plot_runs(results)
         )
     )
+    if main:
+        document.add(Heading(f"Paired differences to {plan.baseline}"))
+        text = "Differences with their 95 % intervals; red: seen after Holm's correction"
+        png = plot_differences(main, plan.baseline, METRICS[0])
+        document.add(Picture("differences", text, png))
     for metric, found in differences.items():
         if found:
-            document.add(Heading(f"Paired differences: {metric}"), Table(_difference_table(found)))
-    if main:
-        text = "Differences with their 95 % intervals; red: seen after Holm's correction"
-        document.add(
-            Picture("differences", text, plot_differences(main, plan.baseline, METRICS[0]))
-        )
+            document.add(Paragraph(f"{metric}:"), Table(_difference_table(found)))
     if plan.lr_grid:
         _add_rates(document, results)
     document.add(

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import paddle
 import paddleseg
@@ -102,18 +103,19 @@ class Runner:
         total = sum(folder.run.config["iters"] for folder in waiting)
         seconds = 1 if sys.stderr.isatty() else 60
         progress = tqdm(total=total, unit="it", smoothing=0, mininterval=seconds)
-        with _interrupted_by_sigterm(), progress:
+        with _Interruption() as interruption, progress:
             try:
-                self._work(waiting, progress)
+                self._work(waiting, progress, interruption)
             except BaseException:
                 for job in self._jobs:
                     job.stop()
                 raise
         return self.failed
 
-    def _work(self, waiting: list[RunFolder], progress: tqdm) -> None:
+    def _work(self, waiting: list[RunFolder], progress: tqdm, interruption: _Interruption) -> None:
         finished = 0
         while waiting or self._jobs:
+            interruption.check()
             self._start(waiting)
             time.sleep(_POLL)
             for job in list(self._jobs):
@@ -343,18 +345,33 @@ def _visible_devices() -> list[str]:
     return [str(index) for index in range(paddle.device.cuda.device_count())]
 
 
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Take a request to end as Ctrl-C, so that no process is left behind."""
+class _Interruption:
+    """Keeps Ctrl-C, and a request to end, until it is safe: between two processes' starts."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def __init__(self) -> None:
+        self._requested = False
+        self._previous: dict[int, Any] = {}
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    def __enter__(self) -> _Interruption:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Shells let background jobs ignore Ctrl-C.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._requested:
+            raise KeyboardInterrupt
+        self._requested = True
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was one."""
+        if self._requested:
+            raise KeyboardInterrupt
 
 
 @contextmanager
