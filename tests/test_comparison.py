@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.plan import read_plan
 from paddleseg_autoloss.comparison.report import describe, runs_worth, write_report
 from paddleseg_autoloss.comparison.results import Results
-from paddleseg_autoloss.comparison.runner import prepare
+from paddleseg_autoloss.comparison.runner import Runner, locked, prepare
 from paddleseg_autoloss.comparison.statistics import compare, holm, paired, smallest_gap
 from paddleseg_autoloss.errors import ConfigError
 
@@ -515,6 +516,28 @@ def test_learned_frozen_retrained(parse, tmp_path, base):
     prepare(plan, tmp_path / "out")
 
 
+def test_cards_are_shared_out(parse, tmp_path, base, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    plan = parse(comparison_file(tmp_path, base=str(base)))
+    runner = Runner(plan, [], ROOT / "tools/train.py", Namespace(device="gpu", jobs=3))
+    for expected in ("2", "5", "2"):
+        environment = runner._environment()
+        assert environment["CUDA_VISIBLE_DEVICES"] == expected
+        assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
+        runner._jobs.append(Namespace(environment=environment))
+
+
+def test_one_comparison_to_a_folder(tmp_path):
+    with (
+        locked(tmp_path),
+        pytest.raises(ConfigError, match="expected a folder that no other comparison works in"),
+        locked(tmp_path),
+    ):
+        pass
+    with locked(tmp_path):
+        pass
+
+
 def test_document_escapes_what_people_name():
     document = Document("<b>&")
     document.add(Table(pd.DataFrame({"a|b": ["<script>"]})), Picture("p", "t", b"", private=True))
@@ -580,19 +603,20 @@ def compared(tmp_path_factory, fundus):
     (folder / "fails.py").write_text(FAILING_SCRIPT)
     variants = [
         {"name": "broken", "script": "fails.py"},
-        {"method": {"type": "AutoWeightedLoss", "lr_mult": 10, "init": [1, 2]}},
-        {"retrain_of": "AutoWeightedLoss"},
+        {"name": "learned", "method": {"type": "GradNorm", "lr_mult": 50}},
+        {"retrain_of": "learned"},
     ]
     path = comparison_file(
         folder, base=str(write_base(folder, fundus)), variants=variants, seeds=2,
-        baseline="AutoWeightedLoss",
+        baseline="learned",
         validation=0.25,
     )  # fmt: skip
     out = folder / "out"
     results = lambda: sorted(out.glob("runs/*/*/*/result.json"))  # noqa: E731
     process = start(path, out)
     wait_for(
-        lambda: len(results()) == 1 and list(out.glob("runs/*retrained/*/*/train.log")), process
+        lambda: len(results()) == 1 and list(out.glob("runs/learned_retrained/*/*/train.log")),
+        process,
     )
     first = results()[0], results()[0].stat().st_mtime_ns
     process.kill()
@@ -604,7 +628,7 @@ def compared(tmp_path_factory, fundus):
 
     process = start(path, out)
     wait_for(
-        lambda: len(results()) == 2 and list(out.glob("runs/Auto*/*/seed1/train.log")), process
+        lambda: len(results()) == 2 and list(out.glob("runs/learned/*/seed1/train.log")), process
     )
     process.send_signal(signal.SIGINT)
     stopped = process.communicate(timeout=60)[0], process.returncode
@@ -634,8 +658,8 @@ def test_a_failing_variant_does_not_stop_the_others(compared):
     table = pd.read_csv(out / "results.csv")
     assert table.groupby("variant").status.unique().map(list).to_dict() == {
         "broken": ["failed"],
-        "AutoWeightedLoss": ["done"],
-        "AutoWeightedLoss, retrained": ["done"],
+        "learned": ["done"],
+        "learned, retrained": ["done"],
     }
     error = (out / "runs/broken/lr0.002/seed0/error.txt").read_text()
     assert error.startswith("exit status 1\n")
@@ -661,18 +685,18 @@ def test_runs_of_a_seed_begin_alike(compared):
 
 def test_retrained_with_the_weights_that_were_learned(compared):
     out, *_ = compared
-    learned = out / "runs/AutoWeightedLoss/lr0.002/seed1"
-    retrained = out / "runs/AutoWeightedLoss_retrained/lr0.002/seed1"
+    learned = out / "runs/learned/lr0.002/seed1"
+    retrained = out / "runs/learned_retrained/lr0.002/seed1"
     weights = json.loads((learned / "result.json").read_text())["weights"]
     fixed = json.loads((retrained / "result.json").read_text())["weights"]
     total = sum(weights.values())
     assert fixed == pytest.approx({name: w / total for name, w in weights.items()}, rel=1e-2)
-    assert fixed["CrossEntropyLoss"] > 2 * fixed["DiceLoss"]
+    assert abs(fixed["CrossEntropyLoss"] - fixed["DiceLoss"]) > 0.1
 
 
 def test_a_run_can_be_evaluated_by_hand(compared):
     out, *_ = compared
-    folder = out / "runs/AutoWeightedLoss/lr0.002/seed0"
+    folder = out / "runs/learned/lr0.002/seed0"
     result = json.loads((folder / "result.json").read_text())
     assert result["resumed_from"] == []
     figures = folder / "by_hand.json"
@@ -689,7 +713,7 @@ def test_curve_of_a_run(compared, parse):
     """The first run was not interrupted."""
     out, *_ = compared
     plan = parse(out.parent / "mine.yml")
-    run = next(run for run in plan.runs() if run.variant.name == "AutoWeightedLoss")
+    run = next(run for run in plan.runs() if run.variant.name == "learned")
     folder = RunFolder(out, run)
     curve = folder.validation_curve()
     assert list(curve) == [1, 2, 3, 4]
@@ -747,4 +771,4 @@ def test_page_in_a_browser(compared, tmp_path):
         [*command, page.as_uri()], capture_output=True, text=True, timeout=120, env=os.environ
     )
     assert "<title>images 5 broken 0 wide false</title>" in result.stdout, result.stderr[-500:]
-    assert "AutoWeightedLoss, retrained" in result.stdout
+    assert "learned, retrained" in result.stdout

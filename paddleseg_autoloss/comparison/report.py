@@ -84,8 +84,8 @@ def _state(results: Results) -> list[Paragraph]:
     text = (
         f"{counts.get('done', 0)} of {len(results.table)} runs are done, "
         f"{counts.get('failed', 0)} failed, {counts.get('missing', 0)} are missing. "
-        f"{len(plan.variants)} variants, {len(plan.seeds)} seeds; figures are those of the network "
-        "after its last iteration, on the test images, which nothing was chosen on"
+        f"Variants: {len(plan.variants)}; seeds: {len(plan.seeds)}. Figures are those of the "
+        "network after its last iteration, on the test images, which nothing was chosen on"
     )
     if plan.validation == 0:
         text += " (no images were held out: the validation curves show the test images)"
@@ -183,7 +183,7 @@ def _explanation(differences: dict[str, Difference]) -> str:
         f"would find with a probability of {POWER:.0%} at the level of Holm's first step "
         f"({LEVEL:g} / {len(differences)}), given how the differences spread. "
     )
-    if pairs > 0:
+    if pairs > 1:
         text += f"With {pairs} pairs Wilcoxon's p cannot go below 2/2^{pairs} = {floor:.3g}"
         never = floor * len(differences) >= LEVEL
         text += ", so after the correction it can never be significant here." if never else "."
@@ -233,6 +233,8 @@ def _difference_table(differences: dict[str, Difference]) -> pd.DataFrame:
 
 def _interval(difference: Difference) -> str:
     ends = (_POINTS * difference.low, _POINTS * difference.high)
+    if math.isnan(ends[0]):
+        return _DASH
     return f"[{', '.join(_number(end, '.2f') for end in ends)}]"
 
 

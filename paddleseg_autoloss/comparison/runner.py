@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -108,7 +108,9 @@ class Runner:
                 self._work(waiting, progress, interruption)
             except BaseException:
                 for job in self._jobs:
-                    job.stop()
+                    job.interrupt()
+                for job in self._jobs:
+                    job.wait()
                 raise
         return self.failed
 
@@ -196,14 +198,19 @@ class _Job:
         self._since = 0.0
         self._start_iter = 0
         self._iteration = 0
-        try:
-            self._prepare(source)
-            self._next()
-        except (AutoLossError, OSError) as error:
-            self._fail(str(error))
+        self._guarded(lambda: self._begin(source))
 
-    def _prepare(self, source: RunFolder | None) -> None:
-        """Make the folder ready: what failed, or cannot be continued, starts afresh."""
+    def _guarded(self, step: Callable[[], Any]) -> None:
+        """Do something; where it fails, the run has failed and not the comparison."""
+        try:
+            step()
+        except AutoLossError as error:
+            self._fail(str(error))
+        except (OSError, ValueError, KeyError) as error:
+            self._fail(f"{type(error).__name__}: {error}")
+
+    def _begin(self, source: RunFolder | None) -> None:
+        """Start the run; what failed, or cannot be continued, starts afresh."""
         folder = self.folder
         foreign = folder.run.variant.script is not None
         if folder.error_path.is_file() or (foreign and not folder.model_path.is_file()):
@@ -214,6 +221,7 @@ class _Job:
             )
         if source is not None and not folder.model_path.is_file():
             folder.use_learned_loss(source)
+        self._next()
 
     def _next(self) -> None:
         """Start the next process, or write the result if there is nothing left to do."""
@@ -252,7 +260,7 @@ class _Job:
 
     def _evaluation_command(self) -> list[str]:
         args = self._runner.args
-        # Their own seed decides whose predictions are shown; the first stands for all.
+        # The report shows predictions of the first seed only.
         samples = args.samples if self.folder.run.seed == self._runner.plan.seeds[0] else 0
         module = ["-m", "paddleseg_autoloss.comparison.evaluation", "--folder"]
         options = ["--device", args.device, "--num_workers", args.num_workers, "--samples", samples]
@@ -288,7 +296,7 @@ class _Job:
         elif training and not self.folder.keep_model():
             self._fail(f"the script wrote no iter_{self.folder.run.config['iters']}")
         else:
-            self._next()
+            self._guarded(self._next)
         return self._process is None
 
     def _note_attempt(self) -> None:
@@ -305,11 +313,15 @@ class _Job:
         self._iteration = max(self._iteration, self.folder.iteration())
         return self._iteration
 
-    def stop(self) -> None:
-        """End the process: training stops as after Ctrl-C, and can be continued."""
+    def interrupt(self) -> None:
+        """Let the process stop as after Ctrl-C: training can be continued."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+
+    def wait(self) -> None:
+        """Wait for the process to stop, for some time only."""
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(_GRACE)
         except subprocess.TimeoutExpired:
