@@ -33,9 +33,10 @@ from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.plan import read_plan
 from paddleseg_autoloss.comparison.report import describe, runs_worth, write_report
 from paddleseg_autoloss.comparison.results import Results
-from paddleseg_autoloss.comparison.runner import Runner, locked, prepare
+from paddleseg_autoloss.comparison.runner import Runner, _Job, locked, prepare
 from paddleseg_autoloss.comparison.statistics import compare, holm, paired, smallest_gap
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.integration.commands import validate_from
 
 CONFIGS = ROOT / "configs"
 
@@ -516,6 +517,79 @@ def test_learned_frozen_retrained(parse, tmp_path, base):
     prepare(plan, tmp_path / "out")
 
 
+@pytest.fixture
+def started(parse, tmp_path, base, monkeypatch):
+    """Return a function that starts a run in its folder, and says with which command."""
+    (tmp_path / "own.py").write_text("")
+    variants = [{"coef": [1, 1]}, {"script": "own.py"}]
+    plan = parse(comparison_file(tmp_path, base=str(base), variants=variants, seeds=1))
+    folders = prepare(plan, tmp_path / "out")
+    flags = {"device": "cpu", "num_workers": 0, "log_iters": 10, "samples": 0, "jobs": 1}
+    runner = Runner(plan, folders, Path("train.py"), Namespace(**flags))
+    commands = []
+    monkeypatch.setattr(_Job, "_launch", lambda self, log, command: commands.append(command[1:]))
+
+    def start_run(index, *checkpoints):
+        folder = folders[index]
+        for name in checkpoints:
+            (folder.path / name).mkdir()
+            for file in ("model.pdparams", "model.pdopt"):
+                (folder.path / name / file).touch()
+        _Job(folder, None, {}, runner)
+        return folder, commands.pop()
+
+    return start_run
+
+
+def test_a_fresh_run_is_trained(started):
+    folder, command = started(0)
+    assert command[0] == "train.py"
+    assert command[command.index("--save_dir") + 1] == str(folder.path)
+    assert "--resume_model" not in command
+    assert command[command.index("--log_iters") + 1] == "4"
+
+
+def test_an_interrupted_run_goes_on_from_its_last_whole_checkpoint(started):
+    folder, command = started(0, "iter_1", "iter_2")
+    assert command[command.index("--resume_model") + 1] == str(folder.path / "iter_2")
+    (folder.path / "iter_2" / "model.pdopt").unlink()
+    _, command = started(0)
+    assert command[command.index("--resume_model") + 1] == str(folder.path / "iter_1")
+
+
+def test_a_failed_run_starts_afresh(started):
+    folder, _ = started(0, "iter_2")
+    folder.write_error("exit status 1", folder.log_path)
+    _, command = started(0)
+    assert "--resume_model" not in command
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.yml", "config_test.yml"]
+
+
+def test_a_script_of_ones_own_is_never_resumed(started):
+    """What its checkpoints leave out cannot be known."""
+    _, command = started(1, "iter_2")
+    assert command[0].endswith("own.py")
+    assert "--resume_model" not in command
+
+
+def test_a_trained_run_is_evaluated(started):
+    folder, command = started(0, "iter_4", "best_model")
+    assert command[:2] == ["-m", "paddleseg_autoloss.comparison.evaluation"]
+    assert folder.model_path.is_file()
+    assert not list(folder.path.glob("iter_*"))
+    assert not (folder.path / "best_model").exists()
+
+
+def test_resumed_runs_are_named(parse, tmp_path, base):
+    plan = parse(comparison_file(tmp_path, base=str(base), seeds=2))
+    folders = pretend(plan, tmp_path / "out", lambda run: (0.5, 0.5))
+    folders[0].write_attempts([{"from": 0, "seconds": 20}, {"from": 2, "seconds": 25}])
+    result = folders[0].write_result({"paddle": "3"}, "cpu")
+    assert (result["wall_seconds"], result["resumed_from"]) == (45, [2])
+    write_report(Results(plan, folders), tmp_path / "out")
+    assert "1 run(s) were interrupted and resumed" in (tmp_path / "out/report.md").read_text()
+
+
 def test_cards_are_shared_out(parse, tmp_path, base, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     plan = parse(comparison_file(tmp_path, base=str(base)))
@@ -694,16 +768,15 @@ def test_retrained_with_the_weights_that_were_learned(compared):
     assert abs(fixed["CrossEntropyLoss"] - fixed["DiceLoss"]) > 0.1
 
 
-def test_a_run_can_be_evaluated_by_hand(compared):
+def test_a_run_can_be_evaluated_by_hand(compared, monkeypatch):
     out, *_ = compared
     folder = out / "runs/learned/lr0.002/seed0"
     result = json.loads((folder / "result.json").read_text())
     assert result["resumed_from"] == []
-    figures = folder / "by_hand.json"
-    command = [sys.executable, "tools/val.py", "--config", str(folder / "config_test.yml")]
-    command += ["--model_path", str(folder / "model.pdparams"), "--json", str(figures)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    found = json.loads(figures.read_text())
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    words = ["--config", str(folder / "config_test.yml"), "--device", "cpu"]
+    words += ["--model_path", str(folder / "model.pdparams")]
+    found = validate_from(__import__("val").parse_args(words), CONFIGS).to_dict()
     assert found.keys() == result["test"].keys()
     for name, value in found.items():
         assert value == pytest.approx(result["test"][name]), name
