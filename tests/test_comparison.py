@@ -25,6 +25,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT, Squares, ce_and_dice, run_training
+from paddleseg.cvlibs import manager
 from paddleseg.models.losses import MixedLoss
 from scipy import stats
 
@@ -37,6 +38,7 @@ from paddleseg_autoloss.comparison.runner import Runner, _Job, locked, prepare
 from paddleseg_autoloss.comparison.statistics import compare, holm, paired, smallest_gap
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.commands import validate_from
+from paddleseg_autoloss.integration.config import load_config
 
 CONFIGS = ROOT / "configs"
 
@@ -89,7 +91,10 @@ def test_plan_from_flags(parse):
 
 
 def test_plan_from_train_configs(parse):
-    plan = parse("fixed_ce_dice_demo.yml", "auto_ce_dice_demo.yml", "--seeds", 2)
+    configs = ["fixed_ce_dice_demo.yml", "auto_ce_dice_demo.yml"]
+    plan = parse(*configs, "--seeds", 2, "--opts", "batch_size=3", "model.num_classes=5")
+    for variant in plan.variants:
+        assert (variant.config["batch_size"], variant.config["model"]["num_classes"]) == (3, 5)
     assert [variant.name for variant in plan.variants] == [
         "fixed_ce_dice_demo",
         "auto_ce_dice_demo",
@@ -171,6 +176,17 @@ def test_flag_errors(words, message, parse):
         parse(*words)
 
 
+def test_ignored_pixels_stay_ignored(parse, tmp_path):
+    base = yaml.safe_load((CONFIGS / "sum_ce_dice_demo.yml").read_text())
+    base["_base_"] = [str(CONFIGS / name) for name in base["_base_"]]
+    base["loss"]["types"][0]["ignore_index"] = 255
+    (tmp_path / "base.yml").write_text(yaml.safe_dump(base))
+    plan = parse(comparison_file(tmp_path, base="base.yml"))
+    mixed, method = (variant.config["loss"]["types"][0] for variant in plan.variants)
+    assert method["ignore_index"] == 255
+    assert [loss["ignore_index"] for loss in mixed["losses"]] == [255, 255]
+
+
 # ---- data and configs
 
 
@@ -222,23 +238,33 @@ def test_split_holds_out_a_part_of_the_training_list(parse, tmp_path, base, fund
         prepare(other, tmp_path / "out")
 
 
+def dataset_of(config: dict):
+    arguments = {k: v for k, v in config.items() if k not in ("type", "transforms", "_inherited_")}
+    return manager.DATASETS[config["type"]](transforms=[], **arguments)
+
+
 def test_split_keeps_the_separator(parse, tmp_path, base, fundus):
     config = yaml.safe_load(base.read_text())
     path = tmp_path / "list.txt"
     path.write_text((fundus / "train_list.txt").read_text().replace(" ", ","))
     val = tmp_path / "val.txt"
-    val.write_text((fundus / "val_list.txt").read_text().replace(" ", ","))
+    val.write_text((fundus / "val_list.txt").read_text())
     for section, key, list_path in (("train", "train_path", path), ("val", "val_path", val)):
         config[f"{section}_dataset"] = {
             "_inherited_": False, "type": "Dataset", "mode": section, "num_classes": 2,
-            "dataset_root": str(fundus), key: str(list_path), "separator": ",",
+            "dataset_root": str(fundus), key: str(list_path),
             "transforms": [{"type": "Normalize"}],
         }  # fmt: skip
+    config["train_dataset"]["separator"] = ","
     base.write_text(yaml.safe_dump(config))
-    prepare(parse(comparison_file(tmp_path, base=str(base))), tmp_path / "out")
+    folder, *_ = prepare(parse(comparison_file(tmp_path, base=str(base))), tmp_path / "out")
     lines = (tmp_path / "out/split/validation_list.txt").read_text().splitlines()
     assert len(lines) == 2
     assert set(lines) < set(path.read_text().splitlines())
+    for name, separator in (("config", ","), ("config_test", " ")):
+        written = load_config(str(folder.path / f"{name}.yml")).dic
+        assert written["val_dataset"].get("separator", " ") == separator
+        assert dataset_of(written["val_dataset"]).file_list
 
 
 def test_too_small_a_split(parse, tmp_path, base):

@@ -41,8 +41,9 @@ class Split:
         test = _listed(config["val_dataset"], "val")
         train = _listed(config["train_dataset"], "train")
         config["train_dataset"] = {**train, "train_path": str(self.lists[0])}
-        separator = {key: train[key] for key in ("separator",) if key in train}
-        config["val_dataset"] = {**test, **separator, "val_path": str(self.lists[1])}
+        # The images are those of the training list, treated like those of the test set.
+        own = {"dataset_root": train["dataset_root"], "separator": train.get("separator", " ")}
+        config["val_dataset"] = {**test, **own, "val_path": str(self.lists[1])}
         return config
 
     def test(self, config: dict[str, Any]) -> dict[str, Any]:

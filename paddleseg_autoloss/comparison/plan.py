@@ -327,7 +327,9 @@ def _changed(base: dict[str, Any], kind: str, value: Any, key: str) -> dict[str,
         count = len(terms["losses"])
         if coef is not None and len(coef) != count:
             raise ConfigError(f"{key}: expected {count} numbers, one per loss, found {coef}")
-        losses = copy.deepcopy(terms["losses"])
+        # MixedLoss hands no ignore_index on.
+        shared = {key: terms[key] for key in ("ignore_index",) if key in terms}
+        losses = [{**shared, **loss} for loss in terms["losses"]]
         return {"type": "MixedLoss", "losses": losses, "coef": coef or [1 / count] * count}
 
     config["loss"] = _with_terms(base, mixed)

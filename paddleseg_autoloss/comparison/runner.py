@@ -124,11 +124,8 @@ class Runner:
                 if job.is_over():
                     self._jobs.remove(job)
                     finished += job.folder.run.config["iters"]
-                    self._report(job, progress)
-            left = len(waiting) + len(self._jobs)
-            progress.set_description(
-                f"{len(self.folders) - left}/{len(self.folders)} runs", refresh=False
-            )
+                    self._report(job, f"{self._count(waiting)} runs", progress)
+            progress.set_description(f"{self._count(waiting)} runs", refresh=False)
             progress.update(finished + sum(job.iteration() for job in self._jobs) - progress.n)
 
     def _start(self, waiting: list[RunFolder]) -> None:
@@ -159,15 +156,19 @@ class Runner:
             environment["CUDA_VISIBLE_DEVICES"] = min(self._devices, key=used.count)
         return environment
 
-    def _report(self, job: _Job, progress: tqdm) -> None:
+    def _count(self, waiting: list[RunFolder]) -> str:
+        left = len(waiting) + len(self._jobs)
+        return f"{len(self.folders) - left}/{len(self.folders)}"
+
+    def _report(self, job: _Job, count: str, progress: tqdm) -> None:
         folder = job.folder
         if job.error is not None:
             self.failed.append(folder)
-            progress.write(f"failed: {folder.run}: {job.error}; see {folder.error_path}")
+            progress.write(f"{count}: failed: {folder.run}: {job.error}; see {folder.error_path}")
             return
         result = folder.result() or {}
         progress.write(
-            f"done: {folder.run}: test mIoU {result['test']['mIoU']:.4f}, "
+            f"{count}: done: {folder.run}: test mIoU {result['test']['mIoU']:.4f}, "
             f"{result['wall_seconds']:.0f} s"
         )
 

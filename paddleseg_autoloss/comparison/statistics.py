@@ -5,8 +5,8 @@ seeds bring to both cancels in their difference.  With the differences :math:`d_
 :math:`\bar d` and standard deviation :math:`s`:
 
 - the 95 % confidence interval is :math:`\bar d \pm t_{0.975, n-1}\, s / \sqrt n` (paired t);
-- the p values are those of the paired t-test and of the exact Wilcoxon signed-rank test, which
-  cannot go below :math:`2 / 2^n`;
+- the p values are those of the paired t-test and of Wilcoxon's signed-rank test, which cannot go
+  below :math:`2 / 2^n`;
 - with several variants they are corrected by Holm's method, so that the chance of one false alarm
   or more among all of them is 5 % at most;
 - the smallest gap is the true difference that the t-test would find with a probability of 80 %,
