@@ -249,7 +249,7 @@ def _add_rates(document: Document, results: Results) -> None:
 _RATES = (
     "Each variant was trained with every rate. The one with the best mean mIoU on the validation "
     "images is marked, and the result reported above is that of this choice on the test images. A "
-    "rate at which a run failed is not chosen."
+    "rate at which a run failed is not chosen, unless one failed at every rate."
 )
 
 
