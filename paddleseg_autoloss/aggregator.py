@@ -255,7 +255,7 @@ class LossAggregator(nn.Layer):
         shared = mean_over_ranks(values.detach())
         finite = self._check_finite(shared, gramian, may_overflow=scale is not None)
         if finite and isinstance(self.weighting, JacobianWeighting):
-            injected = self._updated(self.weighting, shared, jacobian, scale)
+            injected = self._updated(self.weighting, shared, jacobian)
             return self._total(values.detach(), self.weights.clone()) + injected
         if finite:
             self._update(shared, gramian)
@@ -305,16 +305,9 @@ class LossAggregator(nn.Layer):
         else:
             self.weights.set_value(self.weighting(values, gramian))
 
-    def _updated(
-        self,
-        method: JacobianWeighting,
-        values: Tensor,
-        jacobian: Jacobian,
-        scale: Tensor | None,
-    ) -> Tensor:
+    def _updated(self, method: JacobianWeighting, values: Tensor, jacobian: Jacobian) -> Tensor:
         """Return 0 with the update that a method makes of the whole Jacobian."""
-        matrix = jacobian.matrix() if scale is None else jacobian.matrix() / scale
-        update, weights = method.update(values, matrix)
+        update, weights = method.update(values, jacobian.matrix())
         self.weights.set_value(weights)
         zero = paddle.zeros([], dtype="float32")
         return inject(zero, jacobian.targets, jacobian.split(update * self._factor))

@@ -57,12 +57,14 @@ class Jacobian:
     ) -> None:
         self.targets = list(targets)
         self._num_losses = len(losses)
+        self._scale = scale
         self._replicated = replicated
         sizes = [math.prod(target.shape) for target in self.targets]
         rows = [_gradients(loss, self.targets, scale) for loss in losses]
         if replicated and is_one_of_several_ranks():
             rows = _mean_of_rows(rows, sizes)
         self._blocks = list(_blocks(rows, sizes))
+        self._reached = {column for block in self._blocks for column in block.columns}
 
     def gramian(self) -> Tensor:
         """Return the inner products of the rows, float32, shape [K, K]."""
@@ -100,30 +102,37 @@ class Jacobian:
     def matrix(self) -> Tensor:
         """Return J as one tensor, float32, shape [K, n], its columns in the order of the targets.
 
-        Other than the blocks it has the zeros of losses that do not reach a target.  J is used up.
+        Other than the blocks it has the zeros of losses that do not reach a target, and it does not
+        contain `scale`.  J is used up: its blocks are freed one by one.
         """
         columns: list[Tensor | None] = [None] * len(self.targets)
         while self._blocks:
-            block = self._blocks.pop()
-            zero = paddle.zeros_like(block.rows[0])
-            rows = dict(block.numbered_rows())
-            dense = paddle.stack([rows.get(loss, zero) for loss in range(self._num_losses)])
-            sizes = [math.prod(self.targets[column].shape) for column in block.columns]
-            for column, part in zip(block.columns, paddle.split(dense, sizes, axis=1)):
-                columns[column] = part
-        return paddle.concat(
-            [
-                paddle.zeros([self._num_losses, math.prod(target.shape)]) if part is None else part
-                for target, part in zip(self.targets, columns)
-            ],
-            axis=1,
-        )
+            self._spread(self._blocks.pop(), columns)
+        count = self._num_losses
+        for index, (target, part) in enumerate(zip(self.targets, columns)):
+            if part is None:
+                columns[index] = paddle.zeros([count, math.prod(target.shape)], dtype="float32")
+        return paddle.concat(columns, axis=1)
 
-    def split(self, update: Tensor) -> list[Tensor]:
-        """Return a vector with the columns of `matrix` as one tensor for each target."""
+    def _spread(self, block: _Block, columns: list[Tensor | None]) -> None:
+        rows, zero = dict(block.numbered_rows()), paddle.zeros_like(block.rows[0])
+        dense = paddle.stack([rows.get(loss, zero) for loss in range(self._num_losses)])
+        dense = dense if self._scale is None else dense / self._scale
+        sizes = [math.prod(self.targets[column].shape) for column in block.columns]
+        for column, part in zip(block.columns, paddle.split(dense, sizes, axis=1)):
+            columns[column] = part
+
+    def split(self, update: Tensor) -> list[Tensor | None]:
+        """Return a vector with the columns of `matrix` as one tensor for each target.
+
+        It is None for a target that no loss reaches, which an optimizer then leaves alone.
+        """
         shapes = [target.shape for target in self.targets]
         parts = paddle.split(update, [math.prod(shape) for shape in shapes])
-        return [part.reshape(shape) for part, shape in zip(parts, shapes)]
+        return [
+            part.reshape(shape) if column in self._reached else None
+            for column, (part, shape) in enumerate(zip(parts, shapes))
+        ]
 
     def row(self, loss: int) -> list[Tensor | None]:
         """Return the gradient of one loss, one tensor for each target; None where it is zero."""
