@@ -121,6 +121,9 @@ class LossState:
         own = {path: _shapes(layer.state_dict()) for path, layer in self.layers.items()}
         saved = {path: _shapes(state) for path, state in section["losses"].items()}
         same_losses = (section["methods"], section["terms"]) == (self.methods, self.names)
+        if same_losses:
+            for path, state in own.items():
+                _check_shapes(path, state, saved.get(path, {}))
         if not same_losses or own != saved:
             raise CheckpointError(
                 f"--resume_model: the checkpoint was trained with {section['methods']} of "
@@ -144,3 +147,12 @@ def _trainable(layers: dict[str, nn.Layer]) -> dict[str, Tensor]:
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in state.items()}
+
+
+def _check_shapes(path: str, own: dict[str, list[int]], saved: dict[str, list[int]]) -> None:
+    for name in own.keys() & saved.keys():
+        if own[name] != saved[name]:
+            raise CheckpointError(
+                f"--resume_model: {path}.{name} has the shape {saved[name]} in the checkpoint and "
+                f"{own[name]} here: the network or its trainable parameters were others"
+            )
