@@ -22,6 +22,7 @@ __all__ = [
     "checked_lr_mult",
     "checked_number",
     "checked_range",
+    "inner_products",
     "nearest_weights",
 ]
 
@@ -169,20 +170,56 @@ class JacobianWeighting(Weighting):
     r"""A method that needs the gradients :math:`g_i` themselves, the rows of J.
 
     Its update d need not be a combination :math:`J^T w` of the gradients of this step.  It is found
-    on the device, in single precision.
+    on the device, in single precision.  What it remembers of gradients lies in buffers as wide as
+    they are, in which every number of every trainable parameter has its place.
 
     Args:
         num_losses: K, the number of losses.
+
+    Attributes:
+        step: how many updates there were; only where gradients are remembered.
     """
 
     needs = "jacobian"
+    #: Buffers of shape [K, n] and of shape [n], all zeros before the first update.
+    matrices: ClassVar[tuple[str, ...]] = ()
+    vectors: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, num_losses: int) -> None:
+        super().__init__(num_losses)
+        if self.matrices or self.vectors:
+            host = paddle.CPUPlace()
+            self.register_buffer("step", paddle.to_tensor(0, dtype="int64", place=host))
 
     def prepare(self, num_columns: int) -> None:
-        """Make room for what is remembered of gradients; by default nothing is.
+        """Make room for what is remembered of gradients, unless there is such room already.
 
         Args:
             num_columns: n, how many numbers a gradient has.
+
+        Raises:
+            ConfigError: gradients of another size are remembered.
         """
+        shapes = {name: [self.num_losses, num_columns] for name in self.matrices}
+        shapes.update({name: [num_columns] for name in self.vectors})
+        found = {name: self._buffers[name].shape for name in shapes if name in self._buffers}
+        if found == shapes:
+            return
+        if int(self.step) > 0:
+            method = type(self).__name__.removesuffix("Weighting")
+            known = f"of {next(iter(found.values()))[-1]} numbers" if found else "that bind foresaw"
+            raise ConfigError(
+                f"{method}: expected gradients {known}, as when it began, found {num_columns}: it "
+                "goes on only with the same network, trainable parameters neither more nor fewer"
+            )
+        for name, shape in shapes.items():
+            self.register_buffer(name, paddle.zeros(shape, dtype="float32"))
+
+    def next_step(self) -> int:
+        """Count an update; return its number, which begins at 1."""
+        step = int(self.step) + 1
+        self.step.set_value(np.asarray(step))
+        return step
 
     def update(self, losses: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
         """Return the update d, shape [n], and weights to show, shape [K].
@@ -190,8 +227,25 @@ class JacobianWeighting(Weighting):
         Args:
             losses: the loss values, finite, shape [K].
             jacobian: the gradients, finite, shape [K, n].
+
+        Raises:
+            ConfigError: gradients of another size are remembered.
         """
         raise NotImplementedError
+
+
+def inner_products(matrix: Tensor) -> np.ndarray:
+    """Return the inner products of the rows of a matrix, on the host in double precision.
+
+    Args:
+        matrix: K long rows, shape [K, n].
+    """
+    indices = np.triu_indices(len(matrix))
+    # Multiply and sum: Paddle's products of long vectors are off by a thousandth on a CPU.
+    upper = [(matrix[i] * matrix[j]).sum() for i, j in zip(*map(np.ndarray.tolist, indices))]
+    products = np.zeros([len(matrix)] * 2)
+    products[indices] = _double(paddle.stack(upper))
+    return products + np.triu(products, 1).T
 
 
 def nearest_weights(jacobian: Tensor, update: Tensor) -> Tensor:
@@ -201,11 +255,8 @@ def nearest_weights(jacobian: Tensor, update: Tensor) -> Tensor:
         jacobian: the gradients, shape [K, n].
         update: d, shape [n].
     """
-    # Multiply and sum: Paddle's products of long vectors are off by a thousandth on a CPU.
-    rows = [[(first * second).sum() for second in jacobian] for first in jacobian]
-    gramian = paddle.stack([paddle.stack(row) for row in rows])
-    products = paddle.stack([(row * update).sum() for row in jacobian])
-    weights = np.linalg.pinv(_double(gramian), rcond=1e-6, hermitian=True) @ _double(products)
+    products = _double(paddle.stack([(row * update).sum() for row in jacobian]))
+    weights = np.linalg.pinv(inner_products(jacobian), rcond=1e-6, hermitian=True) @ products
     return paddle.to_tensor(weights, dtype="float32")
 
 
