@@ -8,18 +8,23 @@ from paddleseg_autoloss.weighting.cagrad import CAGradWeighting
 from paddleseg_autoloss.weighting.conflict_free import ConFIGWeighting
 from paddleseg_autoloss.weighting.cosmos import COSMOSWeighting
 from paddleseg_autoloss.weighting.crmogm import CRMOGMWeighting
+from paddleseg_autoloss.weighting.dbmtl import DBMTLWeighting
 from paddleseg_autoloss.weighting.dualproj import DualProjWeighting
 from paddleseg_autoloss.weighting.dwa import DWAWeighting
+from paddleseg_autoloss.weighting.excess_mtl import ExcessMTLWeighting
 from paddleseg_autoloss.weighting.fairgrad import FairGradWeighting
 from paddleseg_autoloss.weighting.famo import FAMOWeighting
 from paddleseg_autoloss.weighting.gls import GLSWeighting
+from paddleseg_autoloss.weighting.graddrop import GradDropWeighting
 from paddleseg_autoloss.weighting.gradnorm import GradNormWeighting
 from paddleseg_autoloss.weighting.gradvac import GradVacWeighting
 from paddleseg_autoloss.weighting.imtl import IMTLWeighting
 from paddleseg_autoloss.weighting.imtl_g import IMTLGWeighting
 from paddleseg_autoloss.weighting.imtl_l import IMTLLWeighting
 from paddleseg_autoloss.weighting.krum import KrumWeighting
+from paddleseg_autoloss.weighting.mconfig import MConFIGWeighting
 from paddleseg_autoloss.weighting.mgda import MGDAWeighting
+from paddleseg_autoloss.weighting.moco import MoCoWeighting
 from paddleseg_autoloss.weighting.nash import NashMTLWeighting
 from paddleseg_autoloss.weighting.norm_balance import NormBalanceWeighting
 from paddleseg_autoloss.weighting.ntk import NTKWeighting
@@ -34,6 +39,7 @@ from paddleseg_autoloss.weighting.separate import SeparateBackwardWeighting
 from paddleseg_autoloss.weighting.softadapt import SoftAdaptWeighting
 from paddleseg_autoloss.weighting.stch import STCHWeighting
 from paddleseg_autoloss.weighting.sum import SumWeighting
+from paddleseg_autoloss.weighting.trimmed_mean import TrimmedMeanWeighting
 from paddleseg_autoloss.weighting.uncertainty import UncertaintyWeighting
 from paddleseg_autoloss.weighting.upgrad import UPGradWeighting
 from paddleseg_autoloss.weighting.uwo import UWOWeighting
@@ -48,11 +54,14 @@ __all__ = [
     "COSMOSWeighting",
     "CRMOGMWeighting",
     "ConFIGWeighting",
+    "DBMTLWeighting",
     "DWAWeighting",
     "DualProjWeighting",
+    "ExcessMTLWeighting",
     "FAMOWeighting",
     "FairGradWeighting",
     "GLSWeighting",
+    "GradDropWeighting",
     "GradNormWeighting",
     "GradVacWeighting",
     "GramianWeighting",
@@ -61,7 +70,9 @@ __all__ = [
     "IMTLWeighting",
     "JacobianWeighting",
     "KrumWeighting",
+    "MConFIGWeighting",
     "MGDAWeighting",
+    "MoCoWeighting",
     "NTKWeighting",
     "NashMTLWeighting",
     "NormBalanceWeighting",
@@ -76,6 +87,7 @@ __all__ = [
     "SeparateBackwardWeighting",
     "SoftAdaptWeighting",
     "SumWeighting",
+    "TrimmedMeanWeighting",
     "UPGradWeighting",
     "UWOWeighting",
     "UWSOWeighting",
@@ -92,18 +104,23 @@ METHODS: dict[str, type[Weighting]] = {
     "ConFIG": ConFIGWeighting,
     "COSMOS": COSMOSWeighting,
     "CRMOGM": CRMOGMWeighting,
+    "DBMTL": DBMTLWeighting,
     "DualProj": DualProjWeighting,
     "DWA": DWAWeighting,
+    "ExcessMTL": ExcessMTLWeighting,
     "FairGrad": FairGradWeighting,
     "FAMO": FAMOWeighting,
     "GLS": GLSWeighting,
+    "GradDrop": GradDropWeighting,
     "GradNorm": GradNormWeighting,
     "GradVac": GradVacWeighting,
     "IMTL": IMTLWeighting,
     "IMTLG": IMTLGWeighting,
     "IMTLL": IMTLLWeighting,
     "Krum": KrumWeighting,
+    "MConFIG": MConFIGWeighting,
     "MGDA": MGDAWeighting,
+    "MoCo": MoCoWeighting,
     "NashMTL": NashMTLWeighting,
     "NTK": NTKWeighting,
     "PBI": PBIWeighting,
@@ -117,6 +134,7 @@ METHODS: dict[str, type[Weighting]] = {
     "SoftAdapt": SoftAdaptWeighting,
     "STCH": STCHWeighting,
     "Sum": SumWeighting,
+    "TrimmedMean": TrimmedMeanWeighting,
     "UncertaintyWeightedLoss": UncertaintyWeighting,
     "UPGrad": UPGradWeighting,
     "UWO": UWOWeighting,

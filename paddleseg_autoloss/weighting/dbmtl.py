@@ -1,0 +1,89 @@
+"""Dual balancing by Lin et al."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor
+
+from paddleseg_autoloss.weighting.base import JacobianWeighting, checked_range
+
+__all__ = ["DBMTLWeighting"]
+
+
+class DBMTLWeighting(JacobianWeighting):
+    r"""Dual balancing of losses and gradients (DB-MTL, Lin et al. 2023).
+
+    The losses are balanced by their logarithms, whose gradients do not depend on a loss's scale.
+    The gradients are averaged over time, and all averages are brought to the length of the longest:
+
+    .. math::
+        \hat g_i(t) &= \beta_t \, \hat g_i(t-1) + (1 - \beta_t) \, \nabla \log L_i(t),
+        \qquad \beta_t = \beta / t^\sigma \\
+        d &= \sum_i \alpha_i \, \hat g_i, \qquad
+        \alpha_i = \frac{\max_j \lVert \hat g_j \rVert}{\lVert \hat g_i \rVert}
+
+    B. Lin, W. Jiang, F. Ye, Y. Zhang, P. Chen, Y.-C. Chen, S. Liu, I. W. Tsang, J. T. Kwok,
+    "Dual-Balancing for Multi-Task Learning", arXiv:2308.12029.  The weights that are shown are
+    :math:`\alpha_i / L_i`, by which :math:`g_i` counts once gradients stand still.  None is
+    negative, and they sum to nothing in particular.  d has the scale of the sum of the logarithms:
+    it does not change when a loss is multiplied by a number.
+
+    Deviations:
+        The averages begin with the first gradients.  LibMTL begins with 0, so that :math:`1 -
+        \beta` of the first gradient is the first update, and updates grow for ten steps or so.  A
+        loss of 0 or less, or one so near to 0 that the slope of its logarithm overflows, has no say
+        at that step and leaves no trace, and so has a loss without gradient: its average would not
+        forget what is longer of no use, as it is stretched to the full length whatever is left of
+        it.  All trainable parameters are balanced, those of the heads too.
+
+    Args:
+        num_losses: K, the number of losses.
+        beta: how much of the past is kept, from 0 to 1.
+        sigma: how fast the past is kept less, at least 0; 0 keeps :math:`\beta_t` at beta.
+
+    Raises:
+        ConfigError: an argument is out of its range.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import DBMTLWeighting
+        >>> weighting = DBMTLWeighting(2)
+        >>> jacobian = paddle.to_tensor([[3.0, 0.0], [0.0, 0.5]])
+        >>> update, weights = weighting.update(paddle.to_tensor([1.0, 0.5]), jacobian)
+        >>> update.tolist()  # (3, 0) and (0, 1), stretched to 3
+        [3.0, 3.0]
+        >>> weights.tolist()
+        [1.0, 6.0]
+    """
+
+    matrices = ("average",)
+
+    def __init__(self, num_losses: int, beta: float = 0.9, sigma: float = 0.0) -> None:
+        super().__init__(num_losses)
+        self.beta = checked_range("beta", beta, least=0, most=1)
+        self.sigma = checked_range("sigma", sigma, least=0)
+        self.register_buffer("started", paddle.zeros([num_losses], dtype="float32"))
+
+    @paddle.no_grad()
+    def update(self, losses: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
+        """Return d, shape [n], and alpha / L, shape [K]."""
+        self.prepare(jacobian.shape[1])
+        beta = self.beta / self.next_step() ** self.sigma
+        positive = losses > 1e-30
+        divisor = paddle.where(positive, losses, paddle.ones_like(losses))
+        slopes = _lengths(jacobian) / divisor
+        # Up to there the squares are finite.
+        heard = (positive & (slopes > 0) & (slopes < 1e18)).astype("float32")
+        kept = 1 - heard + heard * self.started * beta
+        self.average.multiply_(kept.unsqueeze(1))
+        self.average.add_(jacobian * (heard * (1 - self.started * beta) / divisor).unsqueeze(1))
+        self.started.set_value(paddle.maximum(self.started, heard))
+
+        lengths = _lengths(self.average) * heard
+        alpha = heard * lengths.max() / paddle.where(lengths > 0, lengths, paddle.ones_like(losses))
+        return alpha @ self.average, (alpha / divisor).clip(max=3e38)
+
+
+def _lengths(matrix: Tensor) -> Tensor:
+    # A sum along an axis is off by a thousandth on a CPU; that of a vector is not.
+    return paddle.stack([(row * row).sum() for row in matrix]).sqrt()
