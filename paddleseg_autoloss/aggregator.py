@@ -124,11 +124,11 @@ class LossAggregator(nn.Layer):
             learned.register_hook(self._note_gradient)
 
     def _scale_factor(self) -> float:
-        native = self.weighting.scale
-        if self.reduction in (None, native):
+        if self.reduction is None:
             return 1.0
         checked_choice("reduction", self.reduction, ["sum", "mean"])
-        return float(len(self.names)) if self.reduction == "sum" else 1 / len(self.names)
+        wanted = len(self.names) if self.reduction == "sum" else 1
+        return wanted / self.weighting.multiple()
 
     def _check_options(self) -> None:
         """Refuse what the method would ignore."""

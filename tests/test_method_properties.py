@@ -25,7 +25,6 @@ RANDOM = {"GradDrop", "GradVac", "PCGrad", "RLW"}
 OF_ITS_OWN_SCALE = {
     "NashMTL": "the length is at most max_norm",
     "FairGrad": "solves G w = w^(-1/alpha)",
-    "NTK": "weights are K where the lengths are equal",
     "UWO": "weights are 1 / L",
 }
 #: Methods whose paper proves that no loss gets worse.
@@ -239,7 +238,7 @@ class TestEveryMethod:
         gradient = np.random.default_rng(0).standard_normal(COLUMNS)
         method = make(name, count)
         _, update = call(method, np.ones(count), np.tile(gradient, (count, 1)))
-        expected = count if method.scale == "sum" else 1
+        expected = {"sum": count, "mean": 1, "sqrt(K)": count**0.5, "K^2": count**2}[method.scale]
         assert 0.5 <= np.linalg.norm(update) / np.linalg.norm(gradient) / expected <= 2
 
     def test_equal_losses_of_equal_gradients_get_equal_weights(self, name):
@@ -357,7 +356,8 @@ class TestEveryMethod:
             totals.append(float(total))
             weights.append(aggregator.last_weights.numpy())
         native = aggregator.weighting.scale
-        factor = 1 if reduction == native else count if reduction == "sum" else 1 / count
+        native = {"sum": count, "mean": 1, "sqrt(K)": count**0.5, "K^2": count**2}[native]
+        factor = (count if reduction == "sum" else 1) / native
         np.testing.assert_allclose(gradients[1], factor * gradients[0], rtol=1e-5)
         np.testing.assert_allclose(weights[1], factor * weights[0], rtol=1e-5)
         assert totals[1] == pytest.approx(factor * totals[0], rel=1e-5)

@@ -50,8 +50,9 @@ class Weighting(nn.Layer):
     parameter_name: ClassVar[str | None] = None
     #: What the weights sum to, for the reader: "K", "1", "about 1", ...
     sums_to: ClassVar[str] = "nothing in particular"
-    #: Whether the update has the scale of the losses' sum or that of their mean.
-    scale: ClassVar[Literal["sum", "mean"]] = "sum"
+    #: The scale of the update where K losses agree: that of their sum, K times that of one, or of
+    #: their mean, or another multiple.
+    scale: ClassVar[Literal["sum", "mean", "sqrt(K)", "K^2"]] = "sum"
     #: Whether a weight can be negative.
     may_be_negative: ClassVar[bool] = False
     #: How many losses the method is for.
@@ -98,6 +99,11 @@ class Weighting(nn.Layer):
         total = (weights * losses).sum()
         penalty = self.penalty()
         return total if penalty is None else total + penalty
+
+    def multiple(self) -> float:
+        """Return the `scale` as a multiple of that of the mean."""
+        count = float(self.num_losses)
+        return {"sum": count, "mean": 1.0, "sqrt(K)": math.sqrt(count), "K^2": count**2}[self.scale]
 
     def learned(self) -> Tensor | None:
         """Return the learned parameter, shape [K], or None where nothing is learned."""

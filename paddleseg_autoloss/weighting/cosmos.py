@@ -27,7 +27,8 @@ class COSMOSWeighting(ObjectiveWeighting):
 
     M. Ruchte, J. Grabocka, "Scalable Pareto Front Approximation for Deep Multi-Objective Learning",
     ICDM 2021 (arXiv:2103.13392).  The weights are constants for differentiation.  They can be
-    negative: a loss well below the others is made to rise.  They sum to nothing in particular (to 1
+    negative: a loss well below the others is made to rise, and with it a head that is trained by
+    that loss alone.  They sum to nothing in particular (to 1
     where all losses are equal); the gradient has the scale of the losses' mean.  The cosine does
     not know how large the losses are, so the smaller they are, the more it counts.
 

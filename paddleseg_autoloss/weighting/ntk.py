@@ -17,8 +17,7 @@ class NTKWeighting(NormBalanceWeighting):
     After S. Wang, X. Yu, P. Perdikaris, "When and why PINNs fail to train: A neural tangent kernel
     perspective", Journal of Computational Physics 449 (2022).  No weight is negative.  Their
     inverses sum to 1, so the weights sum to :math:`K^2` or more: K each where all lengths are
-    equal.  That is K times the scale of the losses' sum; ``reduction: mean`` divides by K and gives
-    the scale of the sum.
+    equal.  That is K times the scale of the losses' sum.
 
     Deviations:
         The lengths are PaddleScience's.  The paper has the traces of the kernels in their place,
@@ -38,6 +37,7 @@ class NTKWeighting(NormBalanceWeighting):
     """
 
     sums_to = "K^2 or more"
+    scale = "K^2"
 
     def __init__(self, num_losses: int) -> None:
         super().__init__(num_losses, momentum=0.0)

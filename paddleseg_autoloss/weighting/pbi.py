@@ -29,7 +29,8 @@ class PBIWeighting(ObjectiveWeighting):
     Q. Zhang, H. Li, "MOEA/D: A Multiobjective Evolutionary Algorithm Based on Decomposition", IEEE
     Transactions on Evolutionary Computation 2007.  The weights are constants for differentiation
     and sum to :math:`\sqrt K`.  They are often negative: a loss well below the mean is made to
-    rise.  The gradient's scale is between those of the losses' mean and sum.
+    rise, and with it a head that is trained by that loss alone.  The gradient has :math:`\sqrt K`
+    times the scale of the losses' mean.
 
     Deviations:
         The ideal point is 0 and the preference uniform.  Losses that differ by no more than 1e-6 of
@@ -56,6 +57,7 @@ class PBIWeighting(ObjectiveWeighting):
     """
 
     sums_to = "sqrt(K)"
+    scale = "sqrt(K)"
     may_be_negative = True
 
     def __init__(self, num_losses: int, theta: float = 5.0) -> None:
