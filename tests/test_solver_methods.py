@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import warnings
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from test_gramian_weighting import J, jacobians, solve
 
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.weighting import METHODS as ALL
 from paddleseg_autoloss.weighting import (
     DualProjWeighting,
     FairGradWeighting,
+    GramianWeighting,
     MGDAWeighting,
     NashMTLWeighting,
     PCDWeighting,
@@ -515,3 +520,21 @@ class TestPCD:
     def test_bad_arguments(self, arguments, message):
         with pytest.raises(ConfigError, match=message):
             PCDWeighting(2, **arguments)
+
+
+def test_benchmark_runs(capsys):
+    """Every row is printed: our solvers against scipy's for each K, and the time of each method."""
+    specification = importlib.util.spec_from_file_location(
+        "benchmark_solvers", ROOT / "tools/benchmark_solvers.py"
+    )
+    benchmark = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(benchmark)
+    assert benchmark.main(["--gramians", "2", "--repeats", "1"]) == 0
+    printed = capsys.readouterr().out
+    for name in benchmark.PROBLEMS:
+        for count in (2, 4, 8):
+            row = re.search(rf"^\| {name} \| {count} \| (.*) \|$", printed, flags=re.MULTILINE)
+            ours = float(row[1].split(" | ")[3])
+            assert ours < 1e-6
+    for name, method in ALL.items():
+        assert (f"\n| {name} | " in printed) == issubclass(method, GramianWeighting)

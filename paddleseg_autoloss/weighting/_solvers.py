@@ -30,7 +30,7 @@ def directions(gramian: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     some = lengths.nonzero()[0]
     if len(some) < len(lengths):
         lengths, gramian = lengths[some], gramian[np.ix_(some, some)]
-    cosines = gramian / lengths / lengths[:, None]
+    cosines = gramian / (lengths * lengths[:, None])
     return some, lengths, np.minimum(np.maximum(cosines, -1), 1)
 
 

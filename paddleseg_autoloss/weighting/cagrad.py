@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from scipy.linalg.lapack import dposv
 
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting._solvers import directions, factor, nonnegative
@@ -36,10 +39,10 @@ class CAGradWeighting(GramianWeighting):
     Deviations:
         The minimiser is exact, at any scale of the gradients, where peers stop early on small ones.
         Where the losses are Pareto stationary, :math:`g_w` is 0 and the weights would be infinite:
-        :math:`\lVert g_w \rVert` is measured with :math:`10^{-8} \sum_i w_i^2 \lVert g_i \rVert^2`
-        added to its square, below which single precision cannot tell it from 0.  A loss without
-        gradient cannot be served by any d; the update then does as much as it can do for the
-        others without moving further from :math:`g_0` than they need.
+        eigenvalues of the cosines below :math:`10^{-8}`, which single precision cannot tell from
+        0, are raised to that.  A loss without gradient cannot be served by any d; the update then
+        does as much as it can do for the others without moving further from :math:`g_0` than they
+        need.
 
     Args:
         num_losses: K, the number of losses.
@@ -71,10 +74,10 @@ class CAGradWeighting(GramianWeighting):
     def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
         """Return the weights, not negative, shape [K]."""
         c, count = self.calpha, len(gramian)
-        b = np.full(count, 1 / count)
         divisor = (1, 1 + c**2, 1 + c)[self.rescale]
-        radius = c * np.sqrt(max(b @ gramian @ b, 0))
-        return (b + _correction(gramian, gramian @ b, radius)) / divisor
+        q = gramian.sum(axis=1) / count
+        radius = c * math.sqrt(max(q.sum() / count, 0))
+        return (1 / count + _correction(gramian, q, radius)) / divisor
 
 
 def _correction(gramian: np.ndarray, q: np.ndarray, radius: float) -> np.ndarray:
@@ -84,7 +87,7 @@ def _correction(gramian: np.ndarray, q: np.ndarray, radius: float) -> np.ndarray
     :math:`\frac{1}{2} v^T G v + (q - \mu 1)^T v` over :math:`v \ge 0` for the :math:`\mu` at which
     :math:`\sqrt{v^T G v}` is the radius.  That length is a distance to a cone, hence convex in
     :math:`\mu`, and Newton's method from the right does not overshoot.  As long as the same v are
-    positive, its square is a quadratic function, whose root is tried first.
+    positive, its square is a quadratic function; its root is tried first, for all v to begin with.
     """
     v = np.zeros(len(q))
     if radius == 0:
@@ -94,37 +97,55 @@ def _correction(gramian: np.ndarray, q: np.ndarray, radius: float) -> np.ndarray
     # on their scale.
     root = factor(cosines)
     slope, offset = lengths.min() / lengths, q[some] / (lengths * radius)
-    point, base = np.linalg.solve(root.T, np.stack([slope, offset], axis=1)).T
-    # Each loss alone reaches the radius at (1 + offset) / slope, all together no later.
-    mu, newton = ((1 + offset) / slope).min(), np.nan
-    if len(some) < len(q):
-        mu = min(mu, 0.0)
-    for _ in range(100):
-        u = nonnegative(root, mu * point - base)
-        image = root @ u
-        length = np.sqrt(image @ image)
-        if abs(length - 1) < 1e-10 or (length < 1 and np.isnan(newton)):
-            break
-        if length < 1:
-            mu = newton
-        else:
-            newton = mu - (length - 1) * length / (u @ slope)
-            mu = _root_on_face(root[:, u > 0], point, base, newton)
+    mu, u = _on_face(root, slope, offset)
+    if u.min() < 0 or (len(some) < len(q) and mu > 0):
+        u = _newton(root, slope, offset, most=np.inf if len(some) == len(q) else 0.0)
     v[some] = u * radius / lengths
     return v
 
 
-def _root_on_face(face: np.ndarray, point: np.ndarray, base: np.ndarray, newton: float) -> float:
-    r"""Return the largest :math:`\mu` at which the projection of :math:`\mu p - b` has length 1.
+def _newton(root: np.ndarray, slope: np.ndarray, offset: np.ndarray, most: float) -> np.ndarray:
+    """Return u at the root, or at `most` if that is less, shape [m]."""
+    # The rows of the factor are orthogonal.
+    squares = (root * root).sum(axis=1)
+    point, base = (root @ slope) / squares, (root @ offset) / squares
+    # Each loss alone reaches the radius at (1 + offset) / slope, all together no later.
+    mu = newton = min(float(((1 + offset) / slope).min()), most)
+    tried = b""
+    for _ in range(100):
+        u = nonnegative(root, mu * point - base)
+        image = root @ u
+        length = math.sqrt(image @ image)
+        if abs(length - 1) < 1e-10 or (length < 1 and mu == newton):
+            break
+        if length < 1:
+            mu = newton
+            continue
+        mu = newton = mu - (length - 1) * length / float(u @ slope)
+        face = u > 0
+        if face.tobytes() != tried:
+            tried = face.tobytes()
+            mu = min(newton, _on_face(root[:, face], slope[face], offset[face])[0])
+    return u
+
+
+def _on_face(face: np.ndarray, slope: np.ndarray, offset: np.ndarray) -> tuple[float, np.ndarray]:
+    r"""Return the largest :math:`\mu` at which the length is 1 if u may be negative, and that u.
+
+    Where there is none, they are infinite and a vector of -1.
 
     Args:
-        face: spans what is projected on, shape [K, m].
-        point: p, shape [K].
-        base: b, shape [K].
-        newton: to return if there is none.
+        face: columns of the factor, shape [K, m].
+        slope: what :math:`\mu` is multiplied with in the gains, shape [m].
+        offset: what is subtracted then, shape [m].
     """
-    basis, _ = np.linalg.qr(face)
-    p, b = point @ basis, base @ basis
-    square, inner = p @ p, p @ b
-    discriminant = inner**2 - square * (b @ b - 1)
-    return (inner + np.sqrt(discriminant)) / square if discriminant >= 0 < square else newton
+    _, solved, _ = dposv(face.T @ face, np.array([slope, offset]).T)
+    first, second = solved.T
+    square = float(slope @ first)
+    middle = float(slope @ second) / square
+    apart = face @ (middle * first - second)
+    rest = 1 - float(apart @ apart)
+    if rest < 0:
+        return math.inf, -np.ones(len(slope))
+    mu = middle + math.sqrt(rest / square)
+    return mu, mu * first - second

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from paddleseg_autoloss.errors import ConfigError
@@ -112,14 +114,14 @@ class PCDWeighting(GramianWeighting):
         first = int(some.searchsorted(self.primary))
         others = np.arange(len(some)) != first
         # The lengths of the normalised gradients, relative to that of the primary.
-        norms = lengths / np.sqrt(mean_squares + self.eps * mean_squares.mean())[some]
+        norms = lengths / np.sqrt(mean_squares + self.eps / len(gramian) * mean_squares.sum())[some]
         lacking = (self.tau / norms[first] * norms - cosines[first])[others]
         if lacking.max() <= 0:
             return weights
         shares = np.ones(len(some))
         shares[others] = _multipliers(cosines[others][:, others], lacking)
         square = max(shares @ cosines @ shares, LEAST_EIGENVALUE * (shares @ shares))
-        weights[some] = shares * (lengths[first] / np.sqrt(square)) / lengths
+        weights[some] = shares * (lengths[first] / math.sqrt(square)) / lengths
         return weights
 
     def _mean_squares(self, squares: np.ndarray) -> np.ndarray:
@@ -138,8 +140,11 @@ def _multipliers(cosines: np.ndarray, lacking: np.ndarray) -> np.ndarray:
         cosines: C, symmetric, shape [m, m].
         lacking: at least one is positive, shape [m].
     """
+    if len(lacking) == 1:
+        return lacking
     # Lawson and Hanson's least-distance programming.
-    lacking, most = lacking / lacking.max(), lacking.max()
+    most = lacking.max()
+    lacking = lacking / most
     target = np.zeros(len(lacking) + 1)
     target[-1] = 1
     scaled = nonnegative(np.concatenate([factor(cosines), lacking[None]]), target)
