@@ -99,6 +99,7 @@ class LossAggregator(nn.Layer):
                 f"names: expected {weighting.num_losses} names, one per loss, found {len(names)}"
             )
         self.names = list(names)
+        weighting.take_names(self.names)
         self.weighting = weighting
         self.level = checked_choice("level", level, ["parameters", "logits"])
         self.update_interval = checked_integer("update_interval", update_interval, least=1)

@@ -15,7 +15,7 @@ from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.weighting import METHODS, CAGradWeighting, JacobianWeighting
 
 COLUMNS = 6
-#: Exponent of the gradients' scale in the weights of d, where it is not 0 by the paper's definition.
+#: Exponent of the gradients' scale in the weights of d, where the paper's is not 0.
 SCALE_EXPONENT = {"FairGrad": -1, "MConFIG": -1}
 #: The first loss is another kind of loss than the rest.
 ASYMMETRIC = {"AGDA", "PCD"}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from test_gramian_weighting import J, jacobians, solve
 
+from paddleseg_autoloss.aggregator import LossAggregator
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting import METHODS as ALL
 from paddleseg_autoloss.weighting import (
@@ -461,6 +462,18 @@ class TestPCD:
         near = RAISED * shares.sum() + 1e-9
         assert (slack[some] >= -near).all()
         assert (np.abs(slack * shares)[some] <= near * (shares[some] + 1e-6)).all()
+
+    def test_primary_loss_can_be_named(self):
+        """In the aggregator, which knows the names."""
+        names = ["head0/CrossEntropyLoss", "head1/CrossEntropyLoss", "head1/DiceLoss"]
+        named, numbered = PCDWeighting(3, primary=names[1]), PCDWeighting(3, primary=1)
+        LossAggregator(names, named)
+        jacobian = well_conditioned(3, seed=2, conflict=1.5)
+        np.testing.assert_array_equal(solve(named, jacobian), solve(numbered, jacobian))
+        with pytest.raises(ConfigError, match=r"primary: expected one of a, b, c, found 'head1"):
+            LossAggregator(["a", "b", "c"], PCDWeighting(3, primary="head1/DiceLoss"))
+        with pytest.raises(ConfigError, match="primary: expected an index without names"):
+            solve(PCDWeighting(3, primary="a"), jacobian)
 
     def test_update_is_as_long_as_the_primary_gradient(self):
         jacobian = well_conditioned(5, seed=1, conflict=1.5)

@@ -28,7 +28,6 @@ from paddleseg.models.losses import (
 from tqdm import trange
 
 from paddleseg_autoloss.integration.session import TrainingSession
-from paddleseg_autoloss.weighting import METHODS, GramianWeighting
 
 INTERVAL = 10
 VARIANTS: dict[str, dict | None] = {
@@ -145,28 +144,10 @@ def report_steps(args: Namespace) -> None:
         print(f"{name:22} {ratio:.3f} of plain (middle half by rounds {low:.3f} to {high:.3f})")
 
 
-def report_solvers(repeats: int = 200) -> None:
-    """Measure what each method computes from a Gramian, and print a table."""
-    random = np.random.default_rng(0)
-    for name, method in METHODS.items():
-        for count in (2, 4):
-            if not issubclass(method, GramianWeighting) or (name == "AGDA" and count > 2):
-                continue
-            weighting, seconds = method(count), []
-            for _ in range(repeats):
-                jacobian = random.standard_normal((count, 50))
-                gramian, losses = jacobian @ jacobian.T, random.uniform(0.1, 1, count)
-                start = time.perf_counter()
-                weighting.solve(losses, gramian)
-                seconds.append(time.perf_counter() - start)
-            print(f"{name:22} K = {count}: median {np.median(seconds) * 1e3:.3f} ms")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     args = parse_args(argv)
     report_steps(args)
-    report_solvers()
     return 0
 
 

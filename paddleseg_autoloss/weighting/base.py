@@ -109,6 +109,13 @@ class Weighting(nn.Layer):
         """Return the learned parameter, shape [K], or None where nothing is learned."""
         return None if self.parameter_name is None else getattr(self, self.parameter_name)
 
+    def take_names(self, names: Sequence[str]) -> None:
+        """Take the names of the losses, for methods that tell them apart by name.
+
+        Args:
+            names: K names, in the order of the losses.
+        """
+
     def observe(self, losses: Tensor) -> None:
         """Take the losses of the same batch after the step, where `looks_again` is true.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -54,15 +55,15 @@ class PCDWeighting(GramianWeighting):
 
     Args:
         num_losses: K, the number of losses.
-        primary: p, which loss comes first, counted from 0 in the order of the config, which is
-            where a loss is named.
+        primary: p, which loss comes first: its name, such as ``head0/CrossEntropyLoss``, or its
+            index, counted from 0 in the order of the config.
         tau: the share of the progress along its own normalised gradient that every secondary loss
             makes at least, from 0 to 1; at 0 they only do not get worse.
         beta: the decay of the running mean, at least 0 and below 1.
         eps: keeps the gradient of a loss that has almost none from being normalised, at least 0.
 
     Raises:
-        ConfigError: ``primary`` is not the index of a loss, or an argument is out of its range.
+        ConfigError: ``primary`` is not a loss, or an argument is out of its range.
 
     Examples:
         >>> import paddle
@@ -78,15 +79,16 @@ class PCDWeighting(GramianWeighting):
     def __init__(
         self,
         num_losses: int,
-        primary: int = 0,
+        primary: int | str = 0,
         tau: float = 0.02,
         beta: float = 0.999,
         eps: float = 1e-8,
     ) -> None:
         super().__init__(num_losses)
-        self.primary = checked_integer("primary", primary, least=0)
-        if primary >= num_losses:
+        self.primary = primary
+        if not isinstance(primary, str) and checked_integer("primary", primary, 0) >= num_losses:
             raise ConfigError(f"primary: expected an index below {num_losses}, found {primary}")
+        self._index = primary if isinstance(primary, int) else None
         self.tau = checked_range("tau", tau, least=0, most=1)
         self.beta = checked_range("beta", beta, least=0, most=1)
         if beta == 1:
@@ -94,6 +96,19 @@ class PCDWeighting(GramianWeighting):
         self.eps = checked_range("eps", eps, least=0)
         self.register_memory("step", np.zeros([], "int64"))
         self.register_memory("v", np.zeros(num_losses))
+
+    def take_names(self, names: Sequence[str]) -> None:
+        """Find the primary loss by its name.
+
+        Raises:
+            ConfigError: no loss has it.
+        """
+        if isinstance(self.primary, str):
+            if self.primary not in names:
+                raise ConfigError(
+                    f"primary: expected one of {', '.join(names)}, found {self.primary!r}"
+                )
+            self._index = list(names).index(self.primary)
 
     def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
         """Return the weights, not negative, shape [K]."""
@@ -105,13 +120,19 @@ class PCDWeighting(GramianWeighting):
         Args:
             gramian: the inner products of the gradients, shape [K, K].
             mean_squares: the running means of their squared lengths, without bias, shape [K].
+
+        Raises:
+            ConfigError: the primary loss is given by its name, and the losses have no names.
         """
+        primary = self._index
+        if primary is None:
+            raise ConfigError(f"primary: expected an index without names, found {self.primary!r}")
         weights = np.zeros(len(gramian))
-        weights[self.primary] = 1
+        weights[primary] = 1
         some, lengths, cosines = directions(gramian)
-        if gramian[self.primary, self.primary] <= 0 or len(some) == 1:
+        if gramian[primary, primary] <= 0 or len(some) == 1:
             return weights
-        first = int(some.searchsorted(self.primary))
+        first = int(some.searchsorted(primary))
         others = np.arange(len(some)) != first
         # The lengths of the normalised gradients, relative to that of the primary.
         norms = lengths / np.sqrt(mean_squares + self.eps / len(gramian) * mean_squares.sum())[some]
