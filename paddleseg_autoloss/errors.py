@@ -39,7 +39,16 @@ class RunsFailed(AutoLossError, RuntimeError):
 
 
 class TrainingDiverged(AutoLossError, FloatingPointError):
-    """A loss became NaN or infinite during training."""
+    """A loss became NaN or infinite during training.
+
+    Args:
+        what: says which, and when.
+        rescue: says from where to go on.
+    """
+
+    def __init__(self, what: str, rescue: str = "") -> None:
+        super().__init__(f"{what}; {rescue}" if rescue else what)
+        self.what = what
 
 
 class UnsupportedVersionError(AutoLossError, ImportError):

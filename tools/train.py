@@ -41,6 +41,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
     add("--seed", type=natural, help="seed of initial weights, data order and augmentation")
     add("--loss_aggregator", help="weigh all terms of the loss with this method, such as PCGrad")
+    policies = ["stop", "skip"]
+    add("--on_nonfinite", choices=policies, help="what to do about NaN or infinity; default: stop")
     add("--precision", choices=["fp32", "fp16"], default="fp32", help="fp16: mixed precision")
     add("--amp_level", choices=["O1", "O2"], default="O1", help="level of mixed precision")
     add("--profiler_options", help="see paddleseg/utils/train_profiler.py")

@@ -9,7 +9,7 @@ from paddle import nn
 from paddleseg.cvlibs import SegBuilder
 from paddleseg.cvlibs.builder import Builder
 
-from paddleseg_autoloss.integration.config import check_aggregator
+from paddleseg_autoloss.integration.config import check_aggregator, check_policy
 
 __all__ = ["component_config", "extend_builder"]
 
@@ -17,9 +17,9 @@ _CONFIG_ATTRIBUTE = "component_config"
 
 
 def extend_builder() -> None:
-    """Let PaddleSeg's builder note the configs of what it builds, and read ``loss_aggregator``."""
+    """Let PaddleSeg's builder note the configs of what it builds, and read our keys of a config."""
     Builder.build_component = _noting_configs(Builder.build_component)
-    SegBuilder._build_loss = _with_aggregator(SegBuilder._build_loss)
+    SegBuilder._build_loss = _with_our_keys(SegBuilder._build_loss)
 
 
 def component_config(layer: nn.Layer) -> dict[str, Any] | None:
@@ -37,13 +37,14 @@ def _noting_configs(build: Any) -> Any:
     return build_component
 
 
-def _with_aggregator(build: Any) -> Any:
+def _with_our_keys(build: Any) -> Any:
     def _build_loss(self: SegBuilder, loss_name: str, loss_cfg: dict[str, Any]) -> dict[str, Any]:
         losses = build(self, loss_name, loss_cfg)
-        aggregator = self.config.dic.get("loss_aggregator")
-        if loss_name == "loss" and aggregator is not None:
-            check_aggregator(aggregator)
-            losses["loss_aggregator"] = aggregator
+        for key, check in (("loss_aggregator", check_aggregator), ("on_nonfinite", check_policy)):
+            value = self.config.dic.get(key)
+            if loss_name == "loss" and value is not None:
+                check(value)
+                losses[key] = value
         return losses
 
     return _build_loss

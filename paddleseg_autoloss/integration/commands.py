@@ -137,7 +137,7 @@ def train_from(args: Namespace, config_dir: Path) -> None:
         learning_rate=args.learning_rate,
         iters=args.iters,
         batch_size=args.batch_size,
-        opts=_with_aggregator(args),
+        opts=_with_our_flags(args),
     )
     _show(config)
     _set_data_format(config, args.data_format)
@@ -242,11 +242,14 @@ def predict_from(args: Namespace, config_dir: Path) -> None:
     )
 
 
-def _with_aggregator(args: Namespace) -> list[str] | None:
-    """PaddleSeg's ``--opts``, with the flag ``--loss_aggregator`` before them."""
-    if args.loss_aggregator is None:
-        return args.opts
-    return [f"loss_aggregator={{'type': '{args.loss_aggregator}'}}", *(args.opts or [])]
+def _with_our_flags(args: Namespace) -> list[str]:
+    """PaddleSeg's ``--opts``, with the flags that stand for config keys before them."""
+    flags = []
+    if args.loss_aggregator is not None:
+        flags.append(f"loss_aggregator={{'type': '{args.loss_aggregator}'}}")
+    if args.on_nonfinite is not None:
+        flags.append(f"on_nonfinite={args.on_nonfinite}")
+    return [*flags, *(args.opts or [])]
 
 
 def _show(config: Config) -> None:

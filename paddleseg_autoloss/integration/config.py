@@ -70,6 +70,7 @@ def load_config(path: str, **overrides: Any) -> Config:
         raise ConfigError(f"{path}: {root_cause(error)}") from error
     _check_values(config.dic)
     check_aggregator(config.dic.get("loss_aggregator"))
+    check_policy(config.dic.get("on_nonfinite", "stop"))
     for section in _SECTIONS:
         for key, component in _components(section, config.dic.get(section, {})):
             _check_component(key, component)
@@ -176,6 +177,16 @@ def check_aggregator(aggregator: Any) -> None:
         raise ConfigError(
             f"loss_aggregator.{argument}: {kind} has no such argument{nearest(argument, known)}"
         )
+
+
+def check_policy(policy: Any) -> None:
+    """Check the value of the config key ``on_nonfinite``.
+
+    Raises:
+        ConfigError: it is neither ``stop`` nor ``skip``.
+    """
+    if policy not in ("stop", "skip"):
+        raise ConfigError(f"on_nonfinite: expected stop or skip, found {policy!r}")
 
 
 def _check_ignore_index(config: Config) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import Tensor, nn
+from paddleseg.utils import logger
 
 from paddleseg_autoloss.aggregator import as_vector
 from paddleseg_autoloss.errors import TrainingDiverged
@@ -20,6 +21,9 @@ from paddleseg_autoloss.integration.terms import Term, aggregators_of, current_w
 from paddleseg_autoloss.ranks import is_writing_rank
 
 __all__ = ["TermMonitor"]
+
+#: Iterations after which a loss that never changes is reported.
+_LONG = 200
 
 
 class TermMonitor:
@@ -48,6 +52,9 @@ class TermMonitor:
         self._pending: Tensor | None = None
         self._ran: list[bool] = []
         self._window: list[np.ndarray] = []
+        self._same = np.zeros(len(terms), "int64")
+        self._last_raw = np.full(len(terms), np.nan)
+        self._constants: set[int] = set()
         layers = {id(term.layer): term.layer for term in terms}.values()
         self._hooks = [layer.register_forward_post_hook(self._record) for layer in layers]
 
@@ -79,7 +86,8 @@ class TermMonitor:
             if total is not None:
                 result = [total(values, result)]
         except TrainingDiverged as error:
-            raise self.divergence(str(error)) from error
+            self._returned.clear()
+            raise self.divergence(error.what) from error
         self._pending = self._gather(values, result)
         for statistics in self.gradients:
             statistics.note()
@@ -120,12 +128,25 @@ class TermMonitor:
             raise self.divergence(f"the total loss is {total}")
         if is_writing_rank():
             self._window.append(np.stack([raw, weights, raw * weights]))
+            self._warn_of_constants(raw)
+
+    def _warn_of_constants(self, raw: np.ndarray) -> None:
+        """Say once of every term that never changes."""
+        self._same = np.where(raw == self._last_raw, self._same + 1, 1)
+        self._last_raw = raw
+        for index in np.flatnonzero(self._same == _LONG):
+            if index not in self._constants:
+                self._constants.add(index)
+                logger.warning(
+                    f"{self.terms[index].name} has been exactly {raw[index]:g} for {_LONG} "
+                    "iterations: it trains nothing"
+                )
 
     def divergence(self, what: str) -> TrainingDiverged:
         """Make the error that says what is not finite, when, and from where to go on."""
         whole = whole_checkpoints(self.save_dir)
         rescue = f"the last good checkpoint is {whole[-1]}" if whole else "no checkpoint was saved"
-        return TrainingDiverged(f"iteration {self.iteration}: {what}; {rescue}")
+        return TrainingDiverged(f"iteration {self.iteration}: {what}", rescue)
 
     def log_window(self) -> list[Row]:
         """Return the means since the last call, a row for each term that ran."""

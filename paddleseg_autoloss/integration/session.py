@@ -23,6 +23,7 @@ from paddleseg_autoloss.integration.joint import JointAggregation
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
 from paddleseg_autoloss.integration.report import RunReport, TrainLogger
+from paddleseg_autoloss.integration.skipping import StepGuard
 from paddleseg_autoloss.integration.state import LossState
 from paddleseg_autoloss.integration.terms import aggregators_of, terms_of
 from paddleseg_autoloss.ranks import broadcast, mean_over_ranks
@@ -44,7 +45,8 @@ class TrainingSession:
         model: the network.
         train_dataset: the data set, by which the loop's sampler is recognised.
         optimizer: the optimizer, made for the network alone or for the losses too.
-        losses: PaddleSeg's loss dict, with ``types`` and ``coef``.
+        losses: PaddleSeg's loss dict, with ``types`` and ``coef``, and where they are wanted
+            ``loss_aggregator`` and ``on_nonfinite``.
         save_dir: folder of the run.
         start_iter: iteration that the run continues from, 0 for a new one.
         save_interval: iterations between checkpoints.
@@ -75,6 +77,8 @@ class TrainingSession:
         self.monitor = TermMonitor(terms, save_dir, start_iter)
         self.report = RunReport(losses, self.monitor, save_dir, start_iter)
         self.scaler: paddle.amp.GradScaler | None = None
+        skips = losses.get("on_nonfinite") == "skip"
+        self.guard = StepGuard(model, self.state, self.monitor) if skips else None
         self._begun = False
         self._batch: Callable[[], None] | None = None
         self._before_step: dict[str, dict[str, Tensor]] | None = None
@@ -87,6 +91,8 @@ class TrainingSession:
         with ExitStack() as stack:
             stack.callback(self.monitor.close)
             stack.callback(self._let_go)
+            if self.guard is not None:
+                stack.callback(self.guard.remove)
             self._hold_loss_parameters()
             self._bind_network()
             for owner, name, value in (
@@ -97,8 +103,8 @@ class TrainingSession:
                 (LOOP, "evaluate", self._evaluate(LOOP.evaluate)),
                 (LOOP, "logger", TrainLogger(LOOP.logger, self.report)),
                 (paddle, "save", self._save(paddle.save)),
-                (optimizer, "step", self._look_again_after(optimizer.step)),
-                (optimizer, "minimize", self._look_again_after(optimizer.minimize)),
+                (optimizer, "step", self._around(optimizer.step, None)),
+                (optimizer, "minimize", self._around(optimizer.minimize, ([], []))),
                 (paddle.io, "DistributedBatchSampler", self._sampler()),
                 (paddle.amp, "GradScaler", self._grad_scaler(paddle.amp.GradScaler)),
                 (visualdl, "LogWriter", self._log_writer(visualdl.LogWriter)),
@@ -147,11 +153,13 @@ class TrainingSession:
         ) -> list[Tensor]:
             self._begin_step()
             joint = self.joint
-            values = self.monitor.watch(
-                lambda: own(logits_list, losses, data),
-                (lambda terms, result: joint.total(terms, result, _tensors(logits_list)))
-                if joint
-                else None,
+            values = self._guarded(
+                lambda: self.monitor.watch(
+                    lambda: own(logits_list, losses, data),
+                    (lambda terms, result: joint.total(terms, result, _tensors(logits_list)))
+                    if joint
+                    else None,
+                )
             )
             if any(aggregator.weighting.looks_again for aggregator in self.aggregators):
                 self._batch = lambda: self._look_again(own, data)
@@ -165,6 +173,9 @@ class TrainingSession:
             return values
 
         return loss_computation
+
+    def _guarded(self, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
+        return compute() if self.guard is None else self.guard.losses(compute)
 
     def _begin_step(self) -> None:
         if not self._begun:
@@ -186,15 +197,26 @@ class TrainingSession:
         if snapshot is not None and self.scaler is not None and skipped_step(self.scaler):
             self.state.restore(snapshot)
 
-    def _look_again_after(self, stock: Callable) -> Callable:
-        """Wrap what takes a step: methods that ask for it see what it did to the same batch."""
+    def _around(self, stock: Callable, skipped: Any) -> Callable:
+        """Wrap what takes a step: it may be left out, and methods may ask what it did.
+
+        Args:
+            stock: takes the step.
+            skipped: what to return if it is left out.
+        """
 
         def step(*args: Any, **kwargs: Any) -> Any:
-            result = stock(*args, **kwargs)
             batch, self._batch = self._batch, None
-            if batch is not None:
-                batch()
-            return result
+
+            def take() -> Any:
+                result = stock(*args, **kwargs)
+                if batch is not None:
+                    batch()
+                return result
+
+            if self.guard is None or self.guard.permits():
+                return take()
+            return skipped
 
         return step
 

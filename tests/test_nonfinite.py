@@ -1,0 +1,202 @@
+"""NaN and infinity in a loss, a gradient or the logits, and losses that never change."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import paddle
+import pytest
+from conftest import TinyNet, ce_and_dice, run_training
+from paddle import nn
+from paddleseg.models.losses import CrossEntropyLoss, MixedLoss
+from test_loss_aggregator import enabled_scaler
+
+import paddleseg_autoloss
+from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
+from paddleseg_autoloss.integration import training
+from paddleseg_autoloss.integration.config import check_policy
+
+BAD_STEP = 3
+
+
+class Watched(TinyNet):
+    """Breaks one step, and notes the state of everything whenever a step begins."""
+
+    def __init__(self, place: str, value: float) -> None:
+        super().__init__()
+        self.place, self.value = place, value
+        self.states: list[dict[str, np.ndarray]] = []
+        self.optimizer = None
+        self.losses: list[nn.Layer] = []
+
+    def forward(self, x):
+        # Without gradients a batch is looked at again.
+        if paddle.is_grad_enabled():
+            self.note()
+        outputs = super().forward(x)
+        if len(self.states) == BAD_STEP and paddle.is_grad_enabled():
+            if self.place == "logits":
+                outputs[0] = outputs[0] * self.value
+            elif self.place == "input of batch norm":
+                outputs = super().forward(x * self.value)
+            elif self.place == "gradient":
+                outputs[0].register_hook(lambda g: g * self.value)
+        return outputs
+
+    def note(self):
+        found = {f"model.{k}": v.numpy() for k, v in self.state_dict().items()}
+        for index, loss in enumerate(self.losses):
+            found.update({f"loss{index}.{k}": v.numpy() for k, v in loss.state_dict().items()})
+        for name, of_parameter in self.optimizer._accumulators.items():
+            found.update({f"{name}.{k}": v.numpy() for k, v in of_parameter.items()})
+        self.states.append(found)
+
+
+class BrokenOnce(CrossEntropyLoss):
+    def __init__(self, model, value):
+        super().__init__()
+        self.model, self.value = [model], value
+
+    def forward(self, logit, label, semantic_weights=None):
+        loss = super().forward(logit, label, semantic_weights)
+        return loss * self.value if len(self.model[0].states) == BAD_STEP else loss
+
+
+BrokenOnce.__name__ = "CrossEntropyLoss"
+
+
+def component(name, **options):
+    return lambda inner: [getattr(paddleseg_autoloss, name)(inner, **options)]
+
+
+LOSSES = {
+    "AutoWeightedLoss": component("AutoWeightedLoss"),
+    "PCGrad": component("PCGrad"),
+    "DBMTL": component("DBMTL"),
+    "FAMO, exact": component("FAMO", exact=True),
+    "MixedLoss": lambda inner: [MixedLoss(inner, [1, 1])],
+    "joint CAGrad": lambda inner: [MixedLoss(inner, [1, 1])],
+}
+
+
+def train(folder, place, value, kind, iters=6, **options):
+    paddle.seed(1)
+    model = Watched(place, value)
+    stock, policy = training.TrainingSession, options.pop("policy", "skip")
+
+    def session(**arguments):
+        arguments["losses"]["on_nonfinite"] = policy
+        if kind == "joint CAGrad":
+            arguments["losses"]["loss_aggregator"] = {"type": "CAGrad"}
+        made = stock(**arguments)
+        model.losses = list(made.state.layers.values())
+        model.optimizer = made.optimizer
+        return made
+
+    def losses():
+        inner = ce_and_dice()
+        if place == "loss":
+            inner[0] = BrokenOnce(model, value)
+        return LOSSES[kind](inner)
+
+    with mock.patch.object(training, "TrainingSession", session):
+        run_training(folder, iters, losses, lambda: model, **options)
+    return model
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["loss", "gradient", "logits", "input of batch norm"])
+def test_a_skipped_step_leaves_everything_as_before_it(tmp_path, capfd, place, value, kind):
+    model = train(tmp_path, place, value, kind)
+    assert len(model.states) == 6
+    before, after = model.states[BAD_STEP - 1], model.states[BAD_STEP]
+    assert before.keys() == after.keys()
+    for key, array in before.items():
+        np.testing.assert_array_equal(after[key], array, err_msg=key)
+    changed = model.states[BAD_STEP + 1]
+    assert any((changed[key] != array).any() for key, array in after.items())
+    for state in model.states:
+        for key, array in state.items():
+            assert not np.isinf(array).any(), key
+    (line,) = [line for line in capfd.readouterr().out.split("\n") if "is skipped" in line]
+    assert f"iteration {BAD_STEP}: " in line
+    if place == "loss":
+        assert f"CrossEntropyLoss is {value}" in line
+    elif place == "gradient" and kind in ("AutoWeightedLoss", "MixedLoss", "FAMO, exact"):
+        assert "the gradient of body.0.weight is NaN or infinite" in line
+    elif place == "gradient":
+        assert "the gradient of CrossEntropyLoss is NaN or infinite" in line
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_default_stops_and_names_the_term(tmp_path, kind):
+    with pytest.raises(TrainingDiverged, match=r"iteration 3: CrossEntropyLoss is nan"):
+        train(tmp_path, "loss", float("nan"), kind, policy="stop")
+
+
+@pytest.mark.parametrize("place", ["loss", "gradient"])
+def test_under_a_gradient_scaler(tmp_path, place):
+    """That of a GPU on a CPU: only its check of the device is replaced."""
+    with mock.patch("paddle.amp.GradScaler", return_value=enabled_scaler(1024.0)):
+        model = train(tmp_path, place, float("nan"), "PCGrad", precision="fp16")
+    before, after = model.states[BAD_STEP - 1], model.states[BAD_STEP]
+    for key, array in before.items():
+        if not (place == "gradient" and "._" in key):  # the scaler lets batch norm move
+            np.testing.assert_array_equal(after[key], array, err_msg=key)
+
+
+def test_too_many_in_a_row_stop_the_run(tmp_path):
+    class Always(TinyNet):
+        def forward(self, x):
+            return [super().forward(x)[0] * float("nan")]
+
+    stock = training.TrainingSession
+
+    def session(**arguments):
+        arguments["losses"]["on_nonfinite"] = "skip"
+        return stock(**arguments)
+
+    with (
+        mock.patch.object(training, "TrainingSession", session),
+        pytest.raises(TrainingDiverged, match=r"iteration 21: .* so were the 20 steps before"),
+    ):
+        run_training(tmp_path, 40, model=Always)
+
+
+def test_policy_is_checked():
+    check_policy("skip")
+    with pytest.raises(ConfigError, match="on_nonfinite: expected stop or skip, found 'ignore'"):
+        check_policy("ignore")
+
+
+def test_a_loss_that_never_changes_is_reported_once_by_name(tmp_path, capfd):
+    class Constant(nn.Layer):
+        def forward(self, logit, label):
+            return (logit * 0).sum() + 0.25
+
+    def losses():
+        return [paddleseg_autoloss.Sum([CrossEntropyLoss(), Constant()])]
+
+    run_training(tmp_path, 450, losses, log_iters=50, save_interval=450)
+    lines = [line for line in capfd.readouterr().out.split("\n") if "trains nothing" in line]
+    assert len(lines) == 1
+    assert "Constant has been exactly 0.25 for 200 iterations" in lines[0]
+
+
+def test_skipping_waits_but_changes_nothing_else(tmp_path):
+    """With nothing broken the run is the same, bit for bit."""
+    finals = []
+    for policy in ("stop", "skip"):
+        model = train(tmp_path / policy, "nowhere", 1.0, "PCGrad", policy=policy)
+        finals.append({key: value.numpy() for key, value in model.state_dict().items()})
+    for key, value in finals[0].items():
+        np.testing.assert_array_equal(finals[1][key], value, err_msg=key)
+
+
+def test_diverged_says_what_and_from_where_to_go_on():
+    error = TrainingDiverged("iteration 3: a is nan", "the last good checkpoint is iter_2")
+    assert str(error) == "iteration 3: a is nan; the last good checkpoint is iter_2"
+    assert error.what == "iteration 3: a is nan"
+    assert str(TrainingDiverged("a is nan")) == "a is nan"
