@@ -15,7 +15,7 @@ from pathlib import Path
 
 import paddleseg
 
-from paddleseg_autoloss.catalog import text_entry, text_table
+from paddleseg_autoloss.catalog import LEFT_OUT, text_entry, text_table
 from paddleseg_autoloss.errors import ConfigError, nearest
 from paddleseg_autoloss.integration.commands import run_command
 from paddleseg_autoloss.weighting import METHODS
@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(name: str) -> str:
+    for names, reason in LEFT_OUT.items():
+        if name in names.split(", "):
+            raise ConfigError(f"method: {name} is left out: it {reason}")
     if name not in METHODS:
         raise ConfigError(f"method: there is no {name!r}{nearest(name, METHODS)}")
     return text_entry(name)

@@ -41,7 +41,9 @@ class LossAggregator(nn.Layer):
     For a method that looks at gradients, the gradient :math:`g_i` of each loss is found by itself
     when the aggregator is called, and ``backward`` leaves :math:`\sum_i w_i g_i` in the parameters,
     added to what is there.  Parameters that some of the losses do not reach, such as those of an
-    auxiliary head, are never made to ascend: negative weights count as 0 there.
+    auxiliary head, are never made to ascend by one: negative weights count as 0 there.  Where that
+    is impossible, with ``level: logits`` or in the steps between updates, methods with negative
+    weights are refused.
 
     Args:
         names: the K names of the losses, all different.
@@ -195,6 +197,8 @@ class LossAggregator(nn.Layer):
         Raises:
             ConfigError: the keys are not the names, or what the gradients are to be taken for was
                 not given.
+            ConfigError: weights can be negative, some parameters are not reached by all losses,
+                and the options do not allow to tell these apart.
             TrainingDiverged: a gradient is NaN or infinite, and no gradient scaler will skip it.
             UnheldParameterError: the method learns its weights, training has begun, and no
                 optimizer holds them.
@@ -250,6 +254,8 @@ class LossAggregator(nn.Layer):
         scale = self.loss_scale()
         exact = self.level == "parameters"
         jacobian = Jacobian(losses, self._targets(outputs), scale, replicated=exact)
+        if self.weighting.may_be_negative and (not exact or self.update_interval > 1):
+            self._check_shared(jacobian)
         gramian = jacobian.gramian()
         if scale is not None:
             gramian /= scale**2
@@ -264,6 +270,17 @@ class LossAggregator(nn.Layer):
         if not exact:
             return self._total(values, weights)
         return self._total(values.detach(), weights) + self._injected(jacobian, scale, finite)
+
+    def _check_shared(self, jacobian: Jacobian) -> None:
+        if not jacobian.is_shared:
+            method = type(self.weighting).__name__.removesuffix("Weighting")
+            option = "update_interval: expected 1"
+            if self.level == "logits":
+                option = "level: expected parameters"
+            raise ConfigError(
+                f"{option} with {method}, whose weights can be negative, where some outputs have "
+                "losses of their own: those would be made to get worse"
+            )
 
     def _targets(self, outputs: Sequence[Tensor] | None) -> list[Tensor]:
         method = type(self.weighting).__name__

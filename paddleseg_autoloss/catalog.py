@@ -27,12 +27,12 @@ __all__ = [
 
 #: Published methods that are not here, and why.
 LEFT_OUT = {
-    "MoDo": "needs the gradients of two independent batches a step, that is another data loader "
-    "(Chen et al. 2023, NeurIPS)",
-    "SDMGrad": "needs the gradients of three independent batches a step, that is another data "
+    "MoDo": "needs the gradients of several independent batches a step, that is another data "
+    "loader (Chen et al. 2023, NeurIPS)",
+    "SDMGrad": "needs the gradients of several independent batches a step, that is another data "
     "loader (Xiao et al. 2023, NeurIPS)",
-    "AutoLambda, MOML, FORUM": "are bilevel: every step differentiates through a step on a batch "
-    "of validation data",
+    "AutoLambda, MOML, FORUM": "differentiates, in every step, through a step on a batch of "
+    "validation data",
 }
 
 _HEADER = (
@@ -177,7 +177,8 @@ def text_table() -> str:
     rows = table()
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    left_out = [f"Left out: {name}: it {reason}." for name, reason in LEFT_OUT.items()]
+    return "\n".join([*(line.rstrip() for line in lines), "", *left_out])
 
 
 def text_entry(name: str) -> str:
@@ -213,7 +214,10 @@ values of the losses alone, the Gramian of their gradients (its K x K inner prod
 Jacobian. With `level: logits` those that need the Gramian get by with about one backward pass in
 all; those that need the Jacobian hold K n numbers more while they work. *State* is what a
 checkpoint holds. *Scale* says whether the update is of the size of the losses' sum or of their
-mean; `reduction: sum` or `reduction: mean` changes it, for every method.
+mean; `reduction: sum` or `reduction: mean` changes it, for every method. Where the method sets a
+scale of its own, `mean` divides it by K. Weights below 0 never reach parameters that some of the
+losses do not train, which would make a head get worse; where they cannot be kept away, a method
+that has them is refused.
 
 {table}
 

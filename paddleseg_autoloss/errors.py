@@ -61,5 +61,6 @@ class UnheldParameterError(AutoLossError, RuntimeError):
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """Return the end of an error about an unknown name: the known name that is most like it."""
-    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}?" if matches else ""
+    by_lower_case = {one.lower(): one for one in known}
+    matches = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.5)
+    return f"; did you mean {by_lower_case[matches[0]]}?" if matches else ""

@@ -580,13 +580,13 @@ class TestNTK:
         np.testing.assert_allclose((1 / weights).sum(), 1)
         assert weights.sum() >= 16
 
-    def test_equal_lengths_get_k_each_and_1_with_the_reduction_mean(self):
+    def test_equal_lengths_get_k_each_and_1_over_k_with_the_reduction_mean(self):
         np.testing.assert_allclose(solve(NTKWeighting(3), np.eye(3)), [3, 3, 3])
         x = paddle.to_tensor([1.0, 2.0], stop_gradient=False)
         aggregator = LossAggregator(["a", "b"], NTKWeighting(2), reduction="mean")
         aggregator.bind([x])
         aggregator({"a": x[0] * 5, "b": x[1] * 5}).backward()
-        assert x.grad.tolist() == [5.0, 5.0]
+        assert x.grad.tolist() == [2.5, 2.5]
 
     def test_a_loss_without_gradient_keeps_its_weight(self):
         method = NTKWeighting(2)
@@ -725,3 +725,11 @@ class TestCRMOGM:
         monkeypatch.setitem(METHODS, "OfJacobian", OfJacobian)
         with pytest.raises(ConfigError, match="cannot average OfJacobian, which needs the whole"):
             CRMOGMWeighting(2, method="OfJacobian")
+
+
+def test_crmogm_hands_the_names_on():
+    averaged = CRMOGMWeighting(2, method="PCD", options={"primary": "b"})
+    aggregator = LossAggregator(["a", "b"], averaged)
+    weights = aggregator.weighting(paddle.ones([2]), paddle.eye(2))
+    assert weights.tolist()[1] == pytest.approx(1, rel=1e-3)
+    assert weights.tolist()[0] < 0.1

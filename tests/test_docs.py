@@ -15,7 +15,7 @@ from conftest import ROOT, run_tool
 from paddleseg.cvlibs import manager
 
 import paddleseg_autoloss
-from paddleseg_autoloss.catalog import config_snippet, entries, markdown_page
+from paddleseg_autoloss.catalog import LEFT_OUT, config_snippet, entries, markdown_page
 from paddleseg_autoloss.weighting import METHODS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -148,6 +148,10 @@ def test_list_and_show_in_the_terminal():
     shown = run_tool("-m", "paddleseg_autoloss", "show", "CAGrad")
     assert "calpha: 0.5" in shown.stdout
     assert METHODS["CAGrad"].__doc__.split("\n")[0] in shown.stdout
+    for name in LEFT_OUT:
+        assert f"Left out: {name}: " in listed.stdout
+    missing = run_tool("-m", "paddleseg_autoloss", "show", "MoDo")
+    assert missing.stderr.splitlines()[-1].startswith("error: method: MoDo is left out: it needs")
     wrong = run_tool("-m", "paddleseg_autoloss", "show", "CAGard")
     assert wrong.returncode == 1
     assert wrong.stderr.splitlines()[-1] == (

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import pickle
 import resource
 import signal
 from pathlib import Path
 
+import cv2
 import numpy as np
 import paddle
 import pytest
 from conftest import TinyNet, ce_and_dice, run_tool, run_training
 from paddle import nn
+from paddleseg.datasets import Dataset
 
 import paddleseg_autoloss
-from paddleseg_autoloss.errors import CheckpointError, ConfigError
-from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
+from paddleseg_autoloss.errors import CheckpointError, ConfigError, DataError
+from paddleseg_autoloss.integration.checkpoint import check_plain, whole_checkpoints
+from paddleseg_autoloss.integration.config import build_dataset
 
 KILLS = """
 import sys
@@ -126,7 +130,8 @@ class TestResume:
         file = tmp_path / "iter_4/model.pdopt"
         file.write_bytes(file.read_bytes()[:300])
         before = file.read_bytes()
-        with pytest.raises(CheckpointError, match=r"--resume_model: cannot read .*iter_4"):
+        message = r"--resume_model: cannot read .*iter_4/model.pdopt: UnpicklingError: pickle data"
+        with pytest.raises(CheckpointError, match=message):
             run_training(tmp_path, 8, resume_model="latest")
         assert file.read_bytes() == before
 
@@ -207,3 +212,69 @@ class TestDisk:
         (tmp_path / "run").write_text("")
         with pytest.raises(ConfigError, match=r"save_dir: cannot write to .*run: File exists"):
             run_training(tmp_path / "run", 4)
+
+
+class Hostile:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, victim):
+        self.victim = str(victim)
+
+    def __reduce__(self):
+        return (open, (self.victim, "w"))
+
+
+class TestUntrusted:
+    @pytest.mark.parametrize("name", ["model.pdparams", "model.pdopt"])
+    def test_checkpoint_that_would_run_code(self, tmp_path, name):
+        run_training(tmp_path, 4)
+        with open(tmp_path / "iter_4" / name, "wb") as file:
+            pickle.dump({"weight": Hostile(tmp_path / "victim")}, file)
+        message = rf"--resume_model: expected a file of tensors alone, found _?io.open in .*{name}"
+        with pytest.raises(CheckpointError, match=message):
+            run_training(tmp_path, 8, resume_model="latest")
+        assert not (tmp_path / "victim").exists()
+        with pytest.raises(NotImplementedError):  # Paddle, too late
+            paddle.load(str(tmp_path / "iter_4" / name))
+        assert (tmp_path / "victim").exists()
+
+    @pytest.mark.parametrize("tool", ["val.py", "predict.py"])
+    def test_weights_that_would_run_code(self, tmp_path, tool):
+        with open(tmp_path / "model.pdparams", "wb") as file:
+            pickle.dump({"weight": Hostile(tmp_path / "victim")}, file)
+        done = run_tool(
+            f"tools/{tool}", "--config", "auto_ce_dice_demo.yml", "--device", "cpu",
+            "--model_path", tmp_path / "model.pdparams",
+            *(["--image_path", "none.png"] if tool == "predict.py" else []),
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "--model_path: expected a file of tensors alone" in done.stderr.splitlines()[-1]
+        assert not (tmp_path / "victim").exists()
+
+    def test_every_file_that_paddle_writes_is_plain(self, tmp_path):
+        run_training(tmp_path, 4)
+        types = ["float16", "bfloat16", "float64", "int32", "bool"]
+        paddle.save({t: paddle.ones([2, 1]).astype(t) for t in types}, str(tmp_path / "a.pdparams"))
+        for path in [tmp_path / "a.pdparams", *(tmp_path / "iter_4").iterdir()]:
+            check_plain("--resume_model", path)
+
+    @pytest.mark.parametrize("entry", ["../secret.png", "{outside}/secret.png", "./../secret.png"])
+    def test_list_that_leaves_the_data_set(self, tmp_path, entry, monkeypatch):
+        root, outside = tmp_path / "data", tmp_path
+        root.mkdir()
+        for path in (root / "image.png", root / "label.png", outside / "secret.png"):
+            cv2.imwrite(str(path), np.zeros((8, 8), "uint8"))
+        lines = f"image.png label.png\n{entry.format(outside=outside)} label.png\n"
+        (root / "train.txt").write_text(lines, encoding="utf-8")
+
+        def build():
+            return build_dataset(
+                "train_dataset",
+                {"type": "Dataset", "dataset_root": str(root)},
+                lambda: Dataset("train", str(root), [], 2, train_path=str(root / "train.txt")),
+            )
+
+        with pytest.raises(DataError, match=r"train_dataset: its list names .*secret.png, outside"):
+            build()
+        monkeypatch.setenv("AUTOLOSS_OUTSIDE_ROOT", "1")
+        assert len(build()) == 2

@@ -11,11 +11,14 @@ import pytest
 from conftest import TinyNet, ce_and_dice
 from paddle import nn
 from paddle.autograd import PyLayer
+from paddleseg.models.losses import MixedLoss
 
 from paddleseg_autoloss.aggregator import LossAggregator
 from paddleseg_autoloss.compat import skipped_step
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.gradients import Jacobian, inject
+from paddleseg_autoloss.integration.joint import JointAggregation
+from paddleseg_autoloss.integration.terms import terms_of
 from paddleseg_autoloss.weighting import (
     METHODS,
     CAGradWeighting,
@@ -274,6 +277,8 @@ class TestEveryGradientMethod:
             np.testing.assert_array_equal(buffer.numpy(), expected)
 
     def test_logits_level_is_the_weighted_sum_with_one_backward_pass(self, weighting, heads):
+        if weighting.may_be_negative and heads > 1:
+            pytest.skip("refused, see TestNegativeWeights")
         model = network(heads)
         rows = gradients_by_backward(head_losses, model)
         outputs = model(IMAGES)
@@ -642,3 +647,42 @@ def test_relobralo_needs_no_gradients():
     plain = network(1)
     sum(head_losses(plain).values()).backward()
     close(flat_gradient(model), flat_gradient(plain))
+
+
+class TestNegativeWeights:
+    """They would make a head climb that some of the losses do not train."""
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"level": "logits"}, "level: expected parameters with AlignedMTL, whose weights can"),
+            ({"update_interval": 2}, "update_interval: expected 1 with AlignedMTL, whose weights"),
+        ],
+    )
+    def test_refused_where_they_cannot_be_kept_away(self, options, message):
+        model = network(2)
+        outputs = model(IMAGES)
+        losses = {
+            f"head{index}/{type(loss).__name__}": loss(logits, LABELS.clone())
+            for index, logits in enumerate(outputs)
+            for loss in ce_and_dice()
+        }
+        aggregator = aggregate(model, losses, METHODS["AlignedMTL"](4), **options)
+        with pytest.raises(ConfigError, match=message):
+            aggregator(losses, outputs)
+
+    @pytest.mark.parametrize("options", [{"level": "logits"}, {"update_interval": 2}])
+    def test_allowed_where_all_losses_share_all_parameters(self, options):
+        model = network(1)
+        outputs = model(IMAGES)
+        losses = {type(x).__name__: x(outputs[0], LABELS.clone()) for x in ce_and_dice()}
+        aggregator = aggregate(model, losses, METHODS["AlignedMTL"](2), **options)
+        aggregator(losses, outputs).backward()
+        assert np.isfinite(flat_gradient(model)).all()
+
+    def test_methods_of_losses_are_refused_over_several_heads(self, tmp_path):
+        terms = terms_of({"types": [MixedLoss(ce_and_dice(), [1, 1])] * 2, "coef": [1, 0.4]})
+        with pytest.raises(ConfigError, match=r"PBI can give negative .* one of the 2 heads get"):
+            JointAggregation({"type": "PBI"}, terms)
+        single = terms_of({"types": [MixedLoss(ce_and_dice(), [1, 1])], "coef": [1]})
+        assert JointAggregation({"type": "PBI"}, single).aggregator.names

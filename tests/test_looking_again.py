@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from unittest import mock
+
 import numpy as np
 import paddle
 import pytest
@@ -91,6 +94,55 @@ def test_looking_leaves_no_trace(tmp_path):
     assert runs[0][1] == runs[1][1]
     for key, value in runs[0][0].items():
         np.testing.assert_array_equal(runs[1][0][key], value, err_msg=key)
+
+
+def test_dropout_draws_as_before(tmp_path):
+    """Where the network does not move, the same batch has the same losses."""
+
+    def still(model):
+        return paddle.optimizer.SGD(0.0, parameters=model.parameters())
+
+    _, (loss,), _ = run_training(tmp_path, 4, losses=component(), optimizer=still)
+    method = loss.aggregator.weighting
+    assert len(method.after) == 4
+    assert method.after == method.before
+
+
+def test_sees_what_the_loop_gives_to_the_network(tmp_path):
+    """PaddleSeg's loop transposes the images of a model with this layout."""
+    shapes = []
+
+    class ChannelsLast(WithoutDropout):
+        data_format = "NHWC"
+
+        def forward(self, x):
+            shapes.append(x.shape)
+            return super().forward(x.transpose([0, 3, 1, 2]))
+
+    run_training(tmp_path, 2, losses=component(), model=ChannelsLast)
+    assert shapes[:4] == [[2, 32, 32, 3]] * 4
+
+
+def test_precision_is_that_of_the_loop(tmp_path):
+    stock, active, seen = paddle.amp.auto_cast, [], []
+
+    @contextmanager
+    def auto_cast(enable=True, **options):
+        active.append((enable, options.get("level")))
+        with stock(enable, **options):
+            yield
+        active.pop()
+
+    class Noting(WithoutDropout):
+        def forward(self, x):
+            if self.training:
+                seen.append(list(active))
+            return super().forward(x)
+
+    with mock.patch("paddle.amp.auto_cast", auto_cast):
+        options = {"precision": "fp16", "amp_level": "O1"}
+        run_training(tmp_path, 2, losses=component(), model=Noting, **options)
+    assert seen[:4] == [[(True, "O1")]] * 4
 
 
 def test_methods_that_do_not_look_again_remember_nothing_of_it():

@@ -508,3 +508,10 @@ def test_flag_on_an_unmodified_config(fundus, tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     assert "loss_aggregator.type: there is no 'CAGard'; did you mean CAGrad?" in done.stderr
+
+
+def test_two_random_components_draw_differently(tmp_path):
+    losses = lambda: [paddleseg_autoloss.RLW(ce_and_dice()) for _ in range(2)]  # noqa: E731
+    _, (first, second), _ = run_training(tmp_path, 2, losses, lambda: TinyNet(2))
+    weights = [loss.aggregator.last_weights.tolist() for loss in (first, second)]
+    assert weights[0] != weights[1]

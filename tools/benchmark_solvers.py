@@ -135,7 +135,10 @@ def cagrad_objective(gramian: np.ndarray) -> Callable:
 def cagrad_error(gramian: np.ndarray, w: np.ndarray) -> float:
     """Return the duality gap F(w) - min <g_i, d>, relative to the longest gradient."""
     w, towards = on_simplex(gramian, w), gramian.mean(axis=1)
-    length = np.sqrt(max(w @ gramian @ w, 1e-300))
+    length = np.sqrt(max(w @ gramian @ w, 0))
+    if length < 1e-3 * np.sqrt(largest(gramian)):
+        # Pareto stationary: nothing better than 0 can be had for all.
+        return abs(cagrad_objective(gramian)(w)) / largest(gramian)
     worst = (towards + C * np.sqrt(towards.mean()) / length * (gramian @ w)).min()
     return (cagrad_objective(gramian)(w) - worst) / largest(gramian)
 

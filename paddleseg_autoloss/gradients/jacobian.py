@@ -80,6 +80,12 @@ class Jacobian:
         total = upper + paddle.triu(upper, 1).T
         return total if self._replicated else mean_over_ranks(total)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether every target that a loss reaches is reached by all losses that reach any."""
+        reaching = {loss for block in self._blocks for loss in block.losses}
+        return all(len(block.losses) == len(reaching) for block in self._blocks)
+
     def combined(self, weights: Tensor) -> list[Tensor | None]:
         """Return J^T w, one tensor for each target; None where no loss reaches it.
 

@@ -20,7 +20,7 @@ from paddleseg.transforms import Compose
 from paddleseg.utils import get_image_list, logger, utils
 
 from paddleseg_autoloss.errors import AutoLossError, ConfigError
-from paddleseg_autoloss.integration.checkpoint import checkpoint_iteration
+from paddleseg_autoloss.integration.checkpoint import check_plain, checkpoint_iteration
 from paddleseg_autoloss.integration.config import (
     build,
     build_dataset,
@@ -271,6 +271,8 @@ def _check_model_path(path: str | None) -> None:
     is_url = path is not None and "://" in path
     if path is not None and not is_url and not Path(path).is_file():
         raise ConfigError(f"--model_path: expected a .pdparams file, found nothing at {path}")
+    if path is not None and not is_url:
+        check_plain("--model_path", path)
 
 
 def _check_window(args: Namespace) -> None:

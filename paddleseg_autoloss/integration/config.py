@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,9 @@ _SECTIONS = ("model", "train_dataset", "val_dataset", "optimizer", "loss", "dist
 _OTHER_TYPES = {"sgd", "adam"}
 _OTHER_ARGUMENTS = {"type", "ignore_index", "momentum"}
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+
+#: Environment variable that allows lists to name files outside of the data set's folder.
+_OUTSIDE_ROOT = "AUTOLOSS_OUTSIDE_ROOT"
 
 T = TypeVar("T")
 
@@ -224,7 +228,8 @@ def build_dataset(key: str, config: dict[str, Any], make: Callable[[], T]) -> T:
     """Build a data set and check its files; see `build` and `check_files`.
 
     Raises:
-        DataError: OpticDiscSeg is not there and cannot be downloaded, or a file cannot be read.
+        DataError: OpticDiscSeg is not there and cannot be downloaded, a file cannot be read, or
+            the list names files outside of ``dataset_root`` and nobody said that it may.
     """
     root = config.get("dataset_root")
     absent = config["type"] == "OpticDiscSeg" and not (root and Path(root).exists())
@@ -239,8 +244,22 @@ def build_dataset(key: str, config: dict[str, Any], make: Callable[[], T]) -> T:
             f"val_list.txt, JPEGImages, Annotations), found none at {root}, and it could not be "
             "downloaded; put it there, or start with auto_ce_dice_demo.yml, which needs no download"
         ) from error
+    if root and not os.environ.get(_OUTSIDE_ROOT):
+        _check_inside(key, dataset, root)
     check_files(key, dataset)
     return dataset
+
+
+def _check_inside(key: str, dataset: Any, root: str) -> None:
+    """A list from elsewhere must not make training read, and show, other files of this machine."""
+    inside = os.path.join(os.path.abspath(root), "")
+    for pair in getattr(dataset, "file_list", []):
+        for path in pair:
+            if path is not None and not os.path.abspath(path).startswith(inside):
+                raise DataError(
+                    f"{key}: its list names {path}, outside of dataset_root {root}; if that is "
+                    f"meant, set the environment variable {_OUTSIDE_ROOT}=1"
+                )
 
 
 def check_files(key: str, dataset: Any) -> None:

@@ -507,7 +507,7 @@ def _notes(losses: dict[str, Any]) -> list[str]:
         "here its losses have the coefficient 1 each instead."
         for head in sorted(weighed)
     ]
-    if losses["loss_aggregator"] is not None:
+    if losses.get("loss_aggregator") is not None:
         notes.append("loss_aggregator is set aside: the update is the plain sum of the losses.")
     return list(dict.fromkeys(notes))
 

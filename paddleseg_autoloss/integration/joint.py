@@ -36,7 +36,8 @@ class JointAggregation:
         terms: the terms as it weighs them.
 
     Raises:
-        ConfigError: a term is weighed already, or the config cannot work.
+        ConfigError: a term is weighed already, the config cannot work, or the method cannot keep
+            its negative weights from making a head get worse.
     """
 
     def __init__(self, config: Mapping[str, Any] | LossAggregator, terms: Sequence[Term]) -> None:
@@ -47,10 +48,21 @@ class JointAggregation:
                     " expected MixedLoss there, or no loss_aggregator"
                 )
         self.aggregator = _aggregator(config, [term.name for term in terms])
+        self._check_signs(len({term.head for term in terms}))
         self.terms = [
             replace(term, sources=((self.aggregator, index),)) for index, term in enumerate(terms)
         ]
         self._checked = False
+
+    def _check_signs(self, heads: int) -> None:
+        """A method that sees no gradients cannot spare a head its negative weights."""
+        method = self.aggregator.weighting
+        if heads > 1 and method.needs == "losses" and method.may_be_negative:
+            kind = type(method).__name__.removesuffix("Weighting")
+            raise ConfigError(
+                f"loss_aggregator.type: {kind} can give negative weights, which would make one of "
+                f"the {heads} heads get worse; expected another method"
+            )
 
     def total(
         self, values: Sequence[Tensor | None], result: Sequence[Tensor], outputs: Sequence[Tensor]

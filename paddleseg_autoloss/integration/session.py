@@ -6,7 +6,7 @@ import functools
 import importlib
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,18 @@ from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.compat import skipped_step
 from paddleseg_autoloss.errors import AutoLossError, CheckpointError, ConfigError
-from paddleseg_autoloss.integration.checkpoint import atomic_save, checked_load, non_finite
+from paddleseg_autoloss.integration.checkpoint import (
+    atomic_save,
+    check_plain,
+    checked_load,
+    non_finite,
+)
 from paddleseg_autoloss.integration.evaluation import captured_figures
 from paddleseg_autoloss.integration.joint import JointAggregation
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
 from paddleseg_autoloss.integration.report import RunReport, TrainLogger
+from paddleseg_autoloss.integration.second_look import SecondLook
 from paddleseg_autoloss.integration.skipping import StepGuard
 from paddleseg_autoloss.integration.state import LossState
 from paddleseg_autoloss.integration.terms import aggregators_of, terms_of
@@ -74,13 +80,16 @@ class TrainingSession:
         terms = self.joint.terms if self.joint else terms
         self.aggregators = [aggregator for _, aggregator in aggregators_of(terms)]
         self.state = LossState(optimizer, losses, self.joint.aggregator if self.joint else None)
+        self.state.spread_seeds()
         self.monitor = TermMonitor(terms, save_dir, start_iter)
         self.report = RunReport(losses, self.monitor, save_dir, start_iter)
         self.scaler: paddle.amp.GradScaler | None = None
         skips = losses.get("on_nonfinite") == "skip"
         self.guard = StepGuard(model, self.state, self.monitor) if skips else None
         self._begun = False
-        self._batch: Callable[[], None] | None = None
+        looks_again = any(aggregator.weighting.looks_again for aggregator in self.aggregators)
+        self.second_look = SecondLook(model, self.aggregators) if looks_again else None
+        self._autocast: Callable[[], Any] = nullcontext
         self._before_step: dict[str, dict[str, Tensor]] | None = None
         self.seed = paddle.get_rng_state()[0].current_seed()
 
@@ -91,8 +100,9 @@ class TrainingSession:
         with ExitStack() as stack:
             stack.callback(self.monitor.close)
             stack.callback(self._let_go)
-            if self.guard is not None:
-                stack.callback(self.guard.remove)
+            for helper in (self.guard, self.second_look):
+                if helper is not None:
+                    stack.callback(helper.remove)
             self._hold_loss_parameters()
             self._bind_network()
             for owner, name, value in (
@@ -106,6 +116,7 @@ class TrainingSession:
                 (optimizer, "step", self._around(optimizer.step, None)),
                 (optimizer, "minimize", self._around(optimizer.minimize, ([], []))),
                 (paddle.io, "DistributedBatchSampler", self._sampler()),
+                (paddle.amp, "auto_cast", self._auto_cast(paddle.amp.auto_cast)),
                 (paddle.amp, "GradScaler", self._grad_scaler(paddle.amp.GradScaler)),
                 (visualdl, "LogWriter", self._log_writer(visualdl.LogWriter)),
             ):
@@ -161,8 +172,8 @@ class TrainingSession:
                     else None,
                 )
             )
-            if any(aggregator.weighting.looks_again for aggregator in self.aggregators):
-                self._batch = lambda: self._look_again(own, data)
+            if self.second_look is not None:
+                self.second_look.prepare(lambda outputs: self._evaluate_again(own, outputs, data))
             exact = any(statistics.is_exact for statistics in self.monitor.gradients)
             if exact and isinstance(logits_list, list):
                 # PaddleSeg's loop keeps the list until the next forward pass is over, and with it
@@ -206,30 +217,33 @@ class TrainingSession:
         """
 
         def step(*args: Any, **kwargs: Any) -> Any:
-            batch, self._batch = self._batch, None
-
-            def take() -> Any:
-                result = stock(*args, **kwargs)
-                if batch is not None:
-                    batch()
-                return result
-
-            if self.guard is None or self.guard.permits():
-                return take()
-            return skipped
+            look = self.second_look
+            if self.guard is not None and not self.guard.permits():
+                if look is not None:
+                    look.cancel()
+                return skipped
+            result = stock(*args, **kwargs)
+            if look is not None:
+                look.take(self._autocast())
+            return result
 
         return step
 
-    @paddle.no_grad()
-    def _look_again(self, own: Callable, data: dict[str, Tensor]) -> None:
-        with ExitStack() as stack:
-            for aggregator in self.aggregators:
-                stack.enter_context(aggregator.observing())
-            stack.enter_context(_untouched(self.model))
-            outputs = self.model(data["img"])
-            terms, result = self.monitor.peek(lambda: own(outputs, self.losses, data))
-            if self.joint:
-                self.joint.total(terms, result, _tensors(outputs))
+    def _evaluate_again(self, own: Callable, outputs: Any, data: dict[str, Tensor]) -> None:
+        terms, result = self.monitor.peek(lambda: own(outputs, self.losses, data))
+        if self.joint:
+            self.joint.total(terms, result, _tensors(outputs))
+
+    def _auto_cast(self, stock: Any) -> Any:
+        """Note the precision of the loop; what switches it off within a step is ours."""
+
+        @functools.wraps(stock)
+        def auto_cast(enable: bool = True, **kwargs: Any) -> Any:
+            if enable:
+                self._autocast = lambda: stock(enable, **kwargs)
+            return stock(enable, **kwargs)
+
+        return auto_cast
 
     def _reseed(self) -> None:
         """Seed dropout from the iteration, so that a resumed run draws what this one will draw."""
@@ -256,6 +270,8 @@ class TrainingSession:
 
     def _resume(self, stock: Any) -> Any:
         def resume(model: nn.Layer, optimizer: Optimizer, folder: str) -> int:
+            for name in ("model.pdparams", "model.pdopt"):
+                check_plain("--resume_model", Path(folder, name))
             try:
                 with _replaced(model, "set_state_dict", checked_load(model)):
                     return stock(model, optimizer, folder)
@@ -352,21 +368,6 @@ class _ContinuedSampler(paddle.io.DistributedBatchSampler):
     def __iter__(self) -> Iterator[list[int]]:
         seen, self._seen = self._seen, 0
         return itertools.islice(super().__iter__(), seen, None)
-
-
-@contextmanager
-def _untouched(model: nn.Layer) -> Iterator[None]:
-    """Let a forward pass leave neither its statistics nor its random draws behind."""
-    # Paddle keeps the statistics of batch norm among the parameters.
-    kept = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.stop_gradient]
-    copies = [tensor.clone() for tensor in kept]
-    random = paddle.get_rng_state()
-    try:
-        yield
-    finally:
-        for tensor, before in zip(kept, copies):
-            tensor.set_value(before)
-        paddle.set_rng_state(random)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import paddle
 from paddle import Tensor, nn
 from paddleseg.utils import logger
 
+from paddleseg_autoloss.compat import running_statistics
 from paddleseg_autoloss.errors import TrainingDiverged
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.state import LossState
@@ -44,9 +45,7 @@ class StepGuard:
 
     def _keep_statistics(self, *_: Any) -> None:
         if self.model.training:
-            # Paddle keeps the statistics of batch norm among the parameters.
-            tensors = [*self.model.parameters(), *self.model.buffers()]
-            self._before = [(t, t.clone()) for t in tensors if t.stop_gradient]
+            self._before = [(t, t.clone()) for t in running_statistics(self.model)]
 
     def losses(self, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
         """Return the losses that ``compute`` returns, or zeros if they are not finite."""

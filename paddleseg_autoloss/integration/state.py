@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 from paddleseg.utils import logger
@@ -13,6 +14,7 @@ from paddleseg_autoloss.errors import CheckpointError
 from paddleseg_autoloss.integration.optimizer import export_slots, import_slots
 from paddleseg_autoloss.integration.terms import loss_layers, terms_of
 from paddleseg_autoloss.weighting import METHODS
+from paddleseg_autoloss.weighting.draws import Draws
 
 __all__ = ["LossState"]
 
@@ -48,6 +50,17 @@ class LossState:
             self.methods.append(_name_of(aggregator))
         self.parameters = _trainable(self.layers)
         self.names = [term.name for term in terms_of(losses)]
+
+    def spread_seeds(self) -> None:
+        """Let no two methods draw the same numbers."""
+        draws = [
+            part
+            for layer in self.layers.values()
+            for part in layer.sublayers(include_self=True)
+            if isinstance(part, Draws)
+        ]
+        for index, part in enumerate(draws):
+            part.seed.set_value(np.asarray((int(part.seed) + index) % 2**32))
 
     @property
     def is_empty(self) -> bool:

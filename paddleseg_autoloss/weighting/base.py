@@ -51,8 +51,8 @@ class Weighting(nn.Layer):
     #: What the weights sum to, for the reader: "K", "1", "about 1", ...
     sums_to: ClassVar[str] = "nothing in particular"
     #: The scale of the update where K losses agree: that of their sum, K times that of one, or of
-    #: their mean, or another multiple.
-    scale: ClassVar[Literal["sum", "mean", "sqrt(K)", "K^2"]] = "sum"
+    #: their mean, another multiple, or one that does not come from the losses.
+    scale: ClassVar[Literal["sum", "mean", "sqrt(K)", "K^2", "its own"]] = "sum"
     #: Whether a weight can be negative.
     may_be_negative: ClassVar[bool] = False
     #: How many losses the method is for.
@@ -103,7 +103,9 @@ class Weighting(nn.Layer):
     def multiple(self) -> float:
         """Return the `scale` as a multiple of that of the mean."""
         count = float(self.num_losses)
-        return {"sum": count, "mean": 1.0, "sqrt(K)": math.sqrt(count), "K^2": count**2}[self.scale]
+        known = {"mean": 1.0, "sqrt(K)": math.sqrt(count), "K^2": count**2}
+        # One of its own counts as that of the sum.
+        return known.get(self.scale, count)
 
     def learned(self) -> Tensor | None:
         """Return the learned parameter, shape [K], or None where nothing is learned."""

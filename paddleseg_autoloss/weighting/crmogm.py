@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import paddle
@@ -88,6 +89,10 @@ class CRMOGMWeighting(Weighting):
         average = self.alpha * self.lmbda + (1 - self.alpha) * found
         self.remember(losses, lmbda=paddle.where(self.lmbda.isnan(), found, average))
         return paddle.where(self.lmbda.isnan(), found, self.lmbda)
+
+    def take_names(self, names: Sequence[str]) -> None:
+        """Hand the names of the losses on to the method."""
+        self.averaged.take_names(names)
 
     def observe(self, losses: Tensor) -> None:
         """Hand the losses of the same batch after the step on to the method."""

@@ -17,6 +17,7 @@ class Draws(nn.Layer):
     ``paddle.seed`` set it.
 
     Attributes:
+        seed: the seed, an integer; set another where two methods are not to draw alike.
         step: how many generators were made.
     """
 

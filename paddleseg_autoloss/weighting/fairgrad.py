@@ -53,6 +53,8 @@ class FairGradWeighting(GramianWeighting):
         [0.5, 2.0]
     """
 
+    scale = "its own"
+
     def __init__(self, num_losses: int, alpha: float = 1.0) -> None:
         super().__init__(num_losses)
         self.alpha = checked_range("alpha", alpha, least=0.1, most=10)

@@ -38,7 +38,8 @@ class IMTLWeighting(GramianWeighting):
         :math:`e^s` is continued by its tangent, and :math:`(s - s_{max})^2` is added, which stops s
         within 1/2 of ``s_max`` even for a loss that is exactly 0; below ``s_min`` it stays
         :math:`e^{s_{min}}`.  Between the bounds nothing changes.  A negative loss counts as 0 for
-        its s.  Otherwise as in `IMTLGWeighting`.
+        its s.  With ``update_interval`` s learns in those steps alone in which the weights are
+        found.  Otherwise as in `IMTLGWeighting`.
 
     Args:
         num_losses: K, the number of losses.

@@ -69,6 +69,7 @@ class MConFIGWeighting(JacobianWeighting):
         [1.2265, 0.8441]
     """
 
+    scale = "its own"
     may_be_negative = True
     matrices = ("means",)
     vectors = ("mean", "magnitude")

@@ -34,8 +34,9 @@ class MoCoWeighting(JacobianWeighting):
 
     Deviations:
         The tracked gradients begin with the first ones and not with 0.  :math:`Y Y^T` is divided by
-        the mean of its diagonal, so that the scale of the gradients does not matter; the weights at
-        which :math:`\lambda` comes to rest are the same.  LibMTL has a softmax in the place of the
+        the mean of its diagonal, so that the scale of the gradients does not matter, for
+        :math:`\rho` neither; with :math:`\rho = 0` :math:`\lambda` comes to rest at the same
+        weights.  LibMTL has a softmax in the place of the
         projection, which comes to rest elsewhere, and gives every gradient the length
         :math:`L_i`, which is another problem; the defaults are its.
 

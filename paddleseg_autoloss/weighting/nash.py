@@ -42,7 +42,8 @@ class NashMTLWeighting(GramianWeighting):
 
     Args:
         num_losses: K, the number of losses.
-        max_norm: the largest length of the update, at least 0; 0 for no cap.
+        max_norm: the largest length of the update when the weights are found, before any
+            ``reduction``, at least 0; 0 for no cap.
 
     Raises:
         ConfigError: ``max_norm`` is negative.
@@ -55,6 +56,8 @@ class NashMTLWeighting(GramianWeighting):
         >>> [round(w, 4) for w in weights.tolist()]  # 1/2 and 2, divided by the root of 2
         [0.3536, 1.4142]
     """
+
+    scale = "its own"
 
     def __init__(self, num_losses: int, max_norm: float = 1.0) -> None:
         super().__init__(num_losses)

@@ -52,6 +52,8 @@ class PCDWeighting(GramianWeighting):
         more than :math:`10^4` times.  A secondary loss without gradient takes no part and gets the
         weight 0; if the primary loss has none, d is 0, as in the paper, and the weights are those
         without conflict.
+        A head of its own has the weight of its loss too, which is often 0: it trains slowly, and
+        the more so the smaller :math:`\tau` is.
 
     Args:
         num_losses: K, the number of losses.

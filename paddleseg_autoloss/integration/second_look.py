@@ -1,0 +1,76 @@
+"""A second look at a batch after the step, for methods that ask what the step did to the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from paddleseg_autoloss.aggregator import LossAggregator
+from paddleseg_autoloss.compat import running_statistics
+
+__all__ = ["SecondLook"]
+
+
+class SecondLook:
+    """Evaluates the latest batch again, with the same dropout, and leaves no trace of it.
+
+    Args:
+        model: the network.
+        aggregators: what weighs its losses; they pass the losses on to their methods.
+    """
+
+    def __init__(self, model: nn.Layer, aggregators: Sequence[LossAggregator]) -> None:
+        self.model = model
+        self.aggregators = aggregators
+        self._inputs: tuple[Any, ...] = ()
+        self._random: Any = None
+        self._evaluate: Callable[[Any], None] | None = None
+        self._hook = model.register_forward_pre_hook(self._keep)
+
+    def _keep(self, _: nn.Layer, inputs: tuple[Any, ...]) -> None:
+        if self.model.training and paddle.is_grad_enabled():
+            self._inputs, self._random = inputs, paddle.get_rng_state()
+
+    def prepare(self, evaluate: Callable[[Any], None]) -> None:
+        """Say how to compute the losses.
+
+        Args:
+            evaluate: calls the aggregators with the losses of what the network returned.
+        """
+        self._evaluate = evaluate
+
+    def cancel(self) -> None:
+        """Forget the batch, whose step is left out."""
+        self._evaluate = None
+
+    @paddle.no_grad()
+    def take(self, autocast: Any) -> None:
+        """Evaluate the batch again.
+
+        Args:
+            autocast: the precision that it was evaluated in, a context.
+        """
+        evaluate, self._evaluate = self._evaluate, None
+        if evaluate is None:
+            return
+        kept = [(tensor, tensor.clone()) for tensor in running_statistics(self.model)]
+        random = paddle.get_rng_state()
+        paddle.set_rng_state(self._random)
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(autocast)
+                for aggregator in self.aggregators:
+                    stack.enter_context(aggregator.observing())
+                evaluate(self.model(*self._inputs))
+        finally:
+            paddle.set_rng_state(random)
+            for tensor, before in kept:
+                tensor.set_value(before)
+
+    def remove(self) -> None:
+        """Let go of the network."""
+        self._hook.remove()
