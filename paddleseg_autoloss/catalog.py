@@ -249,7 +249,10 @@ def _section(entry: Entry) -> str:
 
 def _markdown(docstring: str) -> str:
     """Translate a docstring: its mathematics, its sections and their entries."""
-    text = re.sub(r":math:`(.+?)`", r"$`\1`$", docstring, flags=re.DOTALL)
+    # GitHub wants a formula within text on one line.
+    text = re.sub(
+        r":math:`(.+?)`", lambda m: f"$`{' '.join(m[1].split())}`$", docstring, flags=re.DOTALL
+    )
     text = text.replace("``", "`")
     return "\n\n".join(_blocks(text.split("\n")))
 
@@ -261,6 +264,8 @@ def _blocks(lines: list[str]) -> Iterator[str]:
         head, _, body = block.partition("\n")
         if head.startswith(".. math::"):
             formula = inspect.cleandoc(head.removeprefix(".. math::") + "\n" + body)
+            if "&" in formula or r"\\" in formula:
+                formula = f"\\begin{{aligned}}\n{formula}\n\\end{{aligned}}"
             yield f"```math\n{formula}\n```"
         elif head in ("Args:", "Attributes:", "Raises:"):
             yield f"**{_TITLES[head]}**"

@@ -120,6 +120,21 @@ def test_page_of_the_methods_is_up_to_date():
     assert "docs/methods.md" in README
 
 
+def test_formulas_of_the_page_can_be_shown():
+    """One line within text; lines that are aligned say so; braces and environments match."""
+    page = markdown_page()
+    for formula in re.findall(r"\$`(.*?)`\$", page, flags=re.DOTALL):
+        assert "\n" not in formula
+        assert formula.count("{") == formula.count("}"), formula
+    for formula in re.findall(r"```math\n(.*?)```", page, flags=re.DOTALL):
+        assert formula.count("{") == formula.count("}"), formula
+        assert ("&" in formula or r"\\" in formula) <= (r"\begin{aligned}" in formula)
+        for left, right in ((r"\left", r"\right"), (r"\begin", r"\end")):
+            pattern = r"(?![a-z])"
+            counts = [len(re.findall(re.escape(side) + pattern, formula)) for side in (left, right)]
+            assert counts[0] == counts[1], formula
+
+
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
 class TestCatalog:
     def test_docstring_is_complete(self, entry):
