@@ -378,7 +378,6 @@ class TestIMTL:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"init": 8}, r"init: expected a number in \[-7.0, 7.0\], found 8"),
             ({"lr_mult": 0}, "lr_mult: expected a positive number, found 0"),
         ],
     )

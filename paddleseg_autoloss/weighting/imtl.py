@@ -6,8 +6,7 @@ import numpy as np
 import paddle
 from paddle import ParamAttr, Tensor, nn
 
-from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import GramianWeighting, checked_lr_mult, checked_number
+from paddleseg_autoloss.weighting.base import GramianWeighting, checked_lr_mult
 from paddleseg_autoloss.weighting.imtl_g import impartial
 
 __all__ = ["IMTLWeighting"]
@@ -43,14 +42,13 @@ class IMTLWeighting(GramianWeighting):
 
     Args:
         num_losses: K, the number of losses.
-        init: initial value of every s, within [s_min, s_max].
         lr_mult: learning rate of s as a multiple of the optimizer's, positive.
 
     Attributes:
         s: the learned log scales, shape [K].
 
     Raises:
-        ConfigError: ``init`` is out of bounds or ``lr_mult`` is not positive.
+        ConfigError: ``lr_mult`` is not positive.
 
     Examples:
         >>> import paddle
@@ -70,18 +68,13 @@ class IMTLWeighting(GramianWeighting):
     s_min = -7.0
     s_max = 7.0
 
-    def __init__(self, num_losses: int, init: float = 0.0, lr_mult: float = 1.0) -> None:
+    def __init__(self, num_losses: int, lr_mult: float = 1.0) -> None:
         super().__init__(num_losses)
-        self.init = checked_number("init", init)
         self.lr_mult = checked_lr_mult(lr_mult)
-        if not self.s_min <= init <= self.s_max:
-            raise ConfigError(
-                f"init: expected a number in [{self.s_min}, {self.s_max}], found {init!r}"
-            )
         self.s = self.create_parameter(
             [num_losses],
             attr=ParamAttr(learning_rate=self.lr_mult, need_clip=False),
-            default_initializer=nn.initializer.Constant(self.init),
+            default_initializer=nn.initializer.Constant(0.0),
         )
         self._losses: np.ndarray | None = None
 
