@@ -515,3 +515,10 @@ def test_two_random_components_draw_differently(tmp_path):
     _, (first, second), _ = run_training(tmp_path, 2, losses, lambda: TinyNet(2))
     weights = [loss.aggregator.last_weights.tolist() for loss in (first, second)]
     assert weights[0] != weights[1]
+
+
+def test_a_new_run_leaves_no_gradients_of_an_older_one(tmp_path):
+    run_training(tmp_path, 4, lambda: [paddleseg_autoloss.PCGrad(ce_and_dice())])
+    assert (tmp_path / "loss_gradients.csv").is_file()
+    run_training(tmp_path, 4, lambda: [paddleseg_autoloss.Sum(ce_and_dice())])
+    assert not (tmp_path / "loss_gradients.csv").exists()

@@ -101,11 +101,15 @@ class WeightHistory:
 
     def __init__(self, folder: str | Path, start_iter: int = 0) -> None:
         self.png_path = Path(folder) / "loss_weights.png"
+        self._is_new = start_iter == 0
         self._weights = _Table(Path(folder) / "loss_weights.csv", Row, start_iter)
         self._gradients = _Table(Path(folder) / "loss_gradients.csv", PairRow, start_iter)
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add the losses of one log window."""
+        if self._is_new and not self._weights.rows:
+            # Those of an older run in this folder, which this one may not have.
+            self._gradients.path.unlink(missing_ok=True)
         self._weights.append(rows)
 
     def append_gradients(self, rows: Sequence[PairRow]) -> None:
