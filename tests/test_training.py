@@ -493,7 +493,7 @@ class TestResume:
         run_training(tmp_path, 4)
         path = tmp_path / "iter_4" / name
         path.write_bytes(path.read_bytes()[:size])
-        message = r"--resume_model: cannot read .*iter_4: "
+        message = rf"--resume_model: cannot read .*iter_4/{name}: "
         with pytest.raises(CheckpointError, match=message) as caught:
             run_training(tmp_path, 8, resume_model=str(tmp_path / "iter_4"))
         assert "\n" not in str(caught.value)

@@ -180,6 +180,7 @@ def validate_from(args: Namespace, config_dir: Path) -> Figures:
     if args.json is not None and not Path(args.json).absolute().parent.is_dir():
         raise ConfigError(f"--json: there is no folder {Path(args.json).parent}")
     config = load_config(find_config(args.config, config_dir), opts=args.opts)
+    _check_weights(args.model_path)
     builder = SegBuilder(config)
     _show(config)
     utils.set_device(args.device)
@@ -215,6 +216,7 @@ def predict_from(args: Namespace, config_dir: Path) -> None:
     _check_model_path(args.model_path)
     _check_window(args)
     config = load_config(find_config(args.config, config_dir))
+    _check_weights(args.model_path)
     builder = SegBuilder(config)
     _show(config)
     utils.set_device(args.device if args.device == "cpu" else f"{args.device}:{args.device_id}")
@@ -271,7 +273,10 @@ def _check_model_path(path: str | None) -> None:
     is_url = path is not None and "://" in path
     if path is not None and not is_url and not Path(path).is_file():
         raise ConfigError(f"--model_path: expected a .pdparams file, found nothing at {path}")
-    if path is not None and not is_url:
+
+
+def _check_weights(path: str | None) -> None:
+    if path is not None and "://" not in path:
         check_plain("--model_path", path)
 
 
