@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import paddle
@@ -25,7 +26,7 @@ from paddleseg_autoloss.weighting import (
 )
 from paddleseg_autoloss.weighting.base import checked_choice, checked_integer
 
-__all__ = ["LossAggregator", "as_vector", "method_arguments", "unique_names"]
+__all__ = ["LossAggregator", "as_vector", "method_arguments", "tensors_in", "unique_names"]
 
 #: Arguments of a LossAggregator that a config gives, by what the method needs.
 _SHARED_ARGUMENTS = {
@@ -407,6 +408,17 @@ def method_arguments(method: type[Weighting]) -> list[inspect.Parameter]:
     own = [p for p in inspect.signature(method).parameters.values() if p.name != "num_losses"]
     shared = inspect.signature(LossAggregator).parameters
     return [*own, *(shared[name] for name in _SHARED_ARGUMENTS[method.needs])]
+
+
+def tensors_in(outputs: Any) -> list[Tensor]:
+    """Return the tensors in what a network returned, which may be nested."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    if isinstance(outputs, (list, tuple)):
+        return [tensor for output in outputs for tensor in tensors_in(output)]
+    return []
 
 
 def as_vector(values: Sequence[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ import visualdl
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
+from paddleseg_autoloss.aggregator import tensors_in
 from paddleseg_autoloss.compat import skipped_step
 from paddleseg_autoloss.errors import AutoLossError, CheckpointError, ConfigError
 from paddleseg_autoloss.integration.checkpoint import (
@@ -167,7 +168,7 @@ class TrainingSession:
             values = self._guarded(
                 lambda: self.monitor.watch(
                     lambda: own(logits_list, losses, data),
-                    (lambda terms, result: joint.total(terms, result, _tensors(logits_list)))
+                    (lambda terms, result: joint.total(terms, result, tensors_in(logits_list)))
                     if joint
                     else None,
                 )
@@ -232,7 +233,7 @@ class TrainingSession:
     def _evaluate_again(self, own: Callable, outputs: Any, data: dict[str, Tensor]) -> None:
         terms, result = self.monitor.peek(lambda: own(outputs, self.losses, data))
         if self.joint:
-            self.joint.total(terms, result, _tensors(outputs))
+            self.joint.total(terms, result, tensors_in(outputs))
 
     def _auto_cast(self, stock: Any) -> Any:
         """Note the precision of the loop; what switches it off within a step is ours."""
@@ -345,17 +346,6 @@ def _stock_losses(
     edges = data["edge"].astype("int64") if "edge" in data else None
     labels = data["label"].astype("int64")
     return LOOP.loss_computation(logits_list, labels, edges, losses)
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    """The tensors in what a network returned, which may be nested."""
-    if isinstance(outputs, Tensor):
-        return [outputs]
-    if isinstance(outputs, dict):
-        outputs = list(outputs.values())
-    if isinstance(outputs, (list, tuple)):
-        return [tensor for output in outputs for tensor in _tensors(output)]
-    return []
 
 
 class _ContinuedSampler(paddle.io.DistributedBatchSampler):

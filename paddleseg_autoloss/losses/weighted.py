@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import paddle
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
-from paddleseg_autoloss.aggregator import LossAggregator, unique_names
+from paddleseg_autoloss.aggregator import LossAggregator, tensors_in, unique_names
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting import Weighting
 
@@ -78,20 +79,21 @@ class WeightedLoss(nn.Layer):
         self.aggregator.bind(model.parameters(), optimizer)
         return self
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Any, labels: Any) -> Tensor:
         """Return the total loss, 0-D.
 
         Args:
-            logits: one output of the model, shape [N, C, H, W].
-            labels: class indices, int64, shape [N, H, W].  Every inner loss gets a copy: some of
-                PaddleSeg's losses write to theirs.
+            logits: one output of the model: a tensor of shape [N, C, H, W], or whatever else the
+                losses take, such as the dict of MaskFormer.
+            labels: class indices, int64, shape [N, H, W], or a dict of tensors.  Every inner loss
+                gets a copy: some of PaddleSeg's losses write to theirs.
 
         Raises:
             ConfigError: an inner loss does not return one number.
         """
         values = {}
         for name, loss in zip(self.names, self.losses):
-            value = loss(logits, labels.clone())
+            value = loss(logits, _copied(labels))
             # MixedLoss returns a list.
             value = paddle.add_n(value) if isinstance(value, list) else value
             if value.size != 1:
@@ -99,7 +101,13 @@ class WeightedLoss(nn.Layer):
                     f"losses: {name} returned shape {list(value.shape)}, expected a single number"
                 )
             values[name] = value
-        return self.aggregator(values, outputs=[logits])
+        return self.aggregator(values, outputs=tensors_in(logits))
+
+
+def _copied(labels: Any) -> Any:
+    if isinstance(labels, dict):
+        return {key: _copied(value) for key, value in labels.items()}
+    return labels.clone() if isinstance(labels, Tensor) else labels
 
 
 def _checked_losses(component: str, losses: Sequence[nn.Layer]) -> list[nn.Layer]:
