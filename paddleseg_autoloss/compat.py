@@ -130,6 +130,44 @@ SOURCE_FIXES = (
         since_paddle=3,
     ),
     SourceFix(
+        f"{_LOSSES}.point_cross_entropy_loss:PointCrossEntropyLoss.forward",
+        faulty="paddle.ones_like(label)",
+        cure="paddle.ones_like(mask)",
+        symptom=_PROMOTION,
+        versions="PaddleSeg 2.8.0 on Paddle 3: PointCrossEntropyLoss",
+        since_paddle=3,
+    ),
+    SourceFix(
+        f"{_LOSSES}.binary_cross_entropy_loss:BCELoss.forward",
+        faulty="weight_pos * label",
+        cure="weight_pos * label.astype(weight_pos.dtype)",
+        symptom=_PROMOTION,
+        versions="PaddleSeg 2.8.0 on Paddle 3: BCELoss with weight: dynamic",
+        since_paddle=3,
+    ),
+    SourceFix(
+        f"{_LOSSES}.binary_cross_entropy_loss:BCELoss.forward",
+        faulty="weight_neg * (1 - label)",
+        cure="weight_neg * (1 - label).astype(weight_neg.dtype)",
+        symptom=_PROMOTION,
+        versions="PaddleSeg 2.8.0 on Paddle 3: BCELoss with weight: dynamic",
+        since_paddle=3,
+    ),
+    *(
+        SourceFix(
+            f"paddleseg.models.{place}.flow_warp",
+            faulty="paddle.transpose(flow, (0, 2, 3, 1)) / norm",
+            cure="paddle.transpose(flow, (0, 2, 3, 1)) / norm.astype(flow.dtype)",
+            symptom=_PROMOTION,
+            versions=f"PaddleSeg 2.8.0 on Paddle 3: {model}",
+            since_paddle=3,
+        )
+        for place, model in (
+            ("sfnet:AlignedModule", "SFNet"),
+            ("decoupled_segnet:SqueezeBodyEdge", "DecoupledSegNet"),
+        )
+    ),
+    SourceFix(
         f"{_LOSSES}.dice_loss:DiceLoss.forward",
         faulty="labels[labels == self.ignore_index] = 0",
         cure="labels = labels * (labels != self.ignore_index).astype(labels.dtype)",

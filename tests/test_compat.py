@@ -7,6 +7,7 @@ import paddle
 import pytest
 from conftest import run_tool
 from paddleseg.cvlibs import manager
+from paddleseg.models import decoupled_segnet, sfnet
 from paddleseg.utils import metrics
 
 from paddleseg_autoloss import compat
@@ -87,6 +88,29 @@ def test_dice_leaves_the_labels_alone(batch):
 )
 def test_other_losses_have_a_value_and_a_gradient(name, arguments, batch):
     assert np.isfinite(compute(name, batch, **arguments))
+
+
+def test_dynamic_weights_of_binary_cross_entropy(batch):
+    assert np.isfinite(compute("BCELoss", batch, weight="dynamic"))
+
+
+def test_cross_entropy_of_points(batch):
+    logits, labels = map(paddle.to_tensor, batch)
+    logits.stop_gradient = False
+    points = paddle.rand([2, 50, 2])
+    loss = manager.LOSSES["PointCrossEntropyLoss"]()([logits.flatten(2)[:, :, :50], points], labels)
+    loss.backward()
+    assert np.isfinite(float(loss))
+    assert np.abs(logits.grad.numpy()).sum() > 0
+
+
+@pytest.mark.parametrize(
+    "module", [lambda: sfnet.AlignedModule(4, 4), lambda: decoupled_segnet.SqueezeBodyEdge(4)]
+)
+def test_warped_by_a_flow(module):
+    features, flow = paddle.rand([2, 4, 8, 8]), paddle.zeros([2, 2, 8, 8])
+    size = paddle.shape(features)[2:]
+    assert module().flow_warp(features, flow, size).shape == [2, 4, 8, 8]
 
 
 def test_areas_of_an_evaluation(batch):
