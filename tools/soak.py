@@ -1,9 +1,9 @@
 """Train a tiny network for long with every method in turn: do memory and step time stay flat?
 
 Each method trains through PaddleSeg's own loop, in a process of its own. A method passes if the
-resident memory at the end is within 5 % of that after 200 iterations, and the median processor time
-of a step in the last quarter within 10 % of that in the second. Give the same command again to
-continue.
+resident memory at the end is within 5 % of that after 200 iterations, and the processor time of a
+step in the last quarter within 10 % of that in the second: the median, or that of the fastest
+tenth, which other programs on the machine disturb less. Give the same command again to continue.
 """
 
 from __future__ import annotations
@@ -154,24 +154,29 @@ def judge(samples: Samples, settled: int = 200) -> dict[str, Any]:
     Returns:
         ``memory_mib`` at the end, ``memory_ratio`` to that after ``settled`` iterations,
         ``growth`` in bytes per iteration since then, ``step_ms``, ``time_ratio`` of the last
-        quarter to the second, ``memory_flat`` and ``time_flat``.
+        quarter to the second, ``fastest_ratio`` likewise for the fastest tenth of the steps,
+        ``memory_flat`` and ``time_flat``.
     """
     memory, seconds = np.array(samples.memory, float), np.array(samples.seconds)
     count = len(seconds)
     if count <= settled or count < 8:
         raise ValueError(f"expected more than {max(settled, 7)} iterations, found {count}")
-    second, last = (np.median(seconds[count * i // 4 : count * (i + 1) // 4]) for i in (1, 3))
+    # The median, and the end of the fastest tenth.
+    second, last = (
+        np.percentile(seconds[count * i // 4 : count * (i + 1) // 4], [50, 10]) for i in (1, 3)
+    )
     ratio, slower = memory[-1] / memory[settled - 1], last / second
     return {
         "iters": count,
         "memory_mib": memory[-1] / 2**20,
         "memory_ratio": ratio,
         "growth": (memory[-1] - memory[settled - 1]) / (count - settled),
-        "step_ms": 1000 * last,
-        "time_ratio": slower,
+        "step_ms": 1000 * last[0],
+        "time_ratio": slower[0],
+        "fastest_ratio": slower[1],
         # Less memory at the end is no leak.
         "memory_flat": bool(ratio <= MEMORY),
-        "time_flat": bool(slower <= TIME),
+        "time_flat": bool(slower.min() <= TIME),
     }
 
 
@@ -179,17 +184,17 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     """Return the results as a markdown table."""
     lines = [
         "| Method | Iterations | Resident, MiB | End to settled | Growth, bytes per iteration"
-        " | Step, ms | Last to second quarter | Verdict |",
-        "|---|---|---|---|---|---|---|---|",
+        " | Step, ms | Last to second quarter | Fastest tenth | Verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in results.items():
         if "error" in row:
-            lines.append(f"| {name} | | | | | | | {row['error']} |")
+            lines.append(f"| {name} | | | | | | | | {row['error']} |")
             continue
         lines.append(
             f"| {name} | {row['iters']} | {row['memory_mib']:.0f} | {row['memory_ratio']:.3f}"
             f" | {row['growth']:.0f} | {row['step_ms']:.1f} | {row['time_ratio']:.2f}"
-            f" | {verdict(row)} |"
+            f" | {row['fastest_ratio']:.2f} | {verdict(row)} |"
         )
     return "\n".join(lines)
 
