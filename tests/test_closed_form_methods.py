@@ -122,9 +122,10 @@ class TestGradVac:
             total = np.zeros(jacobian.shape[1])
             for i in range(count):
                 g = jacobian[i].copy()
+                made_of = g @ g
                 for j in order[i]:
                     length, other = np.linalg.norm(g), np.linalg.norm(jacobian[j])
-                    if other == 0 or length <= 1e-5 * np.linalg.norm(jacobian[i]):
+                    if other == 0 or length**2 <= 1e-6 * made_of:
                         continue
                     phi = min(max(g @ jacobian[j] / (length * other), -1), 1)
                     target = min(targets[i, j], 0.99)
@@ -132,6 +133,7 @@ class TestGradVac:
                         sines = [np.sqrt(1 - target**2), np.sqrt(1 - phi**2)]
                         share = (target * sines[1] - phi * sines[0]) / sines[0]
                         g += length * share / other * jacobian[j]
+                        made_of += (length * share) ** 2
                     targets[i, j] = (1 - beta) * targets[i, j] + beta * phi
                 total += g
             updates.append(total)

@@ -25,7 +25,7 @@ KILLS = """
 import sys
 sys.path.insert(0, "tests")
 from conftest import *
-import json, os, signal, time
+import json, os, shutil, signal, time
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 
 ITERS, KILLS = 120, 20
@@ -64,17 +64,28 @@ def start(folder):
     return child
 
 
+def again():
+    # It is over before the kills are: go back to the start, as with a new run.
+    shutil.rmtree(killed)
+    return 0
+
+
+begun = time.time()
 assert os.waitpid(start(whole), 0)[1] == 0
+alone = time.time() - begun
 random, deaths, newest = np.random.default_rng(0), [], 0
 while True:
     child, begun = start(killed), time.time()
     # Now and then in the midst of a save, which are frequent.
-    pause = random.uniform(0.2, 1.6) if len(deaths) < KILLS else 600
+    pause = random.uniform(0.05, 0.6) * alone if len(deaths) < KILLS else 600
     while time.time() - begun < pause and not (done := os.waitpid(child, os.WNOHANG))[0]:
         time.sleep(0.005)
     if done[0]:
         assert done[1] == 0
-        break
+        if len(deaths) == KILLS:
+            break
+        newest = again()
+        continue
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     saved = [int(path.name[5:]) for path in whole_checkpoints(killed)]
@@ -82,11 +93,8 @@ while True:
     assert max(saved, default=0) >= newest, (saved, newest)
     newest = max(saved, default=0)
     deaths.append(newest)
-    if newest >= ITERS - 8:
-        # It would be over before the kills are: go back to the start, as with a new run.
-        import shutil
-        shutil.rmtree(killed)
-        newest = 0
+    if newest == ITERS:
+        newest = again()
 (killed / "deaths.json").write_text(json.dumps(deaths))
 """
 
