@@ -24,9 +24,16 @@ from paddleseg_autoloss.weighting import (
     SeparateBackwardWeighting,
     Weighting,
 )
-from paddleseg_autoloss.weighting.base import checked_choice, checked_integer
+from paddleseg_autoloss.weighting.base import checked_choice, checked_integer, own_arguments
 
-__all__ = ["LossAggregator", "as_vector", "method_arguments", "tensors_in", "unique_names"]
+__all__ = [
+    "LossAggregator",
+    "all_parameters",
+    "as_vector",
+    "method_arguments",
+    "tensors_in",
+    "unique_names",
+]
 
 #: Arguments of a LossAggregator that a config gives, by what the method needs.
 _SHARED_ARGUMENTS = {
@@ -138,7 +145,7 @@ class LossAggregator(nn.Layer):
         """Refuse what the method would ignore."""
         if (self.level, self.update_interval) == ("parameters", 1):
             return
-        method = type(self.weighting).__name__.removesuffix("Weighting")
+        method = self.weighting.short_name
         if self.steps_each:
             raise ConfigError("step: each needs level parameters and update_interval 1")
         if self.weighting.needs == "losses":
@@ -274,13 +281,12 @@ class LossAggregator(nn.Layer):
 
     def _check_shared(self, jacobian: Jacobian) -> None:
         if not jacobian.is_shared:
-            method = type(self.weighting).__name__.removesuffix("Weighting")
             option = "update_interval: expected 1"
             if self.level == "logits":
                 option = "level: expected parameters"
             raise ConfigError(
-                f"{option} with {method}, whose weights can be negative, where some outputs have "
-                "losses of their own: those would be made to get worse"
+                f"{option} with {self.weighting.short_name}, whose weights can be negative, where "
+                "some outputs have losses of their own: those would be made to get worse"
             )
 
     def _targets(self, outputs: Sequence[Tensor] | None) -> list[Tensor]:
@@ -312,7 +318,7 @@ class LossAggregator(nn.Layer):
         self._values = numbers[-count:]
         finite = bool(np.isfinite(numbers).all())
         if not finite and not may_overflow:
-            raise TrainingDiverged(self._not_finite(self._values))
+            raise TrainingDiverged(self._not_finite())
         return finite
 
     def _update(self, values: Tensor, gramian: Tensor) -> None:
@@ -331,9 +337,9 @@ class LossAggregator(nn.Layer):
         zero = paddle.zeros([], dtype="float32")
         return inject(zero, jacobian.targets, jacobian.split(update * self._factor))
 
-    def _not_finite(self, values: np.ndarray) -> str:
+    def _not_finite(self) -> str:
         assert self.last_gramian is not None
-        for name, value, square in zip(self.names, values, np.diag(self.last_gramian)):
+        for name, value, square in zip(self.names, self._values, np.diag(self.last_gramian)):
             if not np.isfinite(value):
                 return f"{name} is {value}"
             if not np.isfinite(square):
@@ -394,20 +400,23 @@ class LossAggregator(nn.Layer):
 
 def _parameters(optimizer: paddle.optimizer.Optimizer) -> list[Tensor]:
     groups = getattr(optimizer, "_param_groups", None) or []
-    grouped = bool(groups) and isinstance(groups[0], dict)
-    listed = _flat(groups) if grouped else groups
-    return [p for p in listed if not p.stop_gradient]
+    return [p for p in all_parameters(groups) if not p.stop_gradient]
 
 
-def _flat(groups: list[dict]) -> list[Tensor]:
+def all_parameters(groups: list[Any]) -> list[Tensor]:
+    """Return the parameters in an optimizer's list, which is one of parameters or of groups."""
+    if not groups or not isinstance(groups[0], dict):
+        return groups
     return [p for group in groups for p in group["params"]]
 
 
 def method_arguments(method: type[Weighting]) -> list[inspect.Parameter]:
     """Return the arguments that a config can give a method: its own and the aggregator's."""
-    own = [p for p in inspect.signature(method).parameters.values() if p.name != "num_losses"]
     shared = inspect.signature(LossAggregator).parameters
-    return [*own, *(shared[name] for name in _SHARED_ARGUMENTS[method.needs])]
+    return [
+        *own_arguments(method).values(),
+        *(shared[name] for name in _SHARED_ARGUMENTS[method.needs]),
+    ]
 
 
 def tensors_in(outputs: Any) -> list[Tensor]:

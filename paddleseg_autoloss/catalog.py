@@ -12,6 +12,7 @@ import yaml
 
 from paddleseg_autoloss.aggregator import method_arguments
 from paddleseg_autoloss.weighting import METHODS, JacobianWeighting, Weighting
+from paddleseg_autoloss.weighting.base import own_arguments
 
 __all__ = [
     "LEFT_OUT",
@@ -149,7 +150,6 @@ def config_snippet(name: str) -> str:
         name: of the method.
     """
     method = METHODS[name]
-    own = inspect.signature(method).parameters
     return "\n".join(
         [
             "loss:",
@@ -157,8 +157,8 @@ def config_snippet(name: str) -> str:
             f"    - type: {name}",
             *(
                 f"      {key}: {_yaml(argument.default)}"
-                for key, argument in own.items()
-                if key != "num_losses" and argument.default is not None
+                for key, argument in own_arguments(method).items()
+                if argument.default is not None
             ),
             "      losses:",
             *(f"        - type: {loss}" for loss in example_losses(method)),

@@ -83,8 +83,12 @@ class Jacobian:
     @property
     def is_shared(self) -> bool:
         """Whether every target that a loss reaches is reached by all losses that reach any."""
-        reaching = {loss for block in self._blocks for loss in block.losses}
-        return all(len(block.losses) == len(reaching) for block in self._blocks)
+        reaching = self._count_reaching()
+        return all(len(block.losses) == reaching for block in self._blocks)
+
+    def _count_reaching(self) -> int:
+        """Return how many losses reach any target."""
+        return len({loss for block in self._blocks for loss in block.losses})
 
     def combined(self, weights: Tensor) -> list[Tensor | None]:
         """Return J^T w, one tensor for each target; None where no loss reaches it.
@@ -97,11 +101,11 @@ class Jacobian:
             weights: w, shape [K].
         """
         gradients: list[Tensor | None] = [None] * len(self.targets)
-        reaching = {loss for block in self._blocks for loss in block.losses}
+        reaching = self._count_reaching()
         while self._blocks:
             block = self._blocks.pop()
             own = weights if len(block.losses) == self._num_losses else weights[block.losses]
-            own = own if len(block.losses) == len(reaching) else own.clip(min=0)
+            own = own if len(block.losses) == reaching else own.clip(min=0)
             self._unpack(block, own @ paddle.stack(block.rows), gradients)
         return gradients
 

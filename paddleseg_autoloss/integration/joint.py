@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from paddleseg_autoloss.aggregator import LossAggregator, as_vector
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.terms import Term
 from paddleseg_autoloss.weighting import METHODS
+from paddleseg_autoloss.weighting.base import own_arguments
 
 __all__ = ["JointAggregation"]
 
@@ -58,10 +58,9 @@ class JointAggregation:
         """A method that sees no gradients cannot spare a head its negative weights."""
         method = self.aggregator.weighting
         if heads > 1 and method.needs == "losses" and method.may_be_negative:
-            kind = type(method).__name__.removesuffix("Weighting")
             raise ConfigError(
-                f"loss_aggregator.type: {kind} can give negative weights, which would make one of "
-                f"the {heads} heads get worse; expected another method"
+                f"loss_aggregator.type: {method.short_name} can give negative weights, which would "
+                f"make one of the {heads} heads get worse; expected another method"
             )
 
     def total(
@@ -108,8 +107,7 @@ def _aggregator(config: Mapping[str, Any] | LossAggregator, names: list[str]) ->
         return config
     options = {key: value for key, value in config.items() if key != "type"}
     method = METHODS[config["type"]]
-    own = inspect.signature(method).parameters.keys()
-    shared = {key: options.pop(key) for key in options.keys() - own}
+    shared = {key: options.pop(key) for key in options.keys() - own_arguments(method).keys()}
     try:
         return LossAggregator(names, method(len(names), **options), **shared)
     except ConfigError as error:

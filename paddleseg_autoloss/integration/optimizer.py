@@ -9,6 +9,7 @@ from paddle import Tensor
 from paddle.optimizer import Optimizer
 from paddle.regularizer import L2Decay
 
+from paddleseg_autoloss.aggregator import all_parameters
 from paddleseg_autoloss.compat import create_accumulators
 
 __all__ = ["export_slots", "hold_parameters", "import_slots"]
@@ -30,7 +31,7 @@ def hold_parameters(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
     groups = optimizer._param_groups
     # The flat list serves as both _param_groups and _parameter_list.
     held = groups[-1]["params"] if isinstance(groups[0], dict) else groups
-    known = {id(p) for p in _all_parameters(groups)}
+    known = {id(p) for p in all_parameters(groups)}
     held.extend(p for p in parameters if id(p) not in known)
     for parameter in parameters:
         parameter.regularizer = L2Decay(0.0)
@@ -38,12 +39,6 @@ def hold_parameters(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
     names = {p.name for p in parameters}
     _exempt_from_decoupled_decay(optimizer, names)
     _exempt_from_layerwise_rates(optimizer, names)
-
-
-def _all_parameters(groups: list[Any]) -> list[Tensor]:
-    if not isinstance(groups[0], dict):
-        return groups
-    return [p for group in groups for p in group["params"]]
 
 
 def _exempt_from_decoupled_decay(optimizer: Optimizer, names: set[str]) -> None:

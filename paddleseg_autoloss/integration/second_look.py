@@ -43,10 +43,6 @@ class SecondLook:
         """
         self._evaluate = evaluate
 
-    def cancel(self) -> None:
-        """Forget the batch, whose step is left out."""
-        self._evaluate = None
-
     @paddle.no_grad()
     def take(self, autocast: Any) -> None:
         """Evaluate the batch again.

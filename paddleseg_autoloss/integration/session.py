@@ -218,14 +218,11 @@ class TrainingSession:
         """
 
         def step(*args: Any, **kwargs: Any) -> Any:
-            look = self.second_look
             if self.guard is not None and not self.guard.permits():
-                if look is not None:
-                    look.cancel()
                 return skipped
             result = stock(*args, **kwargs)
-            if look is not None:
-                look.take(self._autocast())
+            if self.second_look is not None:
+                self.second_look.take(self._autocast())
             return result
 
         return step

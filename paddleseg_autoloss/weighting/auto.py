@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import paddle
-from paddle import ParamAttr, Tensor, nn
+from paddle import Tensor, nn
 
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting.base import Weighting, checked_lr_mult, checked_number
@@ -62,11 +62,7 @@ class AutoWeighting(Weighting):
         self.lr_mult = checked_lr_mult(lr_mult)
         if init == 0:
             raise ConfigError("init: expected a number other than 0, found 0")
-        self.c = self.create_parameter(
-            [num_losses],
-            attr=ParamAttr(learning_rate=self.lr_mult, need_clip=False),
-            default_initializer=nn.initializer.Constant(self.init),
-        )
+        self.c = self.learnable(self.init, self.lr_mult)
 
     def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
         """Return 1 / (2 c^2), or its tangent below ``delta``, shape [K]."""

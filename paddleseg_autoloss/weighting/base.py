@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import paddle
-from paddle import Tensor, nn
+from paddle import ParamAttr, Tensor, nn
 
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 
@@ -19,11 +19,14 @@ __all__ = [
     "Weighting",
     "checked_choice",
     "checked_integer",
+    "checked_length",
     "checked_lr_mult",
     "checked_number",
     "checked_range",
     "inner_products",
     "nearest_weights",
+    "one_for_each",
+    "own_arguments",
 ]
 
 
@@ -65,10 +68,27 @@ class Weighting(nn.Layer):
         super().__init__()
         self.num_losses = checked_integer("num_losses", num_losses, least=1)
         if not self.least_losses <= num_losses <= self.most_losses:
-            method = type(self).__name__.removesuffix("Weighting")
             exact = self.least_losses == self.most_losses
             expected = f"{self.least_losses} losses" if exact else f"{self.least_losses} or more"
-            raise ConfigError(f"losses: {method} expects {expected}, found {num_losses}")
+            raise ConfigError(f"losses: {self.short_name} expects {expected}, found {num_losses}")
+
+    @property
+    def short_name(self) -> str:
+        """The name of the class, for messages: ``CAGrad`` of ``CAGradWeighting``."""
+        return type(self).__name__.removesuffix("Weighting")
+
+    def learnable(self, init: float, lr_mult: float) -> Tensor:
+        """Make a parameter for each loss, which gradient clipping leaves alone, shape [K].
+
+        Args:
+            init: its initial value.
+            lr_mult: its learning rate as a multiple of the optimizer's.
+        """
+        return self.create_parameter(
+            [self.num_losses],
+            attr=ParamAttr(learning_rate=lr_mult, need_clip=False),
+            default_initializer=nn.initializer.Constant(init),
+        )
 
     def __repr__(self) -> str:
         arguments = ", ".join(
@@ -221,11 +241,11 @@ class JacobianWeighting(Weighting):
         if found == shapes:
             return
         if int(self.step) > 0:
-            method = type(self).__name__.removesuffix("Weighting")
             known = f"of {next(iter(found.values()))[-1]} numbers" if found else "that bind foresaw"
             raise ConfigError(
-                f"{method}: expected gradients {known}, as when it began, found {num_columns}: it "
-                "goes on only with the same network, trainable parameters neither more nor fewer"
+                f"{self.short_name}: expected gradients {known}, as when it began, found "
+                f"{num_columns}: it goes on only with the same network, trainable parameters "
+                "neither more nor fewer"
             )
         for name, shape in shapes.items():
             self.register_buffer(name, paddle.zeros(shape, dtype="float32"))
@@ -279,6 +299,13 @@ def _double(tensor: Tensor) -> np.ndarray:
     return tensor.numpy().astype("float64")
 
 
+def own_arguments(method: type[Weighting]) -> dict[str, inspect.Parameter]:
+    """Return what a method's constructor takes beside the number of losses, by name."""
+    arguments = dict(inspect.signature(method).parameters)
+    del arguments["num_losses"]
+    return arguments
+
+
 def checked_number(name: str, value: float) -> float:
     """Return ``value`` as a float, or raise ConfigError if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -307,6 +334,26 @@ def checked_integer(name: str, value: int, least: int) -> int:
         kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
         raise ConfigError(f"{name}: expected {kind}, found {value!r}")
     return value
+
+
+def checked_length(name: str, values: Sequence[Any], num_losses: int) -> list[Any]:
+    """Return ``values`` as a list, or raise ConfigError if there is not one for each loss."""
+    if len(values) != num_losses:
+        raise ConfigError(
+            f"{name}: expected one for each of {num_losses} losses, found {len(values)}"
+        )
+    return list(values)
+
+
+def one_for_each(name: str, value: Any, num_losses: int) -> list[Any]:
+    """Return a list with one value for each loss; a number or a name stands for all of them.
+
+    Raises:
+        ConfigError: it is a list of another length.
+    """
+    if isinstance(value, (int, float, str)):
+        return [value] * num_losses
+    return checked_length(name, value, num_losses)
 
 
 def checked_lr_mult(lr_mult: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import paddle
 from paddle import Tensor
 
 from paddleseg_autoloss.errors import ConfigError, nearest
-from paddleseg_autoloss.weighting.base import Weighting, checked_range
+from paddleseg_autoloss.weighting.base import Weighting, checked_range, own_arguments
 
 __all__ = ["CRMOGMWeighting"]
 
@@ -111,7 +110,7 @@ def _made(name: str, num_losses: int, options: dict[str, Any]) -> Weighting:
         raise ConfigError(f"method: CRMOGM cannot average {name}, which {reason}")
     if not isinstance(options, dict):
         raise ConfigError(f"options: expected names and values, found {options!r}")
-    known = inspect.signature(METHODS[name]).parameters.keys() - {"num_losses"}
+    known = own_arguments(METHODS[name]).keys()
     for argument in options.keys() - known:
         raise ConfigError(f"options: {name} has no {argument!r}{nearest(argument, known)}")
     return METHODS[name](num_losses, **options)

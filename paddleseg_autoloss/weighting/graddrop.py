@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import JacobianWeighting, checked_range, nearest_weights
+from paddleseg_autoloss.weighting.base import (
+    JacobianWeighting,
+    checked_range,
+    nearest_weights,
+    one_for_each,
+)
 from paddleseg_autoloss.weighting.draws import Draws
 
 __all__ = ["GradDropWeighting"]
@@ -63,12 +66,7 @@ class GradDropWeighting(JacobianWeighting):
 
     def __init__(self, num_losses: int, leak: float | Sequence[float] = 0.0) -> None:
         super().__init__(num_losses)
-        single = isinstance(leak, (int, float, str))
-        leaks: list[Any] = [leak] * num_losses if single else [*cast("Sequence", leak)]
-        if len(leaks) != num_losses:
-            raise ConfigError(
-                f"leak: expected one for each of {num_losses} losses, found {len(leaks)}"
-            )
+        leaks = one_for_each("leak", leak, num_losses)
         self.leak = [checked_range("leak", value, least=0, most=1) for value in leaks]
         self.draws = Draws()
 

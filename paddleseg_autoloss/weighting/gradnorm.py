@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import paddle
-from paddle import ParamAttr, Tensor, nn
+from paddle import Tensor
 
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting.base import Weighting, checked_lr_mult, checked_range
@@ -65,11 +65,7 @@ class GradNormWeighting(Weighting):
         super().__init__(num_losses)
         self.alpha = checked_range("alpha", alpha, least=0)
         self.lr_mult = checked_lr_mult(lr_mult)
-        self.w = self.create_parameter(
-            [num_losses],
-            attr=ParamAttr(learning_rate=self.lr_mult, need_clip=False),
-            default_initializer=nn.initializer.Constant(1.0),
-        )
+        self.w = self.learnable(1.0, self.lr_mult)
         # NaN until the first call.
         self.register_buffer("initial_losses", paddle.full([num_losses], float("nan")))
         self._imbalance: Tensor | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import paddle
-from paddle import ParamAttr, Tensor, nn
+from paddle import Tensor, nn
 
 from paddleseg_autoloss.weighting.base import GramianWeighting, checked_lr_mult
 from paddleseg_autoloss.weighting.imtl_g import impartial
@@ -71,11 +71,7 @@ class IMTLWeighting(GramianWeighting):
     def __init__(self, num_losses: int, lr_mult: float = 1.0) -> None:
         super().__init__(num_losses)
         self.lr_mult = checked_lr_mult(lr_mult)
-        self.s = self.create_parameter(
-            [num_losses],
-            attr=ParamAttr(learning_rate=self.lr_mult, need_clip=False),
-            default_initializer=nn.initializer.Constant(0.0),
-        )
+        self.s = self.learnable(0.0, self.lr_mult)
         self._losses: np.ndarray | None = None
 
     def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paddle import ParamAttr, Tensor, nn
+from paddle import Tensor, nn
 
 from paddleseg_autoloss.weighting.base import Weighting, checked_lr_mult
 
@@ -55,11 +55,7 @@ class IMTLLWeighting(Weighting):
     def __init__(self, num_losses: int, lr_mult: float = 1.0) -> None:
         super().__init__(num_losses)
         self.lr_mult = checked_lr_mult(lr_mult)
-        self.s = self.create_parameter(
-            [num_losses],
-            attr=ParamAttr(learning_rate=self.lr_mult, need_clip=False),
-            default_initializer=nn.initializer.Constant(0.0),
-        )
+        self.s = self.learnable(0.0, self.lr_mult)
 
     def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
         """Return exp(s), bounded, shape [K]."""

@@ -6,8 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import GramianWeighting, checked_number, checked_range
+from paddleseg_autoloss.weighting.base import (
+    GramianWeighting,
+    checked_length,
+    checked_number,
+    checked_range,
+)
 
 __all__ = ["NormBalanceWeighting"]
 
@@ -52,11 +56,8 @@ class NormBalanceWeighting(GramianWeighting):
         super().__init__(num_losses)
         self.momentum = checked_range("momentum", momentum, least=0, most=1)
         self.init_weights = init_weights
-        weights = [1.0] * num_losses if init_weights is None else list(init_weights)
-        if len(weights) != num_losses:
-            raise ConfigError(
-                f"init_weights: expected one for each of {num_losses} losses, found {len(weights)}"
-            )
+        weights = [1.0] * num_losses if init_weights is None else init_weights
+        weights = checked_length("init_weights", weights, num_losses)
         weights = [checked_number("init_weights", weight) for weight in weights]
         self.register_memory("weight", np.array(weights))
 

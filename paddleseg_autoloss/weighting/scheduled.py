@@ -13,6 +13,7 @@ from paddleseg_autoloss.weighting.base import (
     Weighting,
     checked_choice,
     checked_integer,
+    checked_length,
     checked_range,
 )
 
@@ -121,6 +122,4 @@ class ScheduledWeighting(Weighting):
 def _coefficients(name: str, values: Sequence[float], count: int) -> list[float]:
     if not isinstance(values, (list, tuple)):
         raise ConfigError(f"{name}: expected a list of {count} numbers, found {values!r}")
-    if len(values) != count:
-        raise ConfigError(f"{name}: expected one for each of {count} losses, found {len(values)}")
-    return [checked_range(name, value, least=0) for value in values]
+    return [checked_range(name, value, least=0) for value in checked_length(name, values, count)]

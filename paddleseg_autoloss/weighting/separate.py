@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import numpy as np
 
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import GramianWeighting, checked_lr_mult
+from paddleseg_autoloss.weighting.base import GramianWeighting, checked_lr_mult, one_for_each
 
 __all__ = ["SeparateBackwardWeighting"]
 
@@ -53,13 +52,7 @@ class SeparateBackwardWeighting(GramianWeighting):
         self, num_losses: int, lr_mult: float | Sequence[float] = 1.0, step: str = "joint"
     ) -> None:
         super().__init__(num_losses)
-        single = isinstance(lr_mult, (int, float, str))
-        multipliers: list[Any] = [lr_mult] * num_losses if single else [*cast("Sequence", lr_mult)]
-        if len(multipliers) != num_losses:
-            raise ConfigError(
-                f"lr_mult: expected one for each of {num_losses} losses, found {len(multipliers)}"
-            )
-        self.lr_mult = [checked_lr_mult(multiplier) for multiplier in multipliers]
+        self.lr_mult = [checked_lr_mult(m) for m in one_for_each("lr_mult", lr_mult, num_losses)]
         if step not in ("joint", "each"):
             raise ConfigError(f"step: expected joint or each, found {step!r}")
         self.step = step

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import paddle
-from paddle import ParamAttr, Tensor, nn
+from paddle import Tensor, nn
 
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import Weighting, checked_lr_mult, checked_number
+from paddleseg_autoloss.weighting.base import (
+    Weighting,
+    checked_choice,
+    checked_lr_mult,
+    checked_number,
+    one_for_each,
+)
 
 __all__ = ["UncertaintyWeighting"]
 
@@ -84,11 +90,7 @@ class UncertaintyWeighting(Weighting):
             raise ConfigError(
                 f"init: expected a number in [{self.s_min}, {self.s_max}], found {init!r}"
             )
-        self.s = self.create_parameter(
-            [num_losses],
-            attr=ParamAttr(learning_rate=self.lr_mult, need_clip=False),
-            default_initializer=nn.initializer.Constant(self.init),
-        )
+        self.s = self.learnable(self.init, self.lr_mult)
         self.register_buffer("factor", _form_factors(form, num_losses), persistable=False)
 
     def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
@@ -107,10 +109,6 @@ class UncertaintyWeighting(Weighting):
 
 
 def _form_factors(form: str | Sequence[str], num_losses: int) -> Tensor:
-    forms = [form] * num_losses if isinstance(form, str) else list(form)
-    if len(forms) != num_losses:
-        raise ConfigError(f"form: expected one for each of {num_losses} losses, found {len(forms)}")
-    for name in forms:
-        if name not in _FORMS:
-            raise ConfigError(f"form: expected one of {', '.join(_FORMS)}, found {name!r}")
-    return paddle.to_tensor([_FORMS[name] for name in forms], dtype="float32")
+    forms = one_for_each("form", form, num_losses)
+    factors = [_FORMS[checked_choice("form", name, [*_FORMS])] for name in forms]
+    return paddle.to_tensor(factors, dtype="float32")
