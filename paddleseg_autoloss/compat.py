@@ -34,8 +34,8 @@ __all__ = [
     "apply_source_fixes",
     "check_loop",
     "create_accumulators",
+    "overflowed",
     "running_statistics",
-    "skipped_step",
 ]
 
 _PADDLE_MAJOR = int(paddle.__version__.split(".")[0])
@@ -323,7 +323,6 @@ def running_statistics(model: nn.Layer) -> list[Tensor]:
     return list(found.values())
 
 
-def skipped_step(scaler: paddle.amp.GradScaler) -> bool:
-    """Whether a gradient scaler found an overflow at its latest step, and skipped it."""
-    # Paddle 2 has a typing error in the name.
-    return bool(getattr(scaler, "_cache_found_inf", getattr(scaler, "_cache_founf_inf", False)))
+def overflowed(optimizer: paddle.optimizer.Optimizer) -> bool:
+    """Whether a gradient scaler found an overflow, and told ``optimizer`` to leave out the step."""
+    return bool(optimizer._get_auxiliary_var("found_inf"))

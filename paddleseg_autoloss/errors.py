@@ -49,6 +49,7 @@ class TrainingDiverged(AutoLossError, FloatingPointError):
     def __init__(self, what: str, rescue: str = "") -> None:
         super().__init__(f"{what}; {rescue}" if rescue else what)
         self.what = what
+        self.rescue = rescue
 
 
 class UnsupportedVersionError(AutoLossError, ImportError):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import paddle
 from paddle import Tensor
 
-__all__ = ["broadcast", "is_one_of_several_ranks", "is_writing_rank", "mean_over_ranks"]
+__all__ = ["any_rank", "broadcast", "is_one_of_several_ranks", "is_writing_rank", "mean_over_ranks"]
 
 
 def is_writing_rank() -> bool:
@@ -18,6 +18,13 @@ def is_writing_rank() -> bool:
 def is_one_of_several_ranks() -> bool:
     """Whether other ranks train the same network."""
     return paddle.distributed.get_world_size() > 1 and paddle.distributed.is_initialized()
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether ``flag`` is true on any rank; with a single one, the flag itself."""
+    if not is_one_of_several_ranks():
+        return flag
+    return bool(mean_over_ranks(paddle.to_tensor(float(flag))) > 0)
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:

@@ -220,3 +220,85 @@ def test_gradients_are_averaged_in_one_call_also_where_a_loss_has_none(gradients
     first, second = (ranks["one sided"] for ranks in gradients)
     assert first["calls"] == second["calls"] == [2 * 21 + 2 * 2, 2]
     np.testing.assert_allclose(first["gradient"], second["gradient"])
+
+
+BROKEN_ON_ONE = """
+import sys
+sys.path.insert(0, "tests")
+from conftest import *
+import json
+from paddleseg.models.losses import MixedLoss
+from paddleseg_autoloss.errors import TrainingDiverged
+from paddleseg_autoloss.integration import training
+
+paddle.set_device("cpu")
+folder, rank = Path(sys.argv[1]), int(paddle.distributed.ParallelEnv().rank)
+stock, policy = training.TrainingSession, None
+
+
+class Broken(CrossEntropyLoss):
+    # On the second card alone; the infinite one has a gradient that is finite.
+    calls = 0
+
+    def forward(self, logit, label, semantic_weights=None):
+        self.calls += 1
+        loss = super().forward(logit, label, semantic_weights)
+        broken = rank == 1 and self.calls == 2
+        return loss * float("nan") if broken and VALUE == "nan" else (
+            loss + float("inf") if broken else loss
+        )
+
+
+def session(**arguments):
+    arguments["losses"]["on_nonfinite"] = policy
+    return stock(**arguments)
+
+
+training.TrainingSession = session
+found = {}
+for VALUE in ("nan", "inf"):
+    for policy in ("skip", "stop"):
+        for name in KINDS:
+            def losses():
+                inner = [Broken(), DiceLoss()]
+                if name == "MixedLoss":
+                    return [MixedLoss(inner, [0.8, 0.2])]
+                return [getattr(paddleseg_autoloss, name)(inner)]
+
+            models, what = [], ""
+
+            def model():
+                models.append(TinyNet())
+                return models[0]
+
+            try:
+                run_training(folder / f"{VALUE} {policy} {name}", 4, losses, model)
+            except TrainingDiverged as error:
+                what = error.what
+            state = {k: v.numpy().tolist() for k, v in models[0].state_dict().items()
+                     if "_mean" not in k and "_variance" not in k}  # those of each card's images
+            found[f"{VALUE} {policy} {name}"] = {"what": what, "state": state}
+Path(folder, f"rank{rank}.json").write_text(json.dumps(found))
+"""
+KINDS = ["MixedLoss", "AutoWeightedLoss", "PCGrad"]
+
+
+@pytest.fixture(scope="module")
+def broken_on_one(tmp_path_factory):
+    script = BROKEN_ON_ONE.replace("KINDS", repr(KINDS))
+    return launched(tmp_path_factory.mktemp("broken_on_one"), script)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("policy", ["skip", "stop"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_loss_that_breaks_on_one_rank_does_so_for_all(broken_on_one, value, policy, name):
+    first, second = (ranks[f"{value} {policy} {name}"] for ranks in broken_on_one)
+    assert first["state"] == second["state"]
+    for numbers in first["state"].values():
+        assert np.isfinite(numbers).all()
+    if policy == "skip":
+        assert first["what"] == second["what"] == ""
+    else:
+        assert first["what"].startswith("iteration 2: ")
+        assert second["what"].startswith(f"iteration 2: Broken is {value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from unittest import mock
 
@@ -12,6 +13,7 @@ from conftest import Squares, TinyNet, ce_and_dice, run_training
 from paddle import nn
 
 from paddleseg_autoloss.aggregator import LossAggregator
+from paddleseg_autoloss.integration.session import LOOP
 from paddleseg_autoloss.losses import WeightedLoss
 from paddleseg_autoloss.weighting import Weighting
 
@@ -143,6 +145,24 @@ def test_precision_is_that_of_the_loop(tmp_path):
         options = {"precision": "fp16", "amp_level": "O1"}
         run_training(tmp_path, 2, losses=component(), model=Noting, **options)
     assert seen[:4] == [[(True, "O1")]] * 4
+
+
+def test_a_copy_of_the_network_takes_nothing_of_the_run_along(tmp_path):
+    """PaddleSeg's moving average is one, and it is evaluated while the run goes on."""
+    copies = []
+
+    def deepcopy(network):
+        copies.append((network, copy.deepcopy(network)))
+        return copies[-1][1]
+
+    with mock.patch.object(LOOP, "deepcopy", deepcopy):
+        run_training(tmp_path, 4, losses=component(), use_ema=True, val_dataset=Squares("val"))
+    ((network, copied),) = copies
+    # One for the guard of the steps, one for the second look.
+    hooks = list(copied._forward_pre_hooks.values())
+    assert len(hooks) == 2
+    for hook in hooks:
+        assert next(c.cell_contents for c in hook.__closure__).model is network
 
 
 def test_methods_that_do_not_look_again_remember_nothing_of_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from unittest import mock
 
 import numpy as np
@@ -80,13 +81,12 @@ LOSSES = {
 }
 
 
-def train(folder, place, value, kind, iters=6, **options):
-    paddle.seed(1)
-    model = Watched(place, value)
-    stock, policy = training.TrainingSession, options.pop("policy", "skip")
+def train(folder, model, kind, policy="skip", iters=6, **options):
+    stock = training.TrainingSession
 
     def session(**arguments):
-        arguments["losses"]["on_nonfinite"] = policy
+        if policy is not None:
+            arguments["losses"]["on_nonfinite"] = policy
         if kind == "joint CAGrad":
             arguments["losses"]["loss_aggregator"] = {"type": "CAGrad"}
         made = stock(**arguments)
@@ -96,55 +96,108 @@ def train(folder, place, value, kind, iters=6, **options):
 
     def losses():
         inner = ce_and_dice()
-        if place == "loss":
-            inner[0] = BrokenOnce(model, value)
+        if model.place == "loss":
+            inner[0] = BrokenOnce(model, model.value)
         return LOSSES[kind](inner)
 
     with mock.patch.object(training, "TrainingSession", session):
         run_training(folder, iters, losses, lambda: model, **options)
-    return model
 
 
-@pytest.mark.parametrize("kind", LOSSES)
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("place", ["loss", "gradient", "logits", "input of batch norm"])
-def test_a_skipped_step_leaves_everything_as_before_it(tmp_path, capfd, place, value, kind):
-    model = train(tmp_path, place, value, kind)
-    assert len(model.states) == 6
-    before, after = model.states[BAD_STEP - 1], model.states[BAD_STEP]
+def assert_nothing_changed(before, after):
     assert before.keys() == after.keys()
     for key, array in before.items():
         np.testing.assert_array_equal(after[key], array, err_msg=key)
+
+
+in_every_way = [
+    pytest.mark.parametrize("kind", LOSSES),
+    pytest.mark.parametrize("value", [float("nan"), float("inf")]),
+    pytest.mark.parametrize("place", ["loss", "gradient", "logits", "input of batch norm"]),
+]
+
+
+def break_in_every_way(test):
+    for mark in in_every_way:
+        test = mark(test)
+    return test
+
+
+def message(place, value, kind):
+    """What the log or the error says, as far as it is the same for all methods."""
+    if place == "loss":
+        return f"iteration {BAD_STEP}: CrossEntropyLoss is {value}"
+    if place == "gradient" and kind in ("AutoWeightedLoss", "MixedLoss", "FAMO, exact"):
+        return f"iteration {BAD_STEP}: the gradient of body.0.weight is NaN or infinite"
+    if place == "gradient":
+        return f"iteration {BAD_STEP}: the gradient of CrossEntropyLoss is NaN or infinite"
+    return f"iteration {BAD_STEP}: "
+
+
+@break_in_every_way
+def test_a_skipped_step_leaves_everything_as_before_it(tmp_path, capfd, place, value, kind):
+    model = Watched(place, value)
+    train(tmp_path, model, kind)
+    assert len(model.states) == 6
+    after = model.states[BAD_STEP]
+    assert_nothing_changed(model.states[BAD_STEP - 1], after)
     changed = model.states[BAD_STEP + 1]
     assert any((changed[key] != array).any() for key, array in after.items())
     for state in model.states:
         for key, array in state.items():
             assert not np.isinf(array).any(), key
     (line,) = [line for line in capfd.readouterr().out.split("\n") if "is skipped" in line]
-    assert f"iteration {BAD_STEP}: " in line
-    if place == "loss":
-        assert f"CrossEntropyLoss is {value}" in line
-    elif place == "gradient" and kind in ("AutoWeightedLoss", "MixedLoss", "FAMO, exact"):
-        assert "the gradient of body.0.weight is NaN or infinite" in line
-    elif place == "gradient":
-        assert "the gradient of CrossEntropyLoss is NaN or infinite" in line
+    assert message(place, value, kind) in line
 
 
-@pytest.mark.parametrize("kind", LOSSES)
-def test_the_default_stops_and_names_the_term(tmp_path, kind):
-    with pytest.raises(TrainingDiverged, match=r"iteration 3: CrossEntropyLoss is nan"):
-        train(tmp_path, "loss", float("nan"), kind, policy="stop")
+@break_in_every_way
+def test_the_default_stops_with_everything_as_before_the_step(tmp_path, place, value, kind):
+    model = Watched(place, value)
+    with pytest.raises(TrainingDiverged, match=message(place, value, kind)):
+        train(tmp_path, model, kind, policy=None)
+    model.note()
+    assert_nothing_changed(model.states[BAD_STEP - 1], model.states[BAD_STEP])
 
 
-@pytest.mark.parametrize("place", ["loss", "gradient"])
-def test_under_a_gradient_scaler(tmp_path, place):
+@pytest.mark.parametrize("policy", ["skip", "stop"])
+def test_an_overflow_under_a_gradient_scaler_is_left_to_it(tmp_path, policy):
     """That of a GPU on a CPU: only its check of the device is replaced."""
+    model = Watched("gradient", float("nan"))
     with mock.patch("paddle.amp.GradScaler", return_value=enabled_scaler(1024.0)):
-        model = train(tmp_path, place, float("nan"), "PCGrad", precision="fp16")
+        train(tmp_path, model, "PCGrad", policy, precision="fp16")
+    assert len(model.states) == 6
     before, after = model.states[BAD_STEP - 1], model.states[BAD_STEP]
-    for key, array in before.items():
-        if not (place == "gradient" and "._" in key):  # the scaler lets batch norm move
-            np.testing.assert_array_equal(after[key], array, err_msg=key)
+    moved = {key for key, array in before.items() if (after[key] != array).any()}
+    assert moved == {"model.body.1._mean", "model.body.1._variance"}
+
+
+@pytest.mark.parametrize("policy", ["skip", "stop"])
+def test_a_broken_loss_under_a_gradient_scaler(tmp_path, policy):
+    model = Watched("loss", float("nan"))
+    stops = pytest.raises(TrainingDiverged, match=message("loss", "nan", "PCGrad"))
+    with (
+        mock.patch("paddle.amp.GradScaler", return_value=enabled_scaler(1024.0)),
+        stops if policy == "stop" else nullcontext(),
+    ):
+        train(tmp_path, model, "PCGrad", policy, precision="fp16")
+    if policy == "stop":
+        model.note()
+    assert_nothing_changed(model.states[BAD_STEP - 1], model.states[BAD_STEP])
+
+
+@pytest.mark.parametrize("policy", ["skip", "stop"])
+def test_a_gradient_scaler_that_skips_for_ever_stops_the_run(tmp_path, policy):
+    class Always(Watched):
+        def forward(self, x):
+            outputs = super().forward(x)
+            outputs[0].register_hook(lambda g: g * float("nan"))
+            return outputs
+
+    with (
+        mock.patch("paddle.amp.GradScaler", return_value=enabled_scaler(1024.0)),
+        pytest.raises(TrainingDiverged, match=r"iteration 21: the scaled gradients .* the 20 step"),
+    ):
+        train(tmp_path, Always("nowhere", 1.0), "AutoWeightedLoss", policy, 40, precision="fp16")
 
 
 def test_too_many_in_a_row_stop_the_run(tmp_path):
@@ -185,11 +238,13 @@ def test_a_loss_that_never_changes_is_reported_once_by_name(tmp_path, capfd):
     assert "Constant has been exactly 0.25 for 200 iterations" in lines[0]
 
 
-def test_skipping_waits_but_changes_nothing_else(tmp_path):
+def test_skipping_changes_nothing_else(tmp_path):
     """With nothing broken the run is the same, bit for bit."""
     finals = []
     for policy in ("stop", "skip"):
-        model = train(tmp_path / policy, "nowhere", 1.0, "PCGrad", policy=policy)
+        paddle.seed(1)
+        model = Watched("nowhere", 1.0)
+        train(tmp_path / policy, model, "PCGrad", policy)
         finals.append({key: value.numpy() for key, value in model.state_dict().items()})
     for key, value in finals[0].items():
         np.testing.assert_array_equal(finals[1][key], value, err_msg=key)

@@ -563,7 +563,7 @@ class TestDivergence:
 
     @pytest.mark.parametrize("evaluates", [True, False])
     def test_gradient_that_is_not_finite(self, evaluates, tmp_path):
-        """The loss is fine, its gradient is not: the broken network is not saved."""
+        """The loss is fine, its gradient is not."""
 
         class Root(Poisoned):
             def forward(self, logits, labels):
@@ -575,9 +575,23 @@ class TestDivergence:
             return [AutoWeightedLoss([DiceLoss(), Root(0, 8)])]
 
         validation = Squares("val", 2) if evaluates else None
-        message = r"iteration 8: .* has become NaN or infinite; .* is .*iter_4$"
+        message = r"iteration 8: the gradient of body.0.weight is NaN .* is .*iter_4$"
         with pytest.raises(TrainingDiverged, match=message):
             run_training(tmp_path, 12, losses, val_dataset=validation)
+        assert not list((tmp_path / "iter_8").glob("*.pd*"))
+
+    @pytest.mark.parametrize("evaluates", [True, False])
+    def test_network_that_the_optimizer_breaks(self, evaluates, tmp_path):
+        """Losses and gradients are fine, the step is not: the broken network is not saved."""
+
+        def optimizer(model):
+            rate = paddle.optimizer.lr.LambdaDecay(0.1, lambda step: 1e45 if step == 7 else 1.0)
+            return paddle.optimizer.SGD(rate, parameters=model.parameters())
+
+        validation = Squares("val", 2) if evaluates else None
+        message = r"iteration 8: .* has become NaN or infinite; .* is .*iter_4$"
+        with pytest.raises(TrainingDiverged, match=message):
+            run_training(tmp_path, 12, optimizer=optimizer, val_dataset=validation)
         assert not list((tmp_path / "iter_8").glob("*.pd*"))
 
     def test_loss_that_is_no_term(self, tmp_path):

@@ -29,11 +29,13 @@ class SecondLook:
         self._inputs: tuple[Any, ...] = ()
         self._random: Any = None
         self._evaluate: Callable[[Any], None] | None = None
-        self._hook = model.register_forward_pre_hook(self._keep)
 
-    def _keep(self, _: nn.Layer, inputs: tuple[Any, ...]) -> None:
-        if self.model.training and paddle.is_grad_enabled():
-            self._inputs, self._random = inputs, paddle.get_rng_state()
+        # PaddleSeg deep-copies the model for EMA; a bound method would take all of this along.
+        def keep(layer: nn.Layer, inputs: tuple[Any, ...]) -> None:
+            if layer is self.model and layer.training and paddle.is_grad_enabled():
+                self._inputs, self._random = inputs, paddle.get_rng_state()
+
+        self._hook = model.register_forward_pre_hook(keep)
 
     def prepare(self, evaluate: Callable[[Any], None]) -> None:
         """Say how to compute the losses.

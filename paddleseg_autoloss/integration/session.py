@@ -16,7 +16,7 @@ from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.aggregator import tensors_in
-from paddleseg_autoloss.compat import skipped_step
+from paddleseg_autoloss.compat import overflowed
 from paddleseg_autoloss.errors import AutoLossError, CheckpointError, ConfigError
 from paddleseg_autoloss.integration.checkpoint import (
     atomic_save,
@@ -30,7 +30,7 @@ from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
 from paddleseg_autoloss.integration.report import RunReport, TrainLogger
 from paddleseg_autoloss.integration.second_look import SecondLook
-from paddleseg_autoloss.integration.skipping import StepGuard
+from paddleseg_autoloss.integration.guard import StepGuard
 from paddleseg_autoloss.integration.state import LossState
 from paddleseg_autoloss.integration.terms import aggregators_of, terms_of
 from paddleseg_autoloss.ranks import broadcast, mean_over_ranks
@@ -86,12 +86,11 @@ class TrainingSession:
         self.report = RunReport(losses, self.monitor, save_dir, start_iter)
         self.scaler: paddle.amp.GradScaler | None = None
         skips = losses.get("on_nonfinite") == "skip"
-        self.guard = StepGuard(model, self.state, self.monitor) if skips else None
+        self.guard = StepGuard(model, self.state, self.monitor, skips)
         self._begun = False
         looks_again = any(aggregator.weighting.looks_again for aggregator in self.aggregators)
         self.second_look = SecondLook(model, self.aggregators) if looks_again else None
         self._autocast: Callable[[], Any] = nullcontext
-        self._before_step: dict[str, dict[str, Tensor]] | None = None
         self.seed = paddle.get_rng_state()[0].current_seed()
 
     @contextmanager
@@ -101,9 +100,9 @@ class TrainingSession:
         with ExitStack() as stack:
             stack.callback(self.monitor.close)
             stack.callback(self._let_go)
-            for helper in (self.guard, self.second_look):
-                if helper is not None:
-                    stack.callback(helper.remove)
+            stack.callback(self.guard.remove)
+            if self.second_look is not None:
+                stack.callback(self.second_look.remove)
             self._hold_loss_parameters()
             self._bind_network()
             for owner, name, value in (
@@ -165,7 +164,7 @@ class TrainingSession:
         ) -> list[Tensor]:
             self._begin_step()
             joint = self.joint
-            values = self._guarded(
+            values = self.guard.losses(
                 lambda: self.monitor.watch(
                     lambda: own(logits_list, losses, data),
                     (lambda terms, result: joint.total(terms, result, tensors_in(logits_list)))
@@ -186,9 +185,6 @@ class TrainingSession:
 
         return loss_computation
 
-    def _guarded(self, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
-        return compute() if self.guard is None else self.guard.losses(compute)
-
     def _begin_step(self) -> None:
         if not self._begun:
             # Random state included: without a seed every card has another.
@@ -199,15 +195,7 @@ class TrainingSession:
             parameter.clear_gradient(False)
         for aggregator in self.aggregators:
             aggregator.clear_substeps()
-        self._undo_skipped_step()
-        if self._loss_scale() is not None:
-            self._before_step = self.state.snapshot()
-
-    def _undo_skipped_step(self) -> None:
-        """A step that the gradient scaler skipped leaves the losses as they were before it."""
-        snapshot, self._before_step = self._before_step, None
-        if snapshot is not None and self.scaler is not None and skipped_step(self.scaler):
-            self.state.restore(snapshot)
+        self.guard.begin()
 
     def _around(self, stock: Callable, skipped: Any) -> Callable:
         """Wrap what takes a step: it may be left out, and methods may ask what it did.
@@ -218,7 +206,8 @@ class TrainingSession:
         """
 
         def step(*args: Any, **kwargs: Any) -> Any:
-            if self.guard is not None and not self.guard.permits():
+            scaled = self._loss_scale() is not None
+            if not self.guard.permits(scaled, scaled and overflowed(self.optimizer)):
                 return skipped
             result = stock(*args, **kwargs)
             if self.second_look is not None:
@@ -251,7 +240,6 @@ class TrainingSession:
 
     def _state_dict(self, stock: Any) -> Any:
         def state_dict() -> dict[str, Any]:
-            self._undo_skipped_step()
             return self.state.save(stock(), self.seed)
 
         return state_dict
