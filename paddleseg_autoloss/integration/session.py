@@ -25,12 +25,12 @@ from paddleseg_autoloss.integration.checkpoint import (
     non_finite,
 )
 from paddleseg_autoloss.integration.evaluation import captured_figures
+from paddleseg_autoloss.integration.guard import StepGuard
 from paddleseg_autoloss.integration.joint import JointAggregation
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
 from paddleseg_autoloss.integration.report import RunReport, TrainLogger
 from paddleseg_autoloss.integration.second_look import SecondLook
-from paddleseg_autoloss.integration.guard import StepGuard
 from paddleseg_autoloss.integration.state import LossState
 from paddleseg_autoloss.integration.terms import aggregators_of, terms_of
 from paddleseg_autoloss.ranks import broadcast, mean_over_ranks
