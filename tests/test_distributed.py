@@ -9,8 +9,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_tool
 
+from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 from paddleseg_autoloss.weighting import METHODS
 
 SCRIPT = """
@@ -64,6 +65,35 @@ def test_only_one_rank_writes(ranks):
     with open(folder / "loss_weights.csv") as file:
         iterations = [line.split(",")[0] for line in file][1:]
     assert iterations == ["1", "1", "2", "2", "3", "3", "4", "4"]
+
+
+def test_the_command_of_the_readme(tmp_path):
+    """With data that both ranks want to generate, evaluation, and a resume by name."""
+    data = {"dataset_root": tmp_path / "fundus", "num_train": 8, "num_val": 3, "image_size": 64}
+    options = [f"{d}.{k}={v}" for d in ("train_dataset", "val_dataset") for k, v in data.items()]
+    folder = tmp_path / "run"
+
+    def train(iters, *more):
+        result = run_tool(
+            "-m", "paddle.distributed.launch", "--nproc_per_node", "2",
+            "--log_dir", tmp_path / "log", "tools/train.py", "--config", "auto_ce_dice_demo.yml",
+            "--device", "cpu", "--save_dir", folder, "--iters", iters, "--save_interval", 2,
+            "--log_iters", 1, "--do_eval", "--use_vdl", *more, "--opts", *options,
+        )  # fmt: skip
+        logs = [p.read_text() for p in sorted((tmp_path / "log").glob("workerlog.*"))]
+        assert result.returncode == 0, "\n".join([result.stderr, *logs])
+        return logs
+
+    first, second = train(4)
+    assert "iter: 4/4" in first
+    assert "iter: 4/4" not in second
+    assert [path.name for path in whole_checkpoints(folder)] == ["iter_2", "iter_4"]
+    train(6, "--resume_model", "latest")
+    with open(folder / "loss_weights.csv") as file:
+        iterations = [int(line.split(",")[0]) for line in file.readlines()[1:]]
+    assert iterations == sorted([*range(1, 7)] * 2)
+    assert len(list(folder.glob("vdlrecords.*"))) == 2
+    assert (folder / "equivalent_mixed_loss.yml").is_file()
 
 
 #: One of each kind: learned, drawn, remembered.
