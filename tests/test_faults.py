@@ -12,14 +12,16 @@ import cv2
 import numpy as np
 import paddle
 import pytest
-from conftest import TinyNet, ce_and_dice, run_tool, run_training
+import yaml
+from conftest import ROOT, TinyNet, ce_and_dice, run_tool, run_training
 from paddle import nn
+from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.datasets import Dataset
 
 import paddleseg_autoloss
 from paddleseg_autoloss.errors import CheckpointError, ConfigError, DataError
 from paddleseg_autoloss.integration.checkpoint import check_plain, whole_checkpoints
-from paddleseg_autoloss.integration.config import build_dataset
+from paddleseg_autoloss.integration.config import build, build_dataset
 
 KILLS = """
 import sys
@@ -258,6 +260,38 @@ class TestUntrusted:
         assert done.returncode == 1
         assert "--model_path: expected a file of tensors alone" in done.stderr.splitlines()[-1]
         assert not (tmp_path / "victim").exists()
+
+    @pytest.mark.parametrize(
+        "model",
+        [{"type": "FastSCNN"}, {"type": "PPLiteSeg", "backbone": {"type": "STDC1"}}],
+        ids=["model", "backbone"],
+    )
+    def test_pretrained_weights_that_would_run_code(self, tmp_path, model):
+        """A config alone can name them, from a script of PaddleSeg's too."""
+        weights = tmp_path / "weights.pdparams"
+        with open(weights, "wb") as file:
+            pickle.dump({"weight": Hostile(tmp_path / "victim")}, file)
+        model.get("backbone", model)["pretrained"] = str(weights)
+        config = {
+            "_base_": str(ROOT / "configs/auto_ce_dice_demo.yml"),
+            "model": {"_inherited_": False, "num_classes": 2, **model},
+        }
+        (tmp_path / "mine.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        builder = SegBuilder(Config(str(tmp_path / "mine.yml")))
+        message = r"model: pretrained: expected a file of tensors alone, found _?io.open in"
+        with pytest.raises(ConfigError, match=message):
+            build("model", lambda: builder.model)
+        assert not (tmp_path / "victim").exists()
+
+    def test_pretrained_weights_are_loaded(self, tmp_path):
+        weights = tmp_path / "weights.pdparams"
+        config = str(ROOT / "configs/auto_ce_dice_demo.yml")
+        state = SegBuilder(Config(config)).model.state_dict()
+        paddle.save(state, str(weights))
+        paddle.seed(7)
+        loaded = SegBuilder(Config(config, opts=[f"model.pretrained={weights}"])).model
+        for name, value in loaded.state_dict().items():
+            np.testing.assert_array_equal(value.numpy(), state[name].numpy(), err_msg=name)
 
     def test_every_file_that_paddle_writes_is_plain(self, tmp_path):
         run_training(tmp_path, 4)

@@ -296,8 +296,8 @@ def _check_image(path: Path) -> None:
 
 
 def root_cause(error: BaseException) -> str:
-    """Return the message of the first error in a chain, in one line."""
-    while error.__cause__ or error.__context__:
+    """Return the message of the first error in a chain, or of our own, in one line."""
+    while not isinstance(error, AutoLossError) and (error.__cause__ or error.__context__):
         error = error.__cause__ or error.__context__ or error
     return _one_line(error) or type(error).__name__
 

@@ -29,6 +29,7 @@ from paddleseg_autoloss.integration.guard import StepGuard
 from paddleseg_autoloss.integration.joint import JointAggregation
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
+from paddleseg_autoloss.integration.replacing import replaced
 from paddleseg_autoloss.integration.report import RunReport, TrainLogger
 from paddleseg_autoloss.integration.second_look import SecondLook
 from paddleseg_autoloss.integration.state import LossState
@@ -120,7 +121,7 @@ class TrainingSession:
                 (paddle.amp, "GradScaler", self._grad_scaler(paddle.amp.GradScaler)),
                 (visualdl, "LogWriter", self._log_writer(visualdl.LogWriter)),
             ):
-                stack.enter_context(_replaced(owner, name, value))
+                stack.enter_context(replaced(owner, name, value))
             yield
 
     def _hold_loss_parameters(self) -> None:
@@ -259,7 +260,7 @@ class TrainingSession:
             for name in ("model.pdparams", "model.pdopt"):
                 check_plain("--resume_model", Path(folder, name))
             try:
-                with _replaced(model, "set_state_dict", checked_load(model)):
+                with replaced(model, "set_state_dict", checked_load(model)):
                     return stock(model, optimizer, folder)
             except AutoLossError:
                 raise
@@ -343,19 +344,3 @@ class _ContinuedSampler(paddle.io.DistributedBatchSampler):
     def __iter__(self) -> Iterator[list[int]]:
         seen, self._seen = self._seen, 0
         return itertools.islice(super().__iter__(), seen, None)
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute for the time being."""
-    own = vars(owner)
-    missing = object()
-    previous = own.get(name, missing)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if previous is missing:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, previous)
