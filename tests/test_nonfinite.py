@@ -41,7 +41,7 @@ class Watched(TinyNet):
                 outputs[0] = outputs[0] * self.value
             elif self.place == "input of batch norm":
                 outputs = super().forward(x * self.value)
-            elif self.place == "gradient":
+            elif self.place == "gradient of the network":
                 outputs[0].register_hook(lambda g: g * self.value)
         return outputs
 
@@ -64,7 +64,19 @@ class BrokenOnce(CrossEntropyLoss):
         return loss * self.value if len(self.model[0].states) == BAD_STEP else loss
 
 
-BrokenOnce.__name__ = "CrossEntropyLoss"
+class BrokenGradientOnce(BrokenOnce):
+    def forward(self, logit, label, semantic_weights=None):
+        if len(self.model[0].states) == BAD_STEP:
+            logit = logit * 1.0
+            if not logit.stop_gradient:
+                logit.register_hook(lambda g: g * self.value)
+        return CrossEntropyLoss.forward(self, logit, label, semantic_weights)
+
+
+BrokenOnce.__name__ = BrokenGradientOnce.__name__ = "CrossEntropyLoss"
+
+
+BROKEN_LOSSES = {"loss": BrokenOnce, "gradient": BrokenGradientOnce}
 
 
 def component(name, **options):
@@ -96,8 +108,8 @@ def train(folder, model, kind, policy="skip", iters=6, **options):
 
     def losses():
         inner = ce_and_dice()
-        if model.place == "loss":
-            inner[0] = BrokenOnce(model, model.value)
+        if model.place in BROKEN_LOSSES:
+            inner[0] = BROKEN_LOSSES[model.place](model, model.value)
         return LOSSES[kind](inner)
 
     with mock.patch.object(training, "TrainingSession", session):
@@ -113,7 +125,10 @@ def assert_nothing_changed(before, after):
 in_every_way = [
     pytest.mark.parametrize("kind", LOSSES),
     pytest.mark.parametrize("value", [float("nan"), float("inf")]),
-    pytest.mark.parametrize("place", ["loss", "gradient", "logits", "input of batch norm"]),
+    pytest.mark.parametrize(
+        "place",
+        ["loss", "gradient", "gradient of the network", "logits", "input of batch norm"],
+    ),
 ]
 
 
@@ -127,9 +142,10 @@ def message(place, value, kind):
     """What the log or the error says, as far as it is the same for all methods."""
     if place == "loss":
         return f"iteration {BAD_STEP}: CrossEntropyLoss is {value}"
-    if place == "gradient" and kind in ("AutoWeightedLoss", "MixedLoss", "FAMO, exact"):
+    sees_their_sum = kind in ("AutoWeightedLoss", "MixedLoss", "FAMO, exact")
+    if place == "gradient of the network" and sees_their_sum:
         return f"iteration {BAD_STEP}: the gradient of body.0.weight is NaN or infinite"
-    if place == "gradient":
+    if "gradient" in place:
         return f"iteration {BAD_STEP}: the gradient of CrossEntropyLoss is NaN or infinite"
     return f"iteration {BAD_STEP}: "
 

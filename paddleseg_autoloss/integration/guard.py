@@ -49,6 +49,8 @@ class StepGuard:
         self._length = 1
         self._statistics = running_statistics(model)
         self._before: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        self._evaluate: Callable[[Any], list[Tensor]] = lambda outputs: []
 
         # PaddleSeg deep-copies the model for EMA; a bound method would take the guard along.
         def keep_statistics(layer: nn.Layer, _: Any) -> None:
@@ -57,9 +59,17 @@ class StepGuard:
 
         self._hook = model.register_forward_pre_hook(keep_statistics)
 
-    def begin(self) -> None:
-        """Remember the losses' state, which computing the losses may change."""
+    def begin(self, outputs: Any, evaluate: Callable[[Any], list[Tensor]]) -> None:
+        """Remember the losses' state, which computing the losses may change, and how to do that.
+
+        Args:
+            outputs: what the network returned.
+            evaluate: computes the losses of such outputs, and remembers nothing of it.
+        """
         self._snapshot = self.state.snapshot()
+        is_list = isinstance(outputs, list) and all(isinstance(x, Tensor) for x in outputs)
+        self._outputs = [x.detach() for x in outputs] if is_list else []
+        self._evaluate = evaluate
 
     def losses(self, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
         """Return the losses that ``compute`` returns, or zeros if their gradients are not finite.
@@ -132,11 +142,25 @@ class StepGuard:
         if reason is None and named:
             flags = paddle.stack(finite).numpy()
             if not flags.all():
-                name, _ = named[int(flags.argmin())]
+                name = self._term_to_blame() or named[int(flags.argmin())][0]
                 reason = self.monitor.divergence(f"the gradient of {name} is NaN or infinite")
         if any_rank(reason is not None) and reason is None:
             reason = self.monitor.divergence("a loss on another card is NaN or infinite")
         return reason
+
+    def _term_to_blame(self) -> str | None:
+        """The term whose gradient for the outputs is not finite; None if it breaks further down."""
+        if not self._outputs:
+            return None
+        for output in self._outputs:
+            output.stop_gradient = False
+        values, _ = self.monitor.peek(lambda: self._evaluate(list(self._outputs)))
+        for term, value in zip(self.monitor.terms, values):
+            if value is not None and not value.stop_gradient:
+                gradients = paddle.grad(value, self._outputs, retain_graph=True, allow_unused=True)
+                if not all(bool(g.isfinite().all()) for g in gradients if g is not None):
+                    return term.name
+        return None
 
     def _gradients(self) -> list[tuple[str, Tensor]]:
         named = [*self.model.named_parameters(), *self.state.parameters.items()]

@@ -164,6 +164,7 @@ class TrainingSession:
             logits_list: list[Tensor], losses: dict[str, Any], data: dict[str, Tensor]
         ) -> list[Tensor]:
             self._begin_step()
+            self.guard.begin(logits_list, lambda outputs: self._observed(own, outputs, data))
             joint = self.joint
             values = self.guard.losses(
                 lambda: self.monitor.watch(
@@ -196,7 +197,6 @@ class TrainingSession:
             parameter.clear_gradient(False)
         for aggregator in self.aggregators:
             aggregator.clear_substeps()
-        self.guard.begin()
 
     def _around(self, stock: Callable, skipped: Any) -> Callable:
         """Wrap what takes a step: it may be left out, and methods may ask what it did.
@@ -221,6 +221,13 @@ class TrainingSession:
         terms, result = self.monitor.peek(lambda: own(outputs, self.losses, data))
         if self.joint:
             self.joint.total(terms, result, tensors_in(outputs))
+
+    def _observed(self, own: Callable, outputs: Any, data: dict[str, Tensor]) -> list[Tensor]:
+        with ExitStack() as stack:
+            stack.enter_context(self._autocast())
+            for aggregator in self.aggregators:
+                stack.enter_context(aggregator.observing())
+            return own(outputs, self.losses, data)
 
     def _auto_cast(self, stock: Any) -> Any:
         """Note the precision of the loop; what switches it off within a step is ours."""
