@@ -234,6 +234,23 @@ def test_too_many_in_a_row_stop_the_run(tmp_path):
         run_training(tmp_path, 40, model=Always)
 
 
+def test_a_gradient_whose_sum_overflows_is_not_broken(tmp_path):
+    """Each element of it is finite."""
+    model = TinyNet()
+    bias = model.heads[0].bias
+    bias.set_value(np.zeros(2, "float32"))
+
+    class Steep(nn.Layer):
+        def forward(self, logit, label):
+            return (logit * 0).sum() + (bias * 2e38).sum()
+
+    run_training(
+        tmp_path, 1, lambda: [MixedLoss([Steep()], [1])], lambda: model,
+        lambda model: paddle.optimizer.SGD(1e-38, parameters=model.parameters()),
+    )  # fmt: skip
+    np.testing.assert_allclose(bias.numpy(), [-2, -2], rtol=1e-6)
+
+
 def test_policy_is_checked():
     check_policy("skip")
     with pytest.raises(ConfigError, match="on_nonfinite: expected stop or skip, found 'ignore'"):
