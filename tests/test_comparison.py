@@ -65,8 +65,9 @@ def comparison_file(folder: Path, **keys) -> Path:
 def test_the_shipped_comparisons_are_plans(parse):
     for path in (CONFIGS / "compare").glob("*.yml"):
         plan = parse(path)
-        assert plan.baseline == "fixed 0.8:0.2", path
-    assert len(parse(CONFIGS / "compare/optic_disc.yml").runs()) == 12 * 5
+        assert plan.baseline == ("Sum" if "screening" in path.stem else "fixed 0.8:0.2"), path
+    assert len(parse(CONFIGS / "compare/optic_disc.yml").runs()) == 14 * 5
+    assert len(parse(CONFIGS / "compare/optic_disc_lr.yml").runs()) == 2 * 3 * 5
 
 
 def test_plan_from_flags(parse):
