@@ -22,7 +22,7 @@ from operator import attrgetter
 from types import CodeType, FunctionType, ModuleType
 
 import paddle
-from paddle import Tensor, nn
+from paddle import Tensor
 from paddle.base.layer_helper import LayerHelper
 
 from paddleseg_autoloss.errors import UnsupportedVersionError
@@ -35,7 +35,6 @@ __all__ = [
     "check_loop",
     "create_accumulators",
     "overflowed",
-    "running_statistics",
 ]
 
 _PADDLE_MAJOR = int(paddle.__version__.split(".")[0])
@@ -307,20 +306,6 @@ def create_accumulators(optimizer: paddle.optimizer.Optimizer, parameters: list[
         optimizer.helper = LayerHelper(type(optimizer).__name__)
     block = paddle.static.default_main_program().global_block()
     optimizer._create_accumulators(block, parameters)
-
-
-def running_statistics(model: nn.Layer) -> list[Tensor]:
-    """Return what a forward pass changes in a model in training: buffers, and batch norm's.
-
-    Paddle keeps the mean and the variance of batch norm among the parameters.
-    """
-    found = {id(buffer): buffer for buffer in model.buffers()}
-    for layer in model.sublayers(include_self=True):
-        for name in ("_mean", "_variance"):
-            tensor = getattr(layer, name, None)
-            if isinstance(tensor, Tensor):
-                found[id(tensor)] = tensor
-    return list(found.values())
 
 
 def overflowed(optimizer: paddle.optimizer.Optimizer) -> bool:

@@ -39,7 +39,7 @@ class RunsFailed(AutoLossError, RuntimeError):
 
 
 class TrainingDiverged(AutoLossError, FloatingPointError):
-    """A loss became NaN or infinite during training.
+    """A loss or a gradient became NaN or infinite during training.
 
     Args:
         what: says which, and when.

@@ -267,16 +267,28 @@ stock, policy = training.TrainingSession, None
 
 
 class Broken(CrossEntropyLoss):
-    # On the second card alone; the infinite one has a gradient that is finite.
-    calls = 0
-
+    # At the second step: a loss on the second card alone, one with a gradient that is finite, or
+    # the gradient.
     def forward(self, logit, label, semantic_weights=None):
-        self.calls += 1
+        if models[0].passes != 2:
+            return super().forward(logit, label, semantic_weights)
+        if VALUE == "gradient":
+            logit = logit * 1.0
+            if not logit.stop_gradient:
+                logit.register_hook(lambda g: g * float("nan"))
         loss = super().forward(logit, label, semantic_weights)
-        broken = rank == 1 and self.calls == 2
-        return loss * float("nan") if broken and VALUE == "nan" else (
-            loss + float("inf") if broken else loss
-        )
+        if rank == 0 or VALUE == "gradient":
+            return loss
+        return loss * float("nan") if VALUE == "nan" else loss + float("inf")
+
+
+class Counting(TinyNet):
+    passes = 0
+
+    def forward(self, x):
+        if paddle.is_grad_enabled():
+            self.passes += 1
+        return super().forward(x)
 
 
 def session(**arguments):
@@ -286,19 +298,20 @@ def session(**arguments):
 
 training.TrainingSession = session
 found = {}
-for VALUE in ("nan", "inf"):
+for VALUE in ("nan", "inf", "gradient"):
     for policy in ("skip", "stop"):
         for name in KINDS:
             def losses():
                 inner = [Broken(), DiceLoss()]
                 if name == "MixedLoss":
                     return [MixedLoss(inner, [0.8, 0.2])]
-                return [getattr(paddleseg_autoloss, name)(inner)]
+                options = {"exact": True} if name == "FAMO" else {}
+                return [getattr(paddleseg_autoloss, name)(inner, **options)]
 
             models, what = [], ""
 
             def model():
-                models.append(TinyNet())
+                models.append(Counting())
                 return models[0]
 
             try:
@@ -310,7 +323,7 @@ for VALUE in ("nan", "inf"):
             found[f"{VALUE} {policy} {name}"] = {"what": what, "state": state}
 Path(folder, f"rank{rank}.json").write_text(json.dumps(found))
 """
-KINDS = ["MixedLoss", "AutoWeightedLoss", "PCGrad"]
+KINDS = ["MixedLoss", "AutoWeightedLoss", "PCGrad", "FAMO"]
 
 
 @pytest.fixture(scope="module")
@@ -321,14 +334,18 @@ def broken_on_one(tmp_path_factory):
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("policy", ["skip", "stop"])
-@pytest.mark.parametrize("value", ["nan", "inf"])
-def test_a_loss_that_breaks_on_one_rank_does_so_for_all(broken_on_one, value, policy, name):
+@pytest.mark.parametrize("value", ["nan", "inf", "gradient"])
+def test_what_breaks_on_one_rank_does_so_for_all(broken_on_one, value, policy, name):
     first, second = (ranks[f"{value} {policy} {name}"] for ranks in broken_on_one)
     assert first["state"] == second["state"]
     for numbers in first["state"].values():
         assert np.isfinite(numbers).all()
     if policy == "skip":
         assert first["what"] == second["what"] == ""
+    elif value == "gradient":
+        assert first["what"] == "iteration 2: the gradient of Broken is NaN or infinite"
+        assert second["what"] == first["what"]
     else:
-        assert first["what"].startswith("iteration 2: ")
         assert second["what"].startswith(f"iteration 2: Broken is {value}")
+        if name != "PCGrad":  # which looks at the means over the cards
+            assert first["what"] == "iteration 2: a loss on another card is NaN or infinite"

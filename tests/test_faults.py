@@ -283,6 +283,11 @@ class TestUntrusted:
             build("model", lambda: builder.model)
         assert not (tmp_path / "victim").exists()
 
+    def test_weights_that_python_2_wrote(self, tmp_path):
+        """Their bytes are strings, which Paddle reads as latin1."""
+        (tmp_path / "string.pdparams").write_bytes(b"\x80\x02}U\x01aU\x01\xc8s.")
+        check_plain("pretrained", tmp_path / "string.pdparams")
+
     def test_pretrained_weights_are_loaded(self, tmp_path):
         weights = tmp_path / "weights.pdparams"
         config = str(ROOT / "configs/auto_ce_dice_demo.yml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from unittest import mock
 
@@ -10,13 +11,14 @@ import paddle
 import pytest
 from conftest import TinyNet, ce_and_dice, run_training
 from paddle import nn
-from paddleseg.models.losses import CrossEntropyLoss, MixedLoss
+from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, MixedLoss
 from test_loss_aggregator import enabled_scaler
 
 import paddleseg_autoloss
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.integration import training
 from paddleseg_autoloss.integration.config import check_policy
+from paddleseg_autoloss.integration.state import LossState
 
 BAD_STEP = 3
 
@@ -249,6 +251,105 @@ def test_a_gradient_whose_sum_overflows_is_not_broken(tmp_path):
         lambda model: paddle.optimizer.SGD(1e-38, parameters=model.parameters()),
     )  # fmt: skip
     np.testing.assert_allclose(bias.numpy(), [-2, -2], rtol=1e-6)
+
+
+class Replacing(Watched):
+    """A layer that puts new tensors in the place of its buffer, as PaddleSeg's EMANet does."""
+
+    def __init__(self, place, value):
+        super().__init__(place, value)
+        self.register_buffer("mu", paddle.zeros([1]))
+
+    def forward(self, x):
+        outputs = super().forward(x)
+        if self.training and paddle.is_grad_enabled():
+            self.mu = self.mu * 0.9 + outputs[0].detach().mean().reshape([1])
+        return outputs
+
+
+@pytest.mark.parametrize("policy", ["skip", "stop"])
+def test_a_buffer_that_the_network_replaces(tmp_path, policy):
+    model = Replacing("logits", float("nan"))
+    with pytest.raises(TrainingDiverged) if policy == "stop" else nullcontext():
+        train(tmp_path, model, "AutoWeightedLoss", policy)
+    if policy == "stop":
+        model.note()
+    assert_nothing_changed(model.states[BAD_STEP - 1], model.states[BAD_STEP])
+    assert model.states[BAD_STEP]["model.mu"] != 0
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_log_goes_on_behind_a_skipped_step(tmp_path, capfd, kind):
+    train(tmp_path, Watched("loss", float("nan")), kind, log_iters=1)
+    losses = re.findall(r"iter: \d/6, loss: (\S+),", capfd.readouterr().out)
+    assert len(losses) == 6
+    assert np.isfinite([float(loss) for loss in losses]).all()
+
+
+def test_the_first_step_is_skipped_with_two_heads(tmp_path):
+    """PaddleSeg's loop adds up as many losses as the first step has."""
+
+    class First(CrossEntropyLoss):
+        calls = 0
+
+        def forward(self, logit, label, semantic_weights=None):
+            self.calls += 1
+            loss = super().forward(logit, label, semantic_weights)
+            return loss * float("nan") if self.calls == 1 else loss
+
+    stock = training.TrainingSession
+
+    def session(**arguments):
+        arguments["losses"]["on_nonfinite"] = "skip"
+        return stock(**arguments)
+
+    def losses():
+        return [paddleseg_autoloss.PCGrad([First(), DiceLoss()]) for _ in range(2)]
+
+    with mock.patch.object(training, "TrainingSession", session):
+        run_training(tmp_path, 4, losses, lambda: TinyNet(2))
+    assert (tmp_path / "iter_4" / "model.pdparams").is_file()
+
+
+def test_why_a_source_cannot_be_told_hides_nothing(tmp_path, capfd):
+    class Fails(BrokenGradientOnce):
+        seen = 0
+
+        def forward(self, logit, label, semantic_weights=None):
+            now = len(self.model[0].states)
+            self.seen += now == BAD_STEP
+            if self.seen > 1 and now == BAD_STEP:
+                raise RuntimeError("once is enough")
+            return super().forward(logit, label, semantic_weights)
+
+    model = Watched("gradient", float("nan"))
+    with (
+        mock.patch.dict(BROKEN_LOSSES, {"gradient": Fails}),
+        pytest.raises(TrainingDiverged, match=r"the gradient of body.0.weight is NaN"),
+    ):
+        train(tmp_path, model, "AutoWeightedLoss", "stop")
+    model.note()
+    assert_nothing_changed(model.states[BAD_STEP - 1], model.states[BAD_STEP])
+    assert "which loss it comes from cannot be told: once is enough" in capfd.readouterr().out
+
+
+def test_a_frozen_network_in_a_loss_is_not_copied(tmp_path):
+    class Perceptual(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.frozen = nn.Sequential(nn.Conv2D(2, 2, 1), nn.BatchNorm2D(2))
+            for parameter in self.frozen.parameters():
+                parameter.stop_gradient = True
+            self.learned = nn.Conv2D(2, 2, 1)
+
+        def forward(self, logit, label):
+            return (self.learned(self.frozen(logit)) ** 2).mean()
+
+    losses = {"types": [paddleseg_autoloss.Sum([CrossEntropyLoss(), Perceptual()])], "coef": [1]}
+    optimizer = paddle.optimizer.SGD(0.1, parameters=nn.Linear(1, 1).parameters())
+    (copied,) = LossState(optimizer, losses).snapshot().values()
+    ends = {name.split("losses.1.")[-1] for name in copied if "losses.1." in name}
+    assert ends == {"frozen.1._mean", "frozen.1._variance", "learned.weight", "learned.bias"}
 
 
 def test_policy_is_checked():

@@ -3,8 +3,8 @@
 Each method trains through PaddleSeg's own loop, in a process of its own. A method passes if the
 resident memory at the end is within 5 % of that after 200 iterations, and the median step in the
 last quarter takes at most 10 % longer than in the second. After every step the same piece of work
-is timed, and steps are measured in units of it: a machine that slows down slows both. Give the same
-command again to continue.
+is timed, and steps are measured in units of it: a machine that slows down slows both. What slows
+the whole process down alike is not seen. Give the same command again to continue.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any
 
 import paddle
@@ -55,7 +56,8 @@ def _loading_carefully(build: Any) -> Any:
 
 
 def _checked_load(path: Any, *args: Any, **kwargs: Any) -> Any:
-    check_plain("pretrained", path)
+    if isinstance(path, (str, os.PathLike)):
+        check_plain("pretrained", os.fspath(path))
     return _stock_load(path, *args, **kwargs)
 
 

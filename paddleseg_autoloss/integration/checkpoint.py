@@ -146,7 +146,8 @@ def check_plain(flag: str, path: str | Path) -> None:
     """
     try:
         with open(path, "rb") as file:
-            _PlainUnpickler(file).load()
+            # Paddle's encoding, for files that Python 2 wrote.
+            _PlainUnpickler(file, encoding="latin1").load()
     except _ForeignClass as error:
         raise CheckpointError(
             f"{flag}: expected a file of tensors alone, found {error} in {path}"

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.compat import running_statistics
 from paddleseg_autoloss.errors import TrainingDiverged
 from paddleseg_autoloss.integration.monitor import TermMonitor
+from paddleseg_autoloss.integration.running_statistics import RunningStatistics
 from paddleseg_autoloss.integration.state import LossState
 from paddleseg_autoloss.ranks import any_rank
 
@@ -22,11 +21,16 @@ __all__ = ["StepGuard"]
 _MOST_IN_A_ROW = 20
 
 
+def _no_losses(outputs: Any) -> list[Tensor]:
+    return []
+
+
 class StepGuard:
     """Lets no step be taken with a loss or a gradient that is NaN or infinite, on any card.
 
     Network, optimizer, learned weights and all that methods remember are then as before the step.
-    It waits for the device once a step, before the optimizer does anything.  What overflows under
+    Before the optimizer does anything it waits for the device, where PaddleSeg's loop would wait a
+    little later; several cards also tell each other whether a loss is broken.  What overflows under
     a gradient scaler is left to that, unless it is a loss itself.
 
     Args:
@@ -44,20 +48,18 @@ class StepGuard:
         self.state = state
         self.monitor = monitor
         self.skips = skips
-        self._reason: TrainingDiverged | None = None
-        self._snapshot: dict[str, dict[str, Tensor]] = {}
-        self._in_a_row = 0
-        self._length = 1
         self._parameters = [*model.named_parameters(), *state.parameters.items()]
-        self._statistics = running_statistics(model)
-        self._before: list[Tensor] = []
-        self._outputs: list[Tensor] = []
-        self._evaluate: Callable[[Any], list[Tensor]] = lambda outputs: []
+        self._statistics = RunningStatistics(model)
+        self._reason: TrainingDiverged | None = None
+        self._in_a_row = 0
+        self._snapshot: dict[str, dict[str, Tensor]] = {}
+        self._outputs: Any = None
+        self._evaluate: Callable[[Any], list[Tensor]] = _no_losses
 
         # PaddleSeg deep-copies the model for EMA; a bound method would take the guard along.
         def keep_statistics(layer: nn.Layer, _: Any) -> None:
             if layer is self.model and layer.training and paddle.is_grad_enabled():
-                self._before = [tensor.clone() for tensor in self._statistics]
+                self._statistics.keep()
 
         self._hook = model.register_forward_pre_hook(keep_statistics)
 
@@ -69,12 +71,11 @@ class StepGuard:
             evaluate: computes the losses of such outputs, and remembers nothing of it.
         """
         self._snapshot = self.state.snapshot()
-        is_list = isinstance(outputs, list) and all(isinstance(x, Tensor) for x in outputs)
-        self._outputs = [x.detach() for x in outputs] if is_list else []
+        self._outputs = outputs
         self._evaluate = evaluate
 
     def losses(self, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Return the losses that ``compute`` returns, or zeros if their gradients are not finite.
+        """Return the losses that ``compute`` returns; those of a step to be skipped as zeros.
 
         Raises:
             TrainingDiverged: a gradient is not finite, and it is not to be skipped.
@@ -86,11 +87,15 @@ class StepGuard:
                 self._undo()
                 raise
             self._reason = error
-            zeros = [paddle.zeros([]) for _ in range(self._length)]
+            with paddle.no_grad():
+                _, result = self.monitor.peek(lambda: self._evaluate(self._outputs))
+            zeros = [paddle.zeros_like(value) for value in result]
             for zero in zeros:
                 zero.stop_gradient = False
             return zeros
-        self._length = len(result)
+        if self.skips:
+            # PaddleSeg's log, curves and learning rate go on from what is returned.
+            return [paddle.where(x.isfinite(), x, paddle.zeros_like(x)) for x in result]
         return result
 
     def permits(self, scaled: bool, overflow: bool) -> bool:
@@ -105,7 +110,7 @@ class StepGuard:
             TrainingDiverged: a loss or a gradient is not finite, and it is not to be skipped, or
                 too many were.
         """
-        reason = self._reason or self._broken(scaled)
+        reason = self._reason or self._broken_loss() or (None if scaled else self._broken_part())
         self._reason = None
         if reason is not None:
             self._undo()
@@ -118,6 +123,7 @@ class StepGuard:
             self._count(self.monitor.divergence("the scaled gradients are NaN or infinite"))
         else:
             self._in_a_row = 0
+        self._forget()
         return reason is None
 
     def _count(self, reason: TrainingDiverged) -> None:
@@ -129,49 +135,61 @@ class StepGuard:
 
     def _undo(self) -> None:
         self.state.restore(self._snapshot)
-        for tensor, before in zip(self._statistics, self._before):
-            tensor.set_value(before)
+        self._statistics.restore()
 
-    def _broken(self, scaled: bool) -> TrainingDiverged | None:
-        """What is not finite, on this card or another."""
-        named = [] if scaled else self._gradients()
-        # A sum is not finite where an element is not, and takes one operation in the place of two.
-        sums = [gradient.sum(dtype="float32") for _, gradient in named]
+    def _forget(self) -> None:
+        """Hold nothing of a step beyond its end."""
+        self._snapshot, self._outputs, self._evaluate = {}, None, _no_losses
+        self._statistics.forget()
+
+    def _broken_loss(self) -> TrainingDiverged | None:
+        """What loss is not finite, on this card or another."""
         reason = None
         try:
             self.monitor.settle()
         except TrainingDiverged as error:
             reason = error
-        if reason is None and sums:
-            suspects = np.flatnonzero(~np.isfinite(paddle.stack(sums).numpy()))
-            reason = self._broken_gradient([named[index] for index in suspects])
         if any_rank(reason is not None) and reason is None:
             reason = self.monitor.divergence("a loss on another card is NaN or infinite")
         return reason
 
-    def _broken_gradient(self, suspects: list[tuple[str, Tensor]]) -> TrainingDiverged | None:
-        for name, gradient in suspects:
-            if not bool(gradient.isfinite().all()):
-                source = self._term_to_blame() or name
-                return self.monitor.divergence(f"the gradient of {source} is NaN or infinite")
-        return None
+    @paddle.no_grad()
+    def _broken_part(self) -> TrainingDiverged | None:
+        """What gradient is not finite; all cards have the same."""
+        named = [(name, p.grad) for name, p in self._parameters if p.grad is not None]
+        if not named:
+            return None
+        finite = paddle.stack([gradient.isfinite().all() for _, gradient in named]).numpy()
+        if finite.all():
+            return None
+        name = self._term_to_blame() or named[int(finite.argmin())][0]
+        return self.monitor.divergence(f"the gradient of {name} is NaN or infinite")
 
+    # fleet's optimizer takes its steps without gradients.
+    @paddle.enable_grad()
     def _term_to_blame(self) -> str | None:
         """The term whose gradient for the outputs is not finite; None if it breaks further down."""
-        if not self._outputs:
+        outputs = self._outputs
+        if not isinstance(outputs, list) or not all(isinstance(x, Tensor) for x in outputs):
             return None
-        for output in self._outputs:
-            output.stop_gradient = False
-        values, _ = self.monitor.peek(lambda: self._evaluate(list(self._outputs)))
-        for term, value in zip(self.monitor.terms, values):
-            if value is not None and not value.stop_gradient:
-                gradients = paddle.grad(value, self._outputs, retain_graph=True, allow_unused=True)
-                if not all(bool(g.isfinite().all()) for g in gradients if g is not None):
-                    return term.name
+        leaves = [x.detach() for x in outputs]
+        for leaf, output in zip(leaves, outputs):
+            leaf.stop_gradient = output.stop_gradient
+        trained = [leaf for leaf in leaves if not leaf.stop_gradient]
+        if not trained:
+            return None
+        try:
+            # A loss may change its input in place, which a leaf does not permit.
+            values, _ = self.monitor.peek(lambda: self._evaluate([leaf * 1 for leaf in leaves]))
+            for term, value in zip(self.monitor.terms, values):
+                if value is not None and not value.stop_gradient:
+                    found = paddle.grad(value, trained, retain_graph=True, allow_unused=True)
+                    if not all(bool(g.isfinite().all()) for g in found if g is not None):
+                        return term.name
+        except Exception as error:
+            # What breaks the gradient is worth more than why its source cannot be told.
+            logger.warning(f"which loss it comes from cannot be told: {error}")
         return None
-
-    def _gradients(self) -> list[tuple[str, Tensor]]:
-        return [(name, p.grad) for name, p in self._parameters if p.grad is not None]
 
     def remove(self) -> None:
         """Let go of the network."""

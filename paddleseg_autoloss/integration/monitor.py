@@ -29,9 +29,8 @@ _LONG = 200
 class TermMonitor:
     """Collects the raw value and the weight of every term, and stops at one that is not finite.
 
-    The values of a step are read when the step is over, where PaddleSeg's loop has waited for the
-    device anyway: watching adds no synchronisation of its own.  Where gradients are taken one by
-    one, it collects their lengths and angles too.
+    The values of a step are on the device until someone calls `settle`, in one tensor.  Where
+    gradients are taken one by one, it collects their lengths and angles too.
 
     Args:
         terms: the terms.  A loss that serves several heads is expected to be called once for each.

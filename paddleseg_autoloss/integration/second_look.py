@@ -10,7 +10,7 @@ import paddle
 from paddle import nn
 
 from paddleseg_autoloss.aggregator import LossAggregator
-from paddleseg_autoloss.compat import running_statistics
+from paddleseg_autoloss.integration.running_statistics import RunningStatistics
 
 __all__ = ["SecondLook"]
 
@@ -26,6 +26,7 @@ class SecondLook:
     def __init__(self, model: nn.Layer, aggregators: Sequence[LossAggregator]) -> None:
         self.model = model
         self.aggregators = aggregators
+        self._statistics = RunningStatistics(model)
         self._inputs: tuple[Any, ...] = ()
         self._random: Any = None
         self._evaluate: Callable[[Any], None] | None = None
@@ -55,7 +56,7 @@ class SecondLook:
         evaluate, self._evaluate = self._evaluate, None
         if evaluate is None:
             return
-        kept = [(tensor, tensor.clone()) for tensor in running_statistics(self.model)]
+        self._statistics.keep()
         random = paddle.get_rng_state()
         paddle.set_rng_state(self._random)
         try:
@@ -66,8 +67,8 @@ class SecondLook:
                 evaluate(self.model(*self._inputs))
         finally:
             paddle.set_rng_state(random)
-            for tensor, before in kept:
-                tensor.set_value(before)
+            self._statistics.restore()
+            self._statistics.forget()
 
     def remove(self) -> None:
         """Let go of the network."""

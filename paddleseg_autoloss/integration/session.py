@@ -15,7 +15,7 @@ import visualdl
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
-from paddleseg_autoloss.aggregator import tensors_in
+from paddleseg_autoloss.aggregator import as_vector, tensors_in
 from paddleseg_autoloss.compat import overflowed
 from paddleseg_autoloss.errors import AutoLossError, CheckpointError, ConfigError
 from paddleseg_autoloss.integration.checkpoint import (
@@ -208,10 +208,11 @@ class TrainingSession:
 
         def step(*args: Any, **kwargs: Any) -> Any:
             scaled = self._loss_scale() is not None
-            if not self.guard.permits(scaled, scaled and overflowed(self.optimizer)):
+            overflow = scaled and overflowed(self.optimizer)
+            if not self.guard.permits(scaled, overflow):
                 return skipped
             result = stock(*args, **kwargs)
-            if self.second_look is not None:
+            if self.second_look is not None and not overflow:
                 self.second_look.take(self._autocast())
             return result
 
@@ -227,7 +228,8 @@ class TrainingSession:
             stack.enter_context(self._autocast())
             for aggregator in self.aggregators:
                 stack.enter_context(aggregator.observing())
-            return own(outputs, self.losses, data)
+            result = own(outputs, self.losses, data)
+        return [as_vector(result).sum()] if self.joint else result
 
     def _auto_cast(self, stock: Any) -> Any:
         """Note the precision of the loop; what switches it off within a step is ours."""

@@ -49,6 +49,7 @@ class LossState:
             self.layers["loss_aggregator"] = aggregator
             self.methods.append(_name_of(aggregator))
         self.parameters = _trainable(self.layers)
+        self._frozen = {path: _frozen(layer) for path, layer in self.layers.items()}
         self.names = [term.name for term in terms_of(losses)]
 
     def spread_seeds(self) -> None:
@@ -72,16 +73,22 @@ class LossState:
         return [value for layer in self.layers.values() for value in layer.state_dict().values()]
 
     def snapshot(self) -> dict[str, dict[str, Tensor]]:
-        """Return a copy of all that the losses have learned and remember."""
+        """Return a copy of all that the losses have learned and remember, and of nothing frozen."""
         return {
-            path: {name: value.clone() for name, value in layer.state_dict().items()}
+            path: {
+                name: value.clone()
+                for name, value in layer.state_dict().items()
+                if name not in self._frozen[path]
+            }
             for path, layer in self.layers.items()
         }
 
     def restore(self, snapshot: dict[str, dict[str, Tensor]]) -> None:
         """Go back to a snapshot."""
-        for path, layer in self.layers.items():
-            layer.set_state_dict(snapshot[path])
+        for path, values in snapshot.items():
+            own = self.layers[path].state_dict()
+            for name, value in values.items():
+                own[name].set_value(value)
 
     def save(self, state: dict[str, Any], seed: int) -> dict[str, Any]:
         """Return the optimizer's ``state`` with the losses' state added.
@@ -155,6 +162,15 @@ def _trainable(layers: dict[str, nn.Layer]) -> dict[str, Tensor]:
         for path, layer in layers.items()
         for name, parameter in layer.named_parameters()
         if not parameter.stop_gradient
+    }
+
+
+def _frozen(layer: nn.Layer) -> set[str]:
+    """Names of parameters that never change; batch norm's statistics do, without a gradient."""
+    return {
+        name
+        for name, parameter in layer.named_parameters()
+        if parameter.stop_gradient and not name.endswith(("_mean", "_variance"))
     }
 
 

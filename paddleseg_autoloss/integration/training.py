@@ -37,7 +37,8 @@ def train(*args: Any, **kwargs: Any) -> Any:
         CheckpointError: ``resume_model`` is incomplete, or of another network, optimizer or losses;
             or a checkpoint cannot be written.
         ConfigError: ``save_dir`` cannot be written to, or an argument cannot work.
-        TrainingDiverged: a loss became NaN or infinite.
+        TrainingDiverged: a loss or a gradient became NaN or infinite; the network, the optimizer
+            and the losses are as before that step.
     """
     call = inspect.signature(_stock_train).bind(*args, **kwargs)
     call.apply_defaults()
