@@ -456,7 +456,7 @@ def test_holm_can_take_a_finding_back():
     among = compare({"base": base, "close": close, **noise}, "base")["close"]
     assert alone.is_significant
     assert not among.is_significant
-    assert "with 9 comparisons that happens by chance" in describe(among, 9)
+    assert "with 9 comparisons that may be chance" in describe(among, 9)
 
 
 # ---- choice, costs and the report, from results that are made up

@@ -168,7 +168,7 @@ def describe(difference: Difference, tests: int) -> str:
         f"comparison could have shown: {_POINTS * difference.gap:.1f} points"
     )
     if difference.p_t < LEVEL:
-        text += f"; the interval leaves out 0, but with {tests} comparisons that happens by chance"
+        text += f"; the interval leaves out 0, but with {tests} comparisons that may be chance"
     return text
 
 
