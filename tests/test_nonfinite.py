@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from unittest import mock
 
 import numpy as np
@@ -95,18 +95,29 @@ LOSSES = {
 }
 
 
-def train(folder, model, kind, policy="skip", iters=6, **options):
+@contextmanager
+def sessions_with(keys, note=lambda session: None):
+    """Give the sessions that begin within further keys of the config, and look at each."""
     stock = training.TrainingSession
 
     def session(**arguments):
-        if policy is not None:
-            arguments["losses"]["on_nonfinite"] = policy
-        if kind == "joint CAGrad":
-            arguments["losses"]["loss_aggregator"] = {"type": "CAGrad"}
+        arguments["losses"].update(keys)
         made = stock(**arguments)
-        model.losses = list(made.state.layers.values())
-        model.optimizer = made.optimizer
+        note(made)
         return made
+
+    with mock.patch.object(training, "TrainingSession", session):
+        yield
+
+
+def train(folder, model, kind, policy="skip", iters=6, **options):
+    keys = {} if policy is None else {"on_nonfinite": policy}
+    if kind == "joint CAGrad":
+        keys["loss_aggregator"] = {"type": "CAGrad"}
+
+    def note(session):
+        model.losses = list(session.state.layers.values())
+        model.optimizer = session.optimizer
 
     def losses():
         inner = ce_and_dice()
@@ -114,7 +125,7 @@ def train(folder, model, kind, policy="skip", iters=6, **options):
             inner[0] = BROKEN_LOSSES[model.place](model, model.value)
         return LOSSES[kind](inner)
 
-    with mock.patch.object(training, "TrainingSession", session):
+    with sessions_with(keys, note):
         run_training(folder, iters, losses, lambda: model, **options)
 
 
@@ -223,14 +234,8 @@ def test_too_many_in_a_row_stop_the_run(tmp_path):
         def forward(self, x):
             return [super().forward(x)[0] * float("nan")]
 
-    stock = training.TrainingSession
-
-    def session(**arguments):
-        arguments["losses"]["on_nonfinite"] = "skip"
-        return stock(**arguments)
-
     with (
-        mock.patch.object(training, "TrainingSession", session),
+        sessions_with({"on_nonfinite": "skip"}),
         pytest.raises(TrainingDiverged, match=r"iteration 21: .* so were the 20 steps before"),
     ):
         run_training(tmp_path, 40, model=Always)
@@ -297,16 +302,10 @@ def test_the_first_step_is_skipped_with_two_heads(tmp_path):
             loss = super().forward(logit, label, semantic_weights)
             return loss * float("nan") if self.calls == 1 else loss
 
-    stock = training.TrainingSession
-
-    def session(**arguments):
-        arguments["losses"]["on_nonfinite"] = "skip"
-        return stock(**arguments)
-
     def losses():
         return [paddleseg_autoloss.PCGrad([First(), DiceLoss()]) for _ in range(2)]
 
-    with mock.patch.object(training, "TrainingSession", session):
+    with sessions_with({"on_nonfinite": "skip"}):
         run_training(tmp_path, 4, losses, lambda: TinyNet(2))
     assert (tmp_path / "iter_4" / "model.pdparams").is_file()
 
