@@ -16,8 +16,8 @@ from pathlib import Path
 import paddleseg
 
 from paddleseg_autoloss.catalog import LEFT_OUT, text_entry, text_table
-from paddleseg_autoloss.errors import ConfigError, nearest
-from paddleseg_autoloss.integration.commands import run_command
+from paddleseg_autoloss.errors import ConfigError, did_you_mean
+from paddleseg_autoloss.flags import run_command
 from paddleseg_autoloss.weighting import METHODS
 
 __all__ = ["main"]
@@ -44,7 +44,7 @@ def _show(name: str) -> str:
         if name in names.split(", "):
             raise ConfigError(f"method: {name} is left out: it {reason}")
     if name not in METHODS:
-        raise ConfigError(f"method: there is no {name!r}{nearest(name, METHODS)}")
+        raise ConfigError(f"method: there is no {name!r}{did_you_mean(name, METHODS)}")
     return text_entry(name)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from paddleseg_autoloss.aggregator import method_arguments
+from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.weighting import METHODS, JacobianWeighting, Weighting
 from paddleseg_autoloss.weighting.base import own_arguments
 
@@ -203,7 +203,7 @@ def text_entry(name: str) -> str:
 _PAGE = """\
 # The methods
 
-<!-- Written by tools/write_methods_page.py from the docstrings; change those. -->
+<!-- Written by docs/write_methods_page.py from the docstrings; change those. -->
 
 Every method is a component for `loss.types` and a `type` for `loss_aggregator`; README has both
 forms. `python -m paddleseg_autoloss list` prints this table, and

@@ -14,7 +14,7 @@ __all__ = [
     "TrainingDiverged",
     "UnheldParameterError",
     "UnsupportedVersionError",
-    "nearest",
+    "did_you_mean",
 ]
 
 
@@ -60,7 +60,7 @@ class UnheldParameterError(AutoLossError, RuntimeError):
     """No optimizer holds the learned loss weights, which would stay as they are for ever."""
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return the end of an error about an unknown name: the known name that is most like it."""
     by_lower_case = {one.lower(): one for one in known}
     matches = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.5)

@@ -19,9 +19,10 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_autoloss.aggregator import LossAggregator as _NamedLosses
+from paddleseg_autoloss.checks import checked_integer
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients import Jacobian
+from paddleseg_autoloss.gradients.aggregator import LossAggregator as _NamedLosses
 from paddleseg_autoloss.weighting import (
     AGDAWeighting,
     NormBalanceWeighting,
@@ -30,7 +31,6 @@ from paddleseg_autoloss.weighting import (
     RelobraloWeighting,
     Weighting,
 )
-from paddleseg_autoloss.weighting.base import checked_integer
 from paddleseg_autoloss.weighting.draws import Draws
 
 __all__ = ["AGDA", "NTK", "GradNorm", "LossAggregator", "PCGrad", "Relobralo", "Sum"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
-from conftest import run_tool
 from paddleseg.cvlibs import manager
 from paddleseg.models import decoupled_segnet, sfnet
 from paddleseg.utils import metrics
+from support import run_tool
 
 from paddleseg_autoloss import compat
 

@@ -9,12 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paddleseg_autoloss.comparison.command import compare_from
-from paddleseg_autoloss.integration.commands import (
-    default_device,
-    natural,
-    positive,
-    run_command,
-)
+from paddleseg_autoloss.flags import default_device, non_negative_int, positive_int, run_command
 
 TOOLS_DIR = Path(__file__).resolve().parent
 CONFIG_DIR = TOOLS_DIR.parent / "configs"
@@ -36,20 +31,25 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("--save_dir", help="folder of the comparison; default: output/compare/NAME")
     add(
         "--jobs",
-        type=positive,
+        type=positive_int,
         default=1,
         help="runs at a time, on a GPU each if there are several",
     )
     devices = ["cpu", "gpu", "xpu", "npu", "mlu"]
     add("--device", choices=devices, default=default_device(), help="default: gpu if there is one")
-    add("--num_workers", type=natural, default=0, help="processes that load data, for each run")
-    add("--iters", type=positive, help="iterations, instead of the configs'")
-    add("--save_interval", type=positive, help="iterations between points of the curves")
-    add("--log_iters", type=positive, default=10, help="iterations between log lines")
+    add(
+        "--num_workers",
+        type=non_negative_int,
+        default=0,
+        help="processes that load data, for each run",
+    )
+    add("--iters", type=positive_int, help="iterations, instead of the configs'")
+    add("--save_interval", type=positive_int, help="iterations between points of the curves")
+    add("--log_iters", type=positive_int, default=10, help="iterations between log lines")
     add("--opts", nargs="+", help="config keys to change, as key=value or key.inner=value")
 
     add("--report_only", action="store_true", help="train nothing, report on what there is")
-    add("--samples", type=natural, default=4, help="test images to show in report.html")
+    add("--samples", type=non_negative_int, default=4, help="test images to show in report.html")
     add("--no_samples", dest="samples", action="store_const", const=0, help="show none")
     return parser.parse_args(argv)
 

@@ -11,13 +11,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from paddleseg_autoloss.integration.commands import (
-    default_device,
-    natural,
-    positive,
-    run_command,
-)
-from paddleseg_autoloss.integration.diagnosis import diagnose_from
+from paddleseg_autoloss.diagnosis import diagnose_from
+from paddleseg_autoloss.flags import default_device, non_negative_int, positive_int, run_command
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 
@@ -27,12 +22,14 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--config", help="config file, or the name of one in configs/")
-    add("--iters", type=positive, default=50, help="iterations to look at")
-    add("--batch_size", type=positive, help="images per step, instead of the config's")
+    add("--iters", type=positive_int, default=50, help="iterations to look at")
+    add("--batch_size", type=positive_int, help="images per step, instead of the config's")
     devices = ["cpu", "gpu", "xpu", "npu", "mlu"]
     add("--device", choices=devices, default=default_device(), help="default: gpu if there is one")
-    add("--num_workers", type=natural, default=0, help="processes that load data")
-    add("--seed", type=natural, help="seed of initial weights, data order and augmentation")
+    add("--num_workers", type=non_negative_int, default=0, help="processes that load data")
+    add(
+        "--seed", type=non_negative_int, help="seed of initial weights, data order and augmentation"
+    )
     add("--save_dir", default="output/diagnosis", help="folder of the two files")
     add("--opts", nargs="+", help="config keys to change, as key=value or key.inner=value")
     return parser.parse_args(argv)

@@ -7,7 +7,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from paddleseg_autoloss.integration.commands import default_device, predict_from, run_command
+from paddleseg_autoloss.cli.commands import predict_from
+from paddleseg_autoloss.flags import default_device, run_command
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 

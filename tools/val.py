@@ -7,12 +7,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from paddleseg_autoloss.integration.commands import (
-    default_device,
-    natural,
-    run_command,
-    validate_from,
-)
+from paddleseg_autoloss.cli.commands import validate_from
+from paddleseg_autoloss.flags import default_device, non_negative_int, run_command
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 
@@ -23,7 +19,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add = parser.add_argument
     add("--config", help="config file, or the name of one in configs/")
     add("--model_path", help="trained weights, such as output/best_model/model.pdparams")
-    add("--num_workers", type=natural, default=0, help="processes that load data")
+    add("--num_workers", type=non_negative_int, default=0, help="processes that load data")
     devices = ["cpu", "gpu", "xpu", "npu", "mlu"]
     add("--device", choices=devices, default=default_device(), help="default: gpu if there is one")
     add("--json", help="file to write the figures to")

@@ -23,7 +23,7 @@ from paddleseg.core.infer import inference
 from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.utils import utils
 
-from paddleseg_autoloss.integration.commands import natural, run_command
+from paddleseg_autoloss.flags import non_negative_int, run_command
 from paddleseg_autoloss.integration.config import build, build_dataset, load_config
 from paddleseg_autoloss.integration.evaluation import captured_figures
 
@@ -109,8 +109,10 @@ def _parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="folder of the run")
     parser.add_argument("--device", default="cpu", help="device to evaluate on")
-    parser.add_argument("--num_workers", type=natural, default=0, help="processes that load data")
-    parser.add_argument("--samples", type=natural, default=0, help="test images to keep")
+    parser.add_argument(
+        "--num_workers", type=non_negative_int, default=0, help="processes that load data"
+    )
+    parser.add_argument("--samples", type=non_negative_int, default=0, help="test images to keep")
     return parser.parse_args(argv)
 
 

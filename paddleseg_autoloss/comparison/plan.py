@@ -16,7 +16,7 @@ import yaml
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.config import parse_from_yaml, update_config_dict
 
-from paddleseg_autoloss.errors import ConfigError, nearest
+from paddleseg_autoloss.errors import ConfigError, did_you_mean
 from paddleseg_autoloss.integration.config import find_config, load_config
 from paddleseg_autoloss.weighting import METHODS
 
@@ -158,7 +158,7 @@ def read_plan(args: Namespace, config_dir: Path) -> Plan:
         if getattr(args, key) is not None:
             description[key] = getattr(args, key)
     for key in description.keys() - _PLAN_KEYS:
-        raise ConfigError(f"{key}: there is no such key{nearest(str(key), _PLAN_KEYS)}")
+        raise ConfigError(f"{key}: there is no such key{did_you_mean(str(key), _PLAN_KEYS)}")
     reader = _Reader(folder, config_dir, _optional(description, "iters", _positive), args.opts)
     variants = reader.variants(description)
     plan = Plan(
@@ -269,7 +269,9 @@ class _Reader:
 
     def _variant(self, key: str, entry: dict[str, Any], base: dict[str, Any] | None) -> Variant:
         for name in entry.keys() - _VARIANT_KEYS:
-            raise ConfigError(f"{key}.{name}: there is no such key{nearest(name, _VARIANT_KEYS)}")
+            raise ConfigError(
+                f"{key}.{name}: there is no such key{did_you_mean(name, _VARIANT_KEYS)}"
+            )
         kinds = [kind for kind in _LOSS_KEYS if kind in entry]
         if len(kinds) > 1 or not (kinds or "script" in entry):
             found = " and ".join(kinds) or "none"
@@ -363,7 +365,7 @@ def _method(key: str, value: Any) -> tuple[str, dict[str, Any]]:
     name = keys.pop("type", None)
     component = manager.LOSSES.components_dict.get(name) if isinstance(name, str) else None
     if component is None or name not in METHODS:
-        raise ConfigError(f"{key}: there is no method {name!r}{nearest(str(name), METHODS)}")
+        raise ConfigError(f"{key}: there is no method {name!r}{did_you_mean(str(name), METHODS)}")
     return str(name), keys
 
 
@@ -394,7 +396,7 @@ def _check_sources(variants: list[Variant]) -> None:
         if source is None:
             raise ConfigError(
                 f"{key}: there is no variant {variant.source!r}"
-                f"{nearest(str(variant.source), by_name)}"
+                f"{did_you_mean(str(variant.source), by_name)}"
             )
         if source.kind not in ("method", "config") or source.script is not None:
             raise ConfigError(
@@ -408,7 +410,7 @@ def _baseline(name: Any, variants: tuple[Variant, ...]) -> str:
     if name is None:
         return names[0]
     if name not in names:
-        raise ConfigError(f"baseline: there is no variant {name!r}{nearest(str(name), names)}")
+        raise ConfigError(f"baseline: there is no variant {name!r}{did_you_mean(str(name), names)}")
     return name
 
 

@@ -14,8 +14,8 @@ from paddleseg.core import evaluate
 from paddleseg.cvlibs import Config, manager
 from PIL import Image, UnidentifiedImageError
 
-from paddleseg_autoloss.aggregator import method_arguments
-from paddleseg_autoloss.errors import AutoLossError, ConfigError, DataError, nearest
+from paddleseg_autoloss.errors import AutoLossError, ConfigError, DataError, did_you_mean
+from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.weighting import METHODS
 
 __all__ = ["build", "build_dataset", "check_files", "find_config", "load_config"]
@@ -52,7 +52,7 @@ def find_config(name: str | None, config_dir: Path) -> str:
         if path.is_file():
             return str(path)
     known = [path.name for path in config_dir.glob("*.yml")]
-    raise ConfigError(f"--config: {name} was not found{nearest(Path(name).name, known)}")
+    raise ConfigError(f"--config: {name} was not found{did_you_mean(Path(name).name, known)}")
 
 
 def load_config(path: str, **overrides: Any) -> Config:
@@ -127,7 +127,7 @@ def _check_test_config(options: Any) -> None:
         raise ConfigError(f"test_config: expected keys and values, found {options!r}")
     known = inspect.signature(evaluate).parameters
     for key in options.keys() - known.keys():
-        raise ConfigError(f"test_config.{key}: there is no such option{nearest(key, known)}")
+        raise ConfigError(f"test_config.{key}: there is no such option{did_you_mean(key, known)}")
     if options.get("is_slide") and not (options.get("crop_size") and options.get("stride")):
         raise ConfigError("test_config.is_slide: expected crop_size and stride beside it")
 
@@ -151,13 +151,13 @@ def _check_component(key: str, component: dict[str, Any]) -> None:
     if kind in _OTHER_TYPES:
         return
     if kind not in registered:
-        raise ConfigError(f"{key}.type: there is no {kind!r}{nearest(str(kind), registered)}")
+        raise ConfigError(f"{key}.type: there is no {kind!r}{did_you_mean(str(kind), registered)}")
     parameters = inspect.signature(registered[kind]).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for argument in component.keys() - parameters.keys() - _OTHER_ARGUMENTS:
         raise ConfigError(
-            f"{key}.{argument}: {kind} has no such argument{nearest(argument, parameters)}"
+            f"{key}.{argument}: {kind} has no such argument{did_you_mean(argument, parameters)}"
         )
 
 
@@ -174,13 +174,12 @@ def check_aggregator(aggregator: Any) -> None:
     kind = aggregator["type"]
     if kind not in METHODS:
         raise ConfigError(
-            f"loss_aggregator.type: there is no {kind!r}{nearest(str(kind), METHODS)}"
+            f"loss_aggregator.type: there is no {kind!r}{did_you_mean(str(kind), METHODS)}"
         )
     known = [argument.name for argument in method_arguments(METHODS[kind])]
     for argument in aggregator.keys() - set(known) - {"type"}:
-        raise ConfigError(
-            f"loss_aggregator.{argument}: {kind} has no such argument{nearest(argument, known)}"
-        )
+        hint = did_you_mean(argument, known)
+        raise ConfigError(f"loss_aggregator.{argument}: {kind} has no such argument{hint}")
 
 
 def check_policy(policy: Any) -> None:

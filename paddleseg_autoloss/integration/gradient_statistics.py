@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from paddleseg_autoloss.aggregator import LossAggregator
+from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.ranks import is_writing_rank
 
 __all__ = ["GradientStatistics", "PairRow", "conflict_rate", "cosines"]

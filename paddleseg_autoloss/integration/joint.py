@@ -10,9 +10,10 @@ from typing import Any
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.aggregator import LossAggregator, as_vector
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration.terms import Term
+from paddleseg_autoloss.tensors import as_vector
 from paddleseg_autoloss.weighting import METHODS
 from paddleseg_autoloss.weighting.base import own_arguments
 

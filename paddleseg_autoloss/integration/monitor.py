@@ -12,13 +12,13 @@ import paddle
 from paddle import Tensor, nn
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.aggregator import as_vector
 from paddleseg_autoloss.errors import TrainingDiverged
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 from paddleseg_autoloss.integration.gradient_statistics import GradientStatistics, PairRow
 from paddleseg_autoloss.integration.history import Row
 from paddleseg_autoloss.integration.terms import Term, aggregators_of, current_weights
 from paddleseg_autoloss.ranks import is_writing_rank
+from paddleseg_autoloss.tensors import as_vector
 
 __all__ = ["TermMonitor"]
 

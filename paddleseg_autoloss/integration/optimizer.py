@@ -9,8 +9,8 @@ from paddle import Tensor
 from paddle.optimizer import Optimizer
 from paddle.regularizer import L2Decay
 
-from paddleseg_autoloss.aggregator import all_parameters
 from paddleseg_autoloss.compat import create_accumulators
+from paddleseg_autoloss.tensors import all_parameters
 
 __all__ = ["export_slots", "hold_parameters", "import_slots"]
 

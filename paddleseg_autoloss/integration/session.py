@@ -15,7 +15,6 @@ import visualdl
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
-from paddleseg_autoloss.aggregator import as_vector, tensors_in
 from paddleseg_autoloss.compat import overflowed
 from paddleseg_autoloss.errors import AutoLossError, CheckpointError, ConfigError
 from paddleseg_autoloss.integration.checkpoint import (
@@ -29,12 +28,13 @@ from paddleseg_autoloss.integration.guard import StepGuard
 from paddleseg_autoloss.integration.joint import JointAggregation
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
-from paddleseg_autoloss.integration.replacing import replaced
 from paddleseg_autoloss.integration.report import RunReport, TrainLogger
-from paddleseg_autoloss.integration.second_look import SecondLook
+from paddleseg_autoloss.integration.second_evaluation import SecondEvaluation
 from paddleseg_autoloss.integration.state import LossState
 from paddleseg_autoloss.integration.terms import aggregators_of, terms_of
 from paddleseg_autoloss.ranks import broadcast, mean_over_ranks
+from paddleseg_autoloss.seams import replaced
+from paddleseg_autoloss.tensors import as_vector, tensors_in
 
 __all__ = ["LOOP", "TrainingSession"]
 
@@ -82,15 +82,19 @@ class TrainingSession:
         terms = self.joint.terms if self.joint else terms
         self.aggregators = [aggregator for _, aggregator in aggregators_of(terms)]
         self.state = LossState(optimizer, losses, self.joint.aggregator if self.joint else None)
-        self.state.spread_seeds()
+        self.state.make_seeds_distinct()
         self.monitor = TermMonitor(terms, save_dir, start_iter)
         self.report = RunReport(losses, self.monitor, save_dir, start_iter)
         self.scaler: paddle.amp.GradScaler | None = None
         skips = losses.get("on_nonfinite") == "skip"
         self.guard = StepGuard(model, self.state, self.monitor, skips)
         self._begun = False
-        looks_again = any(aggregator.weighting.looks_again for aggregator in self.aggregators)
-        self.second_look = SecondLook(model, self.aggregators) if looks_again else None
+        needs_losses_after_step = any(
+            aggregator.weighting.needs_losses_after_step for aggregator in self.aggregators
+        )
+        self.second_evaluation = (
+            SecondEvaluation(model, self.aggregators) if needs_losses_after_step else None
+        )
         self._autocast: Callable[[], Any] = nullcontext
         self.seed = paddle.get_rng_state()[0].current_seed()
 
@@ -102,8 +106,8 @@ class TrainingSession:
             stack.callback(self.monitor.close)
             stack.callback(self._let_go)
             stack.callback(self.guard.remove)
-            if self.second_look is not None:
-                stack.callback(self.second_look.remove)
+            if self.second_evaluation is not None:
+                stack.callback(self.second_evaluation.remove)
             self._hold_loss_parameters()
             self._bind_network()
             for owner, name, value in (
@@ -174,8 +178,10 @@ class TrainingSession:
                     else None,
                 )
             )
-            if self.second_look is not None:
-                self.second_look.prepare(lambda outputs: self._evaluate_again(own, outputs, data))
+            if self.second_evaluation is not None:
+                self.second_evaluation.prepare(
+                    lambda outputs: self._evaluate_again(own, outputs, data)
+                )
             exact = any(statistics.is_exact for statistics in self.monitor.gradients)
             if exact and isinstance(logits_list, list):
                 # PaddleSeg's loop keeps the list until the next forward pass is over, and with it
@@ -212,8 +218,8 @@ class TrainingSession:
             if not self.guard.permits(scaled, overflow):
                 return skipped
             result = stock(*args, **kwargs)
-            if self.second_look is not None and not overflow:
-                self.second_look.take(self._autocast())
+            if self.second_evaluation is not None and not overflow:
+                self.second_evaluation.take(self._autocast())
             return result
 
         return step
@@ -227,7 +233,7 @@ class TrainingSession:
         with ExitStack() as stack:
             stack.enter_context(self._autocast())
             for aggregator in self.aggregators:
-                stack.enter_context(aggregator.observing())
+                stack.enter_context(aggregator.observing_after_step())
             result = own(outputs, self.losses, data)
         return [as_vector(result).sum()] if self.joint else result
 

@@ -9,8 +9,8 @@ from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.aggregator import LossAggregator
 from paddleseg_autoloss.errors import CheckpointError
+from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration.optimizer import export_slots, import_slots
 from paddleseg_autoloss.integration.terms import loss_layers, terms_of
 from paddleseg_autoloss.weighting import METHODS
@@ -52,7 +52,7 @@ class LossState:
         self._frozen = {path: _frozen(layer) for path, layer in self.layers.items()}
         self.names = [term.name for term in terms_of(losses)]
 
-    def spread_seeds(self) -> None:
+    def make_seeds_distinct(self) -> None:
         """Let no two methods draw the same numbers."""
         draws = [
             part

@@ -11,7 +11,7 @@ import numpy as np
 from paddle import nn
 from paddleseg.models.losses import MixedLoss
 
-from paddleseg_autoloss.aggregator import LossAggregator, unique_names
+from paddleseg_autoloss.gradients.aggregator import LossAggregator, unique_names
 from paddleseg_autoloss.losses import WeightedLoss
 
 __all__ = ["Term", "aggregators_of", "current_weights", "loss_layers", "terms_of"]

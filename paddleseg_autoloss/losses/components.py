@@ -9,8 +9,8 @@ from typing import Any
 
 from paddleseg.cvlibs import manager
 
-from paddleseg_autoloss.aggregator import method_arguments
 from paddleseg_autoloss.catalog import config_snippet, example_losses
+from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.losses.weighted import WeightedLoss
 from paddleseg_autoloss.weighting import METHODS, Weighting
 

@@ -9,8 +9,9 @@ import paddle
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
-from paddleseg_autoloss.aggregator import LossAggregator, tensors_in, unique_names
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.gradients.aggregator import LossAggregator, unique_names
+from paddleseg_autoloss.tensors import tensors_in
 from paddleseg_autoloss.weighting import Weighting
 
 __all__ = ["WeightedLoss"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddleseg_autoloss.weighting.base import GramianWeighting, checked_choice
+from paddleseg_autoloss.checks import checked_choice
+from paddleseg_autoloss.weighting.base import GramianWeighting
 
 __all__ = ["AlignedMTLWeighting"]
 

@@ -5,27 +5,21 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import paddle
 from paddle import ParamAttr, Tensor, nn
 
+from paddleseg_autoloss.checks import checked_integer
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 
 __all__ = [
     "GramianWeighting",
     "JacobianWeighting",
     "Weighting",
-    "checked_choice",
-    "checked_integer",
-    "checked_length",
-    "checked_lr_mult",
-    "checked_number",
-    "checked_range",
     "inner_products",
     "nearest_weights",
-    "one_for_each",
     "own_arguments",
 ]
 
@@ -62,7 +56,7 @@ class Weighting(nn.Layer):
     least_losses: ClassVar[int] = 1
     most_losses: ClassVar[float] = math.inf
     #: Whether `observe` is to be called after every step.
-    looks_again: bool = False
+    needs_losses_after_step: bool = False
 
     def __init__(self, num_losses: int) -> None:
         super().__init__()
@@ -120,7 +114,7 @@ class Weighting(nn.Layer):
         penalty = self.penalty()
         return total if penalty is None else total + penalty
 
-    def multiple(self) -> float:
+    def scale_relative_to_mean(self) -> float:
         """Return the `scale` as a multiple of that of the mean."""
         count = float(self.num_losses)
         known = {"mean": 1.0, "sqrt(K)": math.sqrt(count), "K^2": count**2}
@@ -138,8 +132,8 @@ class Weighting(nn.Layer):
             names: K names, in the order of the losses.
         """
 
-    def observe(self, losses: Tensor) -> None:
-        """Take the losses of the same batch after the step, where `looks_again` is true.
+    def observe_after_step(self, losses: Tensor) -> None:
+        """Take the losses of the same batch after the step; see `needs_losses_after_step`.
 
         Args:
             losses: the loss values, shape [K].
@@ -304,60 +298,3 @@ def own_arguments(method: type[Weighting]) -> dict[str, inspect.Parameter]:
     arguments = dict(inspect.signature(method).parameters)
     del arguments["num_losses"]
     return arguments
-
-
-def checked_number(name: str, value: float) -> float:
-    """Return ``value`` as a float, or raise ConfigError if it is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigError(f"{name}: expected a number, found {value!r}")
-    return float(value)
-
-
-def checked_range(name: str, value: float, least: float, most: float = math.inf) -> float:
-    """Return ``value`` as a float, or raise ConfigError if it is not a number within bounds."""
-    bounds = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-    if isinstance(value, (int, float)) and not least <= value <= most:
-        raise ConfigError(f"{name}: expected a number {bounds}, found {value!r}")
-    return checked_number(name, value)
-
-
-def checked_choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """Return ``value``, or raise ConfigError if it is none of the choices."""
-    if value not in choices:
-        raise ConfigError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
-    return value
-
-
-def checked_integer(name: str, value: int, least: int) -> int:
-    """Return ``value``, or raise ConfigError if it is not an integer of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
-        raise ConfigError(f"{name}: expected {kind}, found {value!r}")
-    return value
-
-
-def checked_length(name: str, values: Sequence[Any], num_losses: int) -> list[Any]:
-    """Return ``values`` as a list, or raise ConfigError if there is not one for each loss."""
-    if len(values) != num_losses:
-        raise ConfigError(
-            f"{name}: expected one for each of {num_losses} losses, found {len(values)}"
-        )
-    return list(values)
-
-
-def one_for_each(name: str, value: Any, num_losses: int) -> list[Any]:
-    """Return a list with one value for each loss; a number or a name stands for all of them.
-
-    Raises:
-        ConfigError: it is a list of another length.
-    """
-    if isinstance(value, (int, float, str)):
-        return [value] * num_losses
-    return checked_length(name, value, num_losses)
-
-
-def checked_lr_mult(lr_mult: float) -> float:
-    """Return ``lr_mult`` as a float, or raise ConfigError if it is not positive and finite."""
-    if isinstance(lr_mult, (int, float)) and lr_mult <= 0:
-        raise ConfigError(f"lr_mult: expected a positive number, found {lr_mult!r}")
-    return checked_number("lr_mult", lr_mult)

@@ -7,9 +7,10 @@ import math
 import numpy as np
 from scipy.linalg.lapack import dposv
 
+from paddleseg_autoloss.checks import checked_range
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting._solvers import directions, factor, nonnegative
-from paddleseg_autoloss.weighting.base import GramianWeighting, checked_range
+from paddleseg_autoloss.weighting.base import GramianWeighting
+from paddleseg_autoloss.weighting.solvers import directions, factor, nonnegative
 
 __all__ = ["CAGradWeighting"]
 

@@ -8,8 +8,9 @@ from typing import Any
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.errors import ConfigError, nearest
-from paddleseg_autoloss.weighting.base import Weighting, checked_range, own_arguments
+from paddleseg_autoloss.checks import checked_range
+from paddleseg_autoloss.errors import ConfigError, did_you_mean
+from paddleseg_autoloss.weighting.base import Weighting, own_arguments
 
 __all__ = ["CRMOGMWeighting"]
 
@@ -76,7 +77,13 @@ class CRMOGMWeighting(Weighting):
         self.options = options
         self.alpha = checked_range("alpha", alpha, least=0, most=1)
         self.averaged = _made(method, num_losses, {} if options is None else options)
-        for attribute in ("needs", "sums_to", "scale", "may_be_negative", "looks_again"):
+        for attribute in (
+            "needs",
+            "sums_to",
+            "scale",
+            "may_be_negative",
+            "needs_losses_after_step",
+        ):
             setattr(self, attribute, getattr(self.averaged, attribute))
         # NaN until the first call whose losses are finite.
         self.register_buffer("lmbda", paddle.full([num_losses], float("nan")))
@@ -93,9 +100,9 @@ class CRMOGMWeighting(Weighting):
         """Hand the names of the losses on to the method."""
         self.averaged.take_names(names)
 
-    def observe(self, losses: Tensor) -> None:
+    def observe_after_step(self, losses: Tensor) -> None:
         """Hand the losses of the same batch after the step on to the method."""
-        self.averaged.observe(losses)
+        self.averaged.observe_after_step(losses)
 
 
 def _made(name: str, num_losses: int, options: dict[str, Any]) -> Weighting:
@@ -104,7 +111,7 @@ def _made(name: str, num_losses: int, options: dict[str, Any]) -> Weighting:
 
     averageable = {key: kind for key, kind in METHODS.items() if _why_not(key, kind) is None}
     if name not in METHODS:
-        raise ConfigError(f"method: there is no {name!r}{nearest(name, averageable)}")
+        raise ConfigError(f"method: there is no {name!r}{did_you_mean(name, averageable)}")
     reason = _why_not(name, METHODS[name])
     if reason is not None:
         raise ConfigError(f"method: CRMOGM cannot average {name}, which {reason}")
@@ -112,7 +119,7 @@ def _made(name: str, num_losses: int, options: dict[str, Any]) -> Weighting:
         raise ConfigError(f"options: expected names and values, found {options!r}")
     known = own_arguments(METHODS[name]).keys()
     for argument in options.keys() - known:
-        raise ConfigError(f"options: {name} has no {argument!r}{nearest(argument, known)}")
+        raise ConfigError(f"options: {name} has no {argument!r}{did_you_mean(argument, known)}")
     return METHODS[name](num_losses, **options)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.weighting.base import JacobianWeighting, checked_range
+from paddleseg_autoloss.checks import checked_range
+from paddleseg_autoloss.weighting.base import JacobianWeighting
 
 __all__ = ["DBMTLWeighting"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_autoloss.weighting.base import Weighting, checked_integer, checked_range
+from paddleseg_autoloss.checks import checked_integer, checked_range
+from paddleseg_autoloss.weighting.base import Weighting
 from paddleseg_autoloss.weighting.objective import usable
 
 __all__ = ["DWAWeighting"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor, nn
 
+from paddleseg_autoloss.checks import checked_range
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import checked_range
 from paddleseg_autoloss.weighting.objective import (
     ObjectiveWeighting,
     logarithm,
@@ -89,7 +89,7 @@ class FAMOWeighting(ObjectiveWeighting):
         if not isinstance(exact, bool):
             raise ConfigError(f"exact: expected true or false, found {exact!r}")
         self.exact = exact
-        self.looks_again = exact
+        self.needs_losses_after_step = exact
         for name in ("xi", "m", "v", "min_losses"):
             self.register_buffer(name, paddle.zeros([num_losses]))
         self.register_buffer("step", paddle.to_tensor(0, dtype="int64"))
@@ -105,7 +105,7 @@ class FAMOWeighting(ObjectiveWeighting):
         return paddle.where(normaliser > 0, shares / _nonzero(normaliser), self._z())
 
     @paddle.no_grad()
-    def observe(self, losses: Tensor) -> None:
+    def observe_after_step(self, losses: Tensor) -> None:
         """Learn from the losses of the same batch after the step, for ``exact``."""
         nothing = paddle.full_like(self.losses_prev, float("nan"))
         self.remember(losses, losses_prev=nothing, **self._step_of_adam(losses))

@@ -6,7 +6,8 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_autoloss.weighting.base import GramianWeighting, checked_lr_mult
+from paddleseg_autoloss.checks import checked_lr_mult
+from paddleseg_autoloss.weighting.base import GramianWeighting
 from paddleseg_autoloss.weighting.imtl_g import impartial
 
 __all__ = ["IMTLWeighting"]

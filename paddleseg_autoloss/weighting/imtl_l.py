@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from paddle import Tensor, nn
 
-from paddleseg_autoloss.weighting.base import Weighting, checked_lr_mult
+from paddleseg_autoloss.checks import checked_lr_mult
+from paddleseg_autoloss.weighting.base import Weighting
 
 __all__ = ["IMTLLWeighting"]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from paddleseg_autoloss.checks import checked_integer
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import GramianWeighting, checked_integer
+from paddleseg_autoloss.weighting.base import GramianWeighting
 
 __all__ = ["KrumWeighting"]
 

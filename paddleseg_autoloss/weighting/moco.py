@@ -6,7 +6,8 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.weighting.base import JacobianWeighting, checked_range, inner_products
+from paddleseg_autoloss.checks import checked_range
+from paddleseg_autoloss.weighting.base import JacobianWeighting, inner_products
 
 __all__ = ["MoCoWeighting"]
 

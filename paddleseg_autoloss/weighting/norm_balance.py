@@ -6,12 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from paddleseg_autoloss.weighting.base import (
-    GramianWeighting,
-    checked_length,
-    checked_number,
-    checked_range,
-)
+from paddleseg_autoloss.checks import checked_length, checked_number, checked_range
+from paddleseg_autoloss.weighting.base import GramianWeighting
 
 __all__ = ["NormBalanceWeighting"]
 

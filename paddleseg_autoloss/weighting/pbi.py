@@ -7,7 +7,7 @@ import math
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.weighting.base import checked_range
+from paddleseg_autoloss.checks import checked_range
 from paddleseg_autoloss.weighting.objective import ObjectiveWeighting, deviations, polar
 
 __all__ = ["PBIWeighting"]

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from paddleseg_autoloss.checks import checked_integer, checked_range
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting._solvers import (
+from paddleseg_autoloss.weighting.base import GramianWeighting
+from paddleseg_autoloss.weighting.solvers import (
     LEAST_EIGENVALUE,
     directions,
     factor,
     nonnegative,
 )
-from paddleseg_autoloss.weighting.base import GramianWeighting, checked_integer, checked_range
 
 __all__ = ["PCDWeighting"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor, nn
 
+from paddleseg_autoloss.checks import checked_range
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import Weighting, checked_range
+from paddleseg_autoloss.weighting.base import Weighting
 from paddleseg_autoloss.weighting.draws import Draws
 
 __all__ = ["RelobraloWeighting"]

@@ -6,7 +6,8 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.weighting.base import Weighting, checked_choice
+from paddleseg_autoloss.checks import checked_choice
+from paddleseg_autoloss.weighting.base import Weighting
 from paddleseg_autoloss.weighting.draws import Draws
 
 __all__ = ["RLWWeighting"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.weighting.base import checked_integer, checked_range
+from paddleseg_autoloss.checks import checked_integer, checked_range
 from paddleseg_autoloss.weighting.objective import (
     ObjectiveWeighting,
     logarithm,

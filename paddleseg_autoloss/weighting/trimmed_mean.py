@@ -5,8 +5,9 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
+from paddleseg_autoloss.checks import checked_integer
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import JacobianWeighting, checked_integer, nearest_weights
+from paddleseg_autoloss.weighting.base import JacobianWeighting, nearest_weights
 
 __all__ = ["TrimmedMeanWeighting"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddleseg_autoloss.weighting._solvers import directions, factor, nonnegative
 from paddleseg_autoloss.weighting.base import GramianWeighting
+from paddleseg_autoloss.weighting.solvers import directions, factor, nonnegative
 
 __all__ = ["UPGradWeighting"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.weighting.base import Weighting, checked_range
+from paddleseg_autoloss.checks import checked_range
+from paddleseg_autoloss.weighting.base import Weighting
 from paddleseg_autoloss.weighting.objective import masked_softmax, reciprocal, usable
 
 __all__ = ["UWSOWeighting"]

@@ -1,0 +1,76 @@
+"""Checks of values that users give: each returns the value, or says what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from paddleseg_autoloss.errors import ConfigError
+
+__all__ = [
+    "checked_choice",
+    "checked_integer",
+    "checked_length",
+    "checked_lr_mult",
+    "checked_number",
+    "checked_range",
+    "one_for_each",
+]
+
+
+def checked_number(name: str, value: float) -> float:
+    """Return ``value`` as a float, or raise ConfigError if it is not a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"{name}: expected a number, found {value!r}")
+    return float(value)
+
+
+def checked_range(name: str, value: float, least: float, most: float = math.inf) -> float:
+    """Return ``value`` as a float, or raise ConfigError if it is not a number within bounds."""
+    bounds = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+    if isinstance(value, (int, float)) and not least <= value <= most:
+        raise ConfigError(f"{name}: expected a number {bounds}, found {value!r}")
+    return checked_number(name, value)
+
+
+def checked_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """Return ``value``, or raise ConfigError if it is none of the choices."""
+    if value not in choices:
+        raise ConfigError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
+    return value
+
+
+def checked_integer(name: str, value: int, least: int) -> int:
+    """Return ``value``, or raise ConfigError if it is not an integer of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        raise ConfigError(f"{name}: expected {kind}, found {value!r}")
+    return value
+
+
+def checked_length(name: str, values: Sequence[Any], num_losses: int) -> list[Any]:
+    """Return ``values`` as a list, or raise ConfigError if there is not one for each loss."""
+    if len(values) != num_losses:
+        raise ConfigError(
+            f"{name}: expected one for each of {num_losses} losses, found {len(values)}"
+        )
+    return list(values)
+
+
+def one_for_each(name: str, value: Any, num_losses: int) -> list[Any]:
+    """Return a list with one value for each loss; a number or a name stands for all of them.
+
+    Raises:
+        ConfigError: it is a list of another length.
+    """
+    if isinstance(value, (int, float, str)):
+        return [value] * num_losses
+    return checked_length(name, value, num_losses)
+
+
+def checked_lr_mult(lr_mult: float) -> float:
+    """Return ``lr_mult`` as a float, or raise ConfigError if it is not positive and finite."""
+    if isinstance(lr_mult, (int, float)) and lr_mult <= 0:
+        raise ConfigError(f"lr_mult: expected a positive number, found {lr_mult!r}")
+    return checked_number("lr_mult", lr_mult)

@@ -1,0 +1,51 @@
+"""What all command lines share: types of flags, the default device, exit statuses."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from typing import Any
+
+import paddle
+
+from paddleseg_autoloss.errors import AutoLossError
+
+__all__ = ["default_device", "non_negative_int", "positive_int", "run_command"]
+
+#: Exit status of a run that was stopped with Ctrl-C, as shells have it.
+_INTERRUPTED = 130
+
+
+def run_command(command: Callable[[], Any]) -> int:
+    """Call ``command`` and return the exit status; an error of ours is one line, no traceback."""
+    try:
+        command()
+    except AutoLossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return 0
+
+
+def positive_int(text: str) -> int:
+    """Parse a flag that is a positive integer."""
+    return _integer(text, least=1)
+
+
+def non_negative_int(text: str) -> int:
+    """Parse a flag that is an integer of at least 0."""
+    return _integer(text, least=0)
+
+
+def _integer(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ArgumentTypeError(f"expected an integer of at least {least}, found {text}")
+    return int(text)
+
+
+def default_device() -> str:
+    """Return ``"gpu"`` where Paddle has one to use, else ``"cpu"``."""
+    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    return "gpu" if has_gpu else "cpu"

@@ -1,0 +1,71 @@
+"""What a config trains with, built by PaddleSeg's builder."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Any
+
+from paddle import nn
+from paddle.optimizer import Optimizer
+from paddleseg.cvlibs import Config, SegBuilder
+from paddleseg.utils import utils
+
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.integration.config import build, build_dataset
+
+__all__ = ["Parts", "build_parts", "build_val_dataset"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What PaddleSeg trains with.
+
+    Args:
+        train_dataset: the data set to train on.
+        val_dataset: the data set to evaluate on, or None.
+        model: the network.
+        optimizer: its optimizer.
+        losses: PaddleSeg's loss dict, with the value of ``loss_aggregator`` or None beside it.
+    """
+
+    train_dataset: Any
+    val_dataset: Any
+    model: nn.Layer
+    optimizer: Optimizer
+    losses: dict[str, Any]
+
+
+def build_parts(config: Config, args: Namespace, with_val_dataset: bool = False) -> Parts:
+    """Build all that a config trains with, after seeding and choosing the device.
+
+    Args:
+        config: the config.
+        args: the flags ``seed``, ``device`` and ``num_workers``.
+        with_val_dataset: whether to build the data set to evaluate on.
+    """
+    builder = SegBuilder(config)
+    utils.set_seed(args.seed)
+    utils.set_device(args.device)
+    utils.set_cv2_num_threads(args.num_workers)
+    train_dataset = build_dataset(
+        "train_dataset", config.train_dataset_cfg, lambda: builder.train_dataset
+    )
+    val_dataset = build_val_dataset(config, builder) if with_val_dataset else None
+    # The order of these decides the names of the parameters, by which checkpoints are resumed.
+    build("lr_scheduler", lambda: builder.lr_scheduler)
+    model = build("model", lambda: utils.convert_sync_batchnorm(builder.model, args.device))
+    optimizer = build("optimizer", lambda: builder.optimizer)
+    losses = build("loss", lambda: builder.loss)
+    return Parts(train_dataset, val_dataset, model, optimizer, losses)
+
+
+def build_val_dataset(config: Config, builder: SegBuilder) -> Any:
+    """Build the data set that a config evaluates on.
+
+    Raises:
+        ConfigError: the config has none.
+    """
+    if not config.val_dataset_cfg:
+        raise ConfigError("val_dataset: expected one to evaluate on, found none")
+    return build_dataset("val_dataset", config.val_dataset_cfg, lambda: builder.val_dataset)

@@ -1,0 +1,76 @@
+"""Automatic weighting by Liebel and Koerner."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor, nn
+
+from paddleseg_autoloss.checks import checked_lr_mult, checked_number
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.weighting.base import Weighting
+
+__all__ = ["AutoWeighting"]
+
+
+class AutoWeighting(Weighting):
+    r"""Learned weights with a positive regulariser (Liebel and Koerner 2018).
+
+    .. math:: \sum_i \frac{1}{2 c_i^2} L_i + \ln(1 + c_i^2)
+
+    L. Liebel, M. Koerner, "Auxiliary Tasks in Multi-task Learning", arXiv:1805.06334, the combined
+    loss of section 3.2.  The regulariser is never negative, so the total stays positive for
+    non-negative losses, unlike Kendall's ``log(sigma)``.  For a constant loss the parameter settles
+    at :math:`c^2 = (L + \sqrt{L^2 + 8 L}) / 4`, so a small loss gets about the weight
+    :math:`1 / \sqrt{2 L}`.  The weights sum to nothing in particular.
+
+    Deviations:
+        :math:`1 / (2 c^2)` has a pole at 0: one step near it throws c so far away that the loss is
+        lost for good.  Below :math:`c^2 = \delta^2`, :math:`\delta = 0.1`, the weight is continued
+        by its tangent in :math:`c^2`, :math:`(2 - c^2 / \delta^2) / (2 \delta^2)`, less
+        :math:`c (\delta^2 - c^2)`, a thousandth, so that c cannot rest on 0.  It is at most about
+        100, its slope is at most :math:`1 / \delta^3`, and it drives c away from 0 as long as
+        :math:`L > 2 \delta^4`.  Only a loss below that, 2e-4, brings c there.  A loss that returns
+        from there can still move c by the learning rate times :math:`L / \delta^3` in one step of
+        SGD, which takes long to undo; Adam, whose steps do not depend on the slope, is safe.
+
+    Args:
+        num_losses: K, the number of losses.
+        init: initial value of every c, not 0.
+        lr_mult: learning rate of c as a multiple of the optimizer's, positive.
+
+    Attributes:
+        c: the learned parameters, shape [K].
+
+    Raises:
+        ConfigError: ``init`` is 0 or ``lr_mult`` is not positive.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import AutoWeighting
+        >>> weighting = AutoWeighting(2)
+        >>> weighting(paddle.to_tensor([1.0, 0.5])).tolist()
+        [0.5, 0.5]
+        >>> round(float(weighting.penalty()), 4)  # 2 ln 2
+        1.3863
+    """
+
+    parameter_name = "c"
+    delta = 0.1
+
+    def __init__(self, num_losses: int, init: float = 1.0, lr_mult: float = 1.0) -> None:
+        super().__init__(num_losses)
+        self.init = checked_number("init", init)
+        self.lr_mult = checked_lr_mult(lr_mult)
+        if init == 0:
+            raise ConfigError("init: expected a number other than 0, found 0")
+        self.c = self.learnable(self.init, self.lr_mult)
+
+    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+        """Return 1 / (2 c^2), or its tangent below ``delta``, shape [K]."""
+        square = self.c * self.c
+        below = nn.functional.relu(self.delta**2 - square)
+        return 0.5 / square.clip(min=self.delta**2) + below * (0.5 / self.delta**4 - self.c)
+
+    def penalty(self) -> Tensor:
+        """Return the sum of ln(1 + c^2), 0-D."""
+        return paddle.log1p(self.c * self.c).sum()

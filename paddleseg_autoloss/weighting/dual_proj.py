@@ -1,0 +1,62 @@
+"""Projection of the mean gradient onto the dual cone, after Lopez-Paz and Ranzato."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paddleseg_autoloss.weighting.base import GramianWeighting
+from paddleseg_autoloss.weighting.solvers import directions, factor, nonnegative
+
+__all__ = ["DualProjWeighting"]
+
+
+class DualProjWeighting(GramianWeighting):
+    r"""The mean gradient made to conflict with none (DualProj, Lopez-Paz and Ranzato 2017).
+
+    The mean of the gradients is projected onto the dual cone of them all, the set of updates that
+    conflict with none:
+
+    .. math::
+        d = \text{argmin}_y \Big\lVert y - \frac{1}{K} \sum_i g_i \Big\rVert
+        \quad \text{with} \quad \langle g_j, y \rangle \ge 0 \ \text{for all } j
+
+    By duality :math:`d = J^T w` for the w that minimises :math:`w^T G w` over :math:`w \ge 1 / K`.
+
+    D. Lopez-Paz, M. Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017, the
+    quadratic programs of section 3; the name is that of P. Quinton, V. Rey, "Jacobian Descent for
+    Multi-Objective Optimization", arXiv:2406.16232.  No weight is below 1 / K; without conflict all
+    are 1 / K, so the update has the scale of the losses' mean.  No loss gets worse to first order.
+
+    Deviations:
+        GEM projects the gradient of the present task, with those of past tasks as constraints; here
+        it is the mean, and the constraints are all losses, as in TorchJD.  TorchJD adds 1e-4 to the
+        diagonal of the Gramian divided by its trace, and takes the mean where the gradients are
+        smaller than 1e-4.  Here the projection is exact at any scale, but for angles too small for
+        single precision: eigenvalues of the cosines below :math:`10^{-8}` are raised to that.  A
+        loss without gradient projects nothing and gets the weight 1 / K.
+
+    Args:
+        num_losses: K, the number of losses.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import DualProjWeighting
+        >>> gramian = paddle.to_tensor([[18.0, -22.0], [-22.0, 38.0]])
+        >>> weights = DualProjWeighting(2)(paddle.ones([2]), gramian)
+        >>> [round(w, 4) for w in weights.tolist()]  # the mean conflicts with the first: 22/18 / 2
+        [0.6111, 0.5]
+    """
+
+    sums_to = "1 or more"
+    scale = "mean"
+
+    def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
+        """Return the weights, at least 1 / K each, shape [K]."""
+        weights = np.ones(len(gramian))
+        if gramian.sum(axis=1).min() < 0:
+            some, lengths, cosines = directions(gramian)
+            # The solver's tolerance is meant for numbers of about 1.
+            relative = lengths / lengths.max()
+            root = factor(cosines)
+            weights[some] += nonnegative(root, -(root @ relative)) / relative
+        return weights / len(gramian)

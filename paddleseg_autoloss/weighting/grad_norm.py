@@ -1,0 +1,102 @@
+"""Gradient normalisation by Chen et al."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor
+
+from paddleseg_autoloss.checks import checked_lr_mult, checked_range
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.weighting.base import Weighting
+
+__all__ = ["GradNormWeighting"]
+
+
+class GradNormWeighting(Weighting):
+    r"""Gradient normalisation (GradNorm, Chen et al. 2018).
+
+    The weights w are learned so that the weighted gradients :math:`w_i g_i` get lengths that match
+    how fast each loss falls:
+
+    .. math::
+        L_{grad} = \sum_i \left| w_i \lVert g_i \rVert
+            - \overline{w \lVert g \rVert} \, r_i^\alpha \right|,
+        \qquad r_i = \frac{L_i / L_i(0)}{\text{mean}_j \, L_j / L_j(0)}
+
+    Z. Chen, V. Badrinarayanan, C.-Y. Lee, A. Rabinovich, "GradNorm: Gradient Normalization for
+    Adaptive Loss Balancing in Deep Multitask Networks", ICML 2018, equations 1 and 2 and
+    algorithm 1.  The target, with the mean over the losses, is a constant for differentiation.
+    After every update the weights are rescaled to sum to K.
+
+    Deviations:
+        :math:`\lVert g_i \rVert` is over all parameters (or the logits), where the paper takes the
+        last shared layer.  A weight that a step makes smaller than 0.01 is set to that.  A loss
+        that was not positive at the start, of which no rate can be told, counts as :math:`L_i(0)`
+        for ever.  PaddleScience's method of this name is another one:
+        `paddleseg_autoloss.mtl.GradNorm`.
+
+    Args:
+        num_losses: K, the number of losses.
+        alpha: strength of the restoring force towards equal rates, at least 0.
+        lr_mult: learning rate of w as a multiple of the optimizer's, positive.
+
+    Attributes:
+        w: the learned weights, shape [K].
+
+    Raises:
+        ConfigError: ``alpha`` is negative or ``lr_mult`` is not positive.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import GradNormWeighting
+        >>> weighting = GradNormWeighting(2)
+        >>> weighting(paddle.ones([2]), paddle.to_tensor([[9.0, 0.0], [0.0, 1.0]])).tolist()
+        [1.0, 1.0]
+        >>> weighting.penalty().backward()  # lengths 3 and 1, target 2 for both
+        >>> weighting.w.grad.tolist()
+        [3.0, -1.0]
+    """
+
+    needs = "gramian"
+    parameter_name = "w"
+    sums_to = "K"
+    least = 0.01
+
+    def __init__(self, num_losses: int, alpha: float = 1.5, lr_mult: float = 1.0) -> None:
+        super().__init__(num_losses)
+        self.alpha = checked_range("alpha", alpha, least=0)
+        self.lr_mult = checked_lr_mult(lr_mult)
+        self.w = self.learnable(1.0, self.lr_mult)
+        # NaN until the first call.
+        self.register_buffer("initial_losses", paddle.full([num_losses], float("nan")))
+        self._imbalance: Tensor | None = None
+
+    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+        """Return w, which sums to K, shape [K], detached."""
+        if gramian is None:
+            raise ConfigError("GradNormWeighting: expected the Gramian of the gradients")
+        with paddle.no_grad():
+            positive = self.w.clip(min=self.least)
+            self.w.set_value(positive * self.num_losses / positive.sum())
+            started = ~self.initial_losses.isnan()
+            self.initial_losses.set_value(paddle.where(started, self.initial_losses, losses))
+            norms = paddle.diag(gramian).sqrt()
+            target = (self.w * norms).mean() * self._rates(losses) ** self.alpha
+        self._imbalance = (self.w * norms - target).abs().sum()
+        return self.w.detach()
+
+    def _rates(self, losses: Tensor) -> Tensor:
+        initial = self.initial_losses
+        positive = initial > 0
+        ones = paddle.ones_like(losses)
+        ratio = paddle.where(positive, losses.clip(min=0), ones)
+        ratio = ratio / paddle.where(positive, initial, ones)
+        mean = ratio.mean()
+        return paddle.where(mean > 0, ratio / mean.clip(min=1e-30), ones)
+
+    def penalty(self) -> Tensor | None:
+        r"""Return 0 with the gradient of :math:`L_{grad}` for w, 0-D."""
+        if self._imbalance is None:
+            return None
+        imbalance, self._imbalance = self._imbalance, None
+        return imbalance - imbalance.detach()

@@ -1,0 +1,63 @@
+"""A backward pass for each loss, with a learning rate for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from paddleseg_autoloss.checks import checked_lr_mult, one_for_each
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.weighting.base import GramianWeighting
+
+__all__ = ["SeparateBackwardWeighting"]
+
+
+class SeparateBackwardWeighting(GramianWeighting):
+    r"""Every loss backward by itself, with its own learning-rate multiplier :math:`m_i`.
+
+    .. math:: d = \sum_i m_i g_i
+
+    "Add the losses up, or call backward on each?"  With multipliers of 1 and one joint step the two
+    are the same, since the gradient of a sum is the sum of the gradients.  They differ where each
+    loss takes an optimizer step of its own: with ``step: each`` the optimizer steps K times an
+    iteration, in the order of the losses, each time with one :math:`g_i` alone and the learning
+    rate :math:`m_i` times its own; all K gradients are taken where the iteration began.  Adam then
+    divides every loss's gradient by the same running magnitude, and momentum carries from one loss
+    to the next.
+
+    The weights are the multipliers; they sum to what those sum to, K by default.  In a joint step
+    a multiplier scales the gradient, which Adam undoes as far as it concerns all losses alike.
+
+    Args:
+        num_losses: K, the number of losses.
+        lr_mult: learning rate of each loss as a multiple of the optimizer's, positive: a number for
+            all or a list with one each.
+        step: ``"joint"``, one optimizer step for all losses, or ``"each"``, one for each in turn.
+
+    Raises:
+        ConfigError: ``lr_mult`` has the wrong length or a value that is not positive, or ``step``
+            is neither.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import SeparateBackwardWeighting
+        >>> weighting = SeparateBackwardWeighting(2, lr_mult=[1, 0.5])
+        >>> weighting(paddle.ones([2]), paddle.eye(2)).tolist()
+        [1.0, 0.5]
+    """
+
+    sums_to = "K"
+
+    def __init__(
+        self, num_losses: int, lr_mult: float | Sequence[float] = 1.0, step: str = "joint"
+    ) -> None:
+        super().__init__(num_losses)
+        self.lr_mult = [checked_lr_mult(m) for m in one_for_each("lr_mult", lr_mult, num_losses)]
+        if step not in ("joint", "each"):
+            raise ConfigError(f"step: expected joint or each, found {step!r}")
+        self.step = step
+
+    def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
+        """Return the multipliers, shape [K]."""
+        return np.array(self.lr_mult)

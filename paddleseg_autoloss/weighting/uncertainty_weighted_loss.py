@@ -1,0 +1,109 @@
+"""Homoscedastic uncertainty weighting by Kendall, Gal and Cipolla."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import paddle
+from paddle import Tensor, nn
+
+from paddleseg_autoloss.checks import checked_choice, checked_lr_mult, checked_number, one_for_each
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.weighting.base import Weighting
+
+__all__ = ["UncertaintyWeighting"]
+
+#: Factor of exp(-s) L in each form.
+_FORMS = {"classification": 1.0, "regression": 0.5}
+
+
+class UncertaintyWeighting(Weighting):
+    r"""Weights from learned task uncertainty (Kendall et al. 2018).
+
+    With :math:`s_i = \log \sigma_i^2`, each loss contributes, depending on its form,
+
+    .. math::
+        \text{regression:}\quad & \tfrac{1}{2} e^{-s_i} L_i + \tfrac{1}{2} s_i \\
+        \text{classification:}\quad & e^{-s_i} L_i + \tfrac{1}{2} s_i
+
+    A. Kendall, Y. Gal, R. Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene
+    Geometry and Semantics", CVPR 2018, equations 7 (regression, a Gaussian likelihood) and 10
+    (classification, a softmax scaled by :math:`1/\sigma^2`), written in s as the paper advises for
+    numerical stability.
+
+    For a constant loss s settles where the weight is :math:`1 / (2 L)`, in both forms: s itself
+    differs, by :math:`\log 2`.  In the regression form with squared errors
+    :math:`\sigma^2 = e^{s}` is the variance of the residuals.  Dice, Lovasz and other overlap
+    losses are not negative log likelihoods; in either form their s is only a learned scale, and
+    ``classification`` is the usual choice because it starts at weight 1.  The total can be
+    negative, since s can be; watch the raw losses instead.  The weights sum to nothing in
+    particular.
+
+    Deviations:
+        The paper leaves s free.  Here the weight can neither explode nor vanish: above ``s_max`` it
+        stays :math:`e^{-s_{max}}`; below ``s_min`` it is continued by its tangent, and
+        :math:`\tfrac{1}{2} (s_{min} - s)^2` is added, which stops s within 1/2 of ``s_min`` even
+        for a loss that is exactly 0.  Between the bounds nothing changes.
+
+    Args:
+        num_losses: K, the number of losses.
+        form: ``"classification"`` or ``"regression"``, for all losses or a list with one each.
+        init: initial value of every s, within [s_min, s_max].
+        lr_mult: learning rate of s as a multiple of the optimizer's, positive.
+
+    Attributes:
+        s: the learned log variances, shape [K].
+
+    Raises:
+        ConfigError: ``form`` has an unknown value or the wrong length, ``init`` is out of bounds or
+            ``lr_mult`` is not positive.
+
+    Examples:
+        >>> import paddle
+        >>> from paddleseg_autoloss.weighting import UncertaintyWeighting
+        >>> weighting = UncertaintyWeighting(2, form=["classification", "regression"])
+        >>> weighting(paddle.to_tensor([1.0, 0.5])).tolist()
+        [1.0, 0.5]
+    """
+
+    parameter_name = "s"
+    s_min = -7.0
+    s_max = 7.0
+
+    def __init__(
+        self,
+        num_losses: int,
+        form: str | Sequence[str] = "classification",
+        init: float = 0.0,
+        lr_mult: float = 1.0,
+    ) -> None:
+        super().__init__(num_losses)
+        self.form = form
+        self.init = checked_number("init", init)
+        self.lr_mult = checked_lr_mult(lr_mult)
+        if not self.s_min <= init <= self.s_max:
+            raise ConfigError(
+                f"init: expected a number in [{self.s_min}, {self.s_max}], found {init!r}"
+            )
+        self.s = self.learnable(self.init, self.lr_mult)
+        self.register_buffer("factor", _form_factors(form, num_losses), persistable=False)
+
+    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+        """Return exp(-s) or exp(-s) / 2 by form, bounded, shape [K]."""
+        below = self._below()
+        # clip() has another slope at its lower bound in Paddle 2 than in Paddle 3.
+        bounded = (self.s + below).clip(max=self.s_max)
+        return self.factor * paddle.exp(-bounded) * (1 + below)
+
+    def penalty(self) -> Tensor:
+        """Return the sum of s / 2 and of the wall at ``s_min``, 0-D."""
+        return 0.5 * (self.s + self._below() ** 2).sum()
+
+    def _below(self) -> Tensor:
+        return nn.functional.relu(self.s_min - self.s)
+
+
+def _form_factors(form: str | Sequence[str], num_losses: int) -> Tensor:
+    forms = one_for_each("form", form, num_losses)
+    factors = [_FORMS[checked_choice("form", name, [*_FORMS])] for name in forms]
+    return paddle.to_tensor(factors, dtype="float32")

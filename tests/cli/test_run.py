@@ -1,0 +1,140 @@
+"""PaddleSeg's own scripts under ``python -m paddleseg_autoloss run``."""
+
+from __future__ import annotations
+
+import shutil
+import types
+from pathlib import Path
+
+import paddleseg
+import pytest
+from support import run_tool
+
+from paddleseg_autoloss.compat import LOOP_ASSUMPTIONS, check_loop
+from paddleseg_autoloss.errors import UnsupportedVersionError
+from paddleseg_autoloss.integration.session import LOOP
+from paddleseg_autoloss.integration.training import train
+
+#: What PaddleSeg's tools/train.py does, in short.
+SCRIPT = """
+import argparse
+
+import paddleseg
+from paddleseg.core import train
+from paddleseg.cvlibs import Config, SegBuilder
+from paddleseg.utils import utils
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--config")
+parser.add_argument("--save_dir")
+parser.add_argument("--iters", type=int)
+args = parser.parse_args()
+print("paddleseg from", paddleseg.__file__)
+config = Config(args.config, iters=args.iters)
+builder = SegBuilder(config)
+utils.set_device("cpu")
+train(builder.model, builder.train_dataset, optimizer=builder.optimizer, save_dir=args.save_dir,
+      iters=config.iters, batch_size=config.batch_size, losses=builder.loss, log_iters=1)
+"""
+
+CONFIG = """
+batch_size: 2
+iters: 100
+train_dataset:
+  type: SyntheticFundus
+  dataset_root: {root}
+  mode: train
+  num_train: 8
+  num_val: 3
+  image_size: 64
+  transforms: [{{type: Resize, target_size: [32, 32]}}, {{type: Normalize}}]
+model: {{type: FastSCNN, num_classes: 2, enable_auxiliary_loss: false}}
+optimizer: {{type: AdamW}}
+lr_scheduler: {{type: PolynomialDecay, learning_rate: 0.01, end_lr: 0.0, power: 0.9}}
+loss:
+  types:
+    - type: MixedLoss
+      losses: [{{type: CrossEntropyLoss}}, {{type: DiceLoss}}]
+      coef: [0.8, 0.2]
+  coef: [1]
+loss_aggregator: {{type: {method}, calpha: 0.4}}
+"""
+
+
+def prepare(folder: Path, fundus: Path, method: str = "CAGrad") -> Path:
+    """A clone of PaddleSeg, as far as the script needs it, and a config."""
+    (folder / "PaddleSeg/tools").mkdir(parents=True)
+    (folder / "PaddleSeg/tools/train.py").write_text(SCRIPT, encoding="utf-8")
+    (folder / "c.yml").write_text(CONFIG.format(root=fundus, method=method), encoding="utf-8")
+    return folder / "PaddleSeg/tools/train.py"
+
+
+def run(folder: Path, script: Path):
+    return run_tool(
+        "-m", "paddleseg_autoloss", "run", script, "--config", folder / "c.yml",
+        "--save_dir", folder / "out", "--iters", "2",
+    )  # fmt: skip
+
+
+def test_script_trains_with_the_components_and_the_aggregator(tmp_path, fundus):
+    result = run(tmp_path, prepare(tmp_path, fundus))
+    assert result.returncode == 0, result.stderr
+    assert "iter: 2/2" in result.stdout + result.stderr
+    assert "weights: CrossEntropyLoss" in result.stdout + result.stderr
+    rows = (tmp_path / "out/loss_weights.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 1 + 2 * 2
+    assert (tmp_path / "out/loss_gradients.csv").is_file()
+
+
+def test_clone_goes_before_the_installed_paddleseg(tmp_path, fundus):
+    script = prepare(tmp_path, fundus)
+    clone = tmp_path / "PaddleSeg/paddleseg"
+    shutil.copytree(Path(paddleseg.__file__).parent, clone)
+    result = run(tmp_path, script)
+    assert result.returncode == 0, result.stderr
+    assert f"paddleseg from {clone}" in result.stdout
+    assert (tmp_path / "out/loss_gradients.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("script", "method", "message"),
+    [
+        ("nothing.py", "CAGrad", "error: run: expected a Python script, found nothing at"),
+        (None, "CAGard", "error: loss_aggregator.type: there is no 'CAGard'; did you mean CAGrad?"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(tmp_path, fundus, script, method, message):
+    made = prepare(tmp_path, fundus, method)
+    result = run(tmp_path, script or made)
+    assert result.returncode == 1
+    assert message in result.stderr.splitlines()[-1]
+
+
+def test_installed_loop_is_what_we_build_upon():
+    check_loop(types.SimpleNamespace(train=train.__wrapped__))
+
+
+@pytest.mark.parametrize("name", LOOP_ASSUMPTIONS)
+def test_a_loop_that_lacks_something_is_refused_by_name(name, tmp_path, monkeypatch):
+    """PaddleSeg's own loop with one name in it changed."""
+    source = Path(LOOP.__file__).read_text(encoding="utf-8")
+    path = tmp_path / "loop.py"
+    head, function = source.split("\ndef train(")
+    old = "import LogWriter" if name.startswith("visualdl.") else name
+    changed = head + "\ndef train(" + function.replace(old, old + "_of_old")
+    assert changed != source
+    path.write_text(changed, encoding="utf-8")
+    namespace: dict = {}
+    exec(compile(changed, str(path), "exec"), namespace)
+    with pytest.raises(UnsupportedVersionError, match=rf"paddleseg .*: .* has no {name}, needed"):
+        check_loop(types.SimpleNamespace(train=namespace["train"]))
+
+
+def test_a_loop_without_an_argument_is_refused(tmp_path):
+    source = Path(LOOP.__file__).read_text(encoding="utf-8")
+    path = tmp_path / "loop.py"
+    path.write_text(source.replace("batch_size=2,", "images_per_card=2,"), encoding="utf-8")
+    namespace: dict = {}
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
+    with pytest.raises(UnsupportedVersionError, match=r"its train\(\) has no argument batch_size"):
+        check_loop(types.SimpleNamespace(train=namespace["train"]))

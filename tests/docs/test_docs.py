@@ -1,0 +1,195 @@
+"""What the docs say runs: docstring examples, README's snippets and commands, the layers."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+
+import pytest
+import yaml
+from paddleseg.cvlibs import manager
+from support import ROOT, run_tool
+
+import paddleseg_autoloss
+from paddleseg_autoloss.catalog import LEFT_OUT, config_snippet, entries, markdown_page
+from paddleseg_autoloss.weighting import METHODS
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(paddleseg_autoloss.__path__, "paddleseg_autoloss.")
+)
+#: DESIGN: a file imports only from layers below its own.
+LAYERS = [
+    "errors",
+    "checks",
+    "compat",
+    "seams",
+    "flags",
+    "ranks",
+    "tensors",
+    "weighting",
+    "gradients",
+    "catalog",
+    "datasets",
+    "losses",
+    "mtl",
+    "integration",
+    "diagnosis",
+    "comparison",
+    "cli",
+    "__main__",
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    module = importlib.import_module(name)
+    assert doctest.testmod(module, raise_on_error=False).failed == 0
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_everything_public_has_a_docstring(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    for public in getattr(module, "__all__", []):
+        assert hasattr(module, public)
+        member = getattr(module, public)
+        if callable(member):
+            assert member.__doc__, f"{name}.{public}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_component_has_an_example(name):
+    examples = doctest.DocTestFinder().find(manager.LOSSES[name], name)
+    assert any(example.examples for example in examples)
+    runner = doctest.DocTestRunner()
+    for example in examples:
+        assert runner.run(example).failed == 0
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down_the_layers(name):
+    own = LAYERS.index(name.split(".")[1])
+    source = (ROOT / name.replace(".", "/")).with_suffix(".py")
+    if not source.exists():
+        source = ROOT / name.replace(".", "/") / "__init__.py"
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("paddleseg_auto"):
+            assert LAYERS.index(node.module.split(".")[1]) <= own, f"{name} imports {node.module}"
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("snippet", snippets("yaml"))
+def test_readme_configs_name_real_components(snippet):
+    def check(value):
+        if isinstance(value, dict):
+            if "type" in value:
+                assert value["type"] in manager.LOSSES.components_dict
+            for inner in value.values():
+                check(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                check(inner)
+
+    check(yaml.safe_load(snippet))
+
+
+@pytest.mark.parametrize("snippet", snippets("python"))
+def test_readme_python_compiles_and_imports(snippet):
+    tree = ast.parse(snippet)
+    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert imports
+    exec(compile(ast.Module(imports, []), "README", "exec"), {})
+
+
+def test_readme_commands_name_files_that_exist():
+    commands = "\n".join(snippets("bash"))
+    for tool in set(re.findall(r"tools/\w+\.py", commands)):
+        assert (ROOT / tool).is_file(), tool
+    for config in set(re.findall(r"--config (\S+\.yml)", commands)):
+        if not config.startswith(("my_", "path/")):
+            assert (ROOT / "configs" / config).is_file(), config
+
+
+def test_page_of_the_methods_is_up_to_date():
+    """If it is not: python docs/write_methods_page.py."""
+    assert (ROOT / "docs/methods.md").read_text(encoding="utf-8") == markdown_page()
+    assert "docs/methods.md" in README
+
+
+def test_formulas_of_the_page_can_be_shown():
+    """One line within text; lines that are aligned say so; braces and environments match."""
+    page = markdown_page()
+    for formula in re.findall(r"\$`(.*?)`\$", page, flags=re.DOTALL):
+        assert "\n" not in formula
+        assert formula.count("{") == formula.count("}"), formula
+    for formula in re.findall(r"```math\n(.*?)```", page, flags=re.DOTALL):
+        assert formula.count("{") == formula.count("}"), formula
+        assert ("&" in formula or r"\\" in formula) <= (r"\begin{aligned}" in formula)
+        for left, right in ((r"\left", r"\right"), (r"\begin", r"\end")):
+            pattern = r"(?![a-z])"
+            counts = [len(re.findall(re.escape(side) + pattern, formula)) for side in (left, right)]
+            assert counts[0] == counts[1], formula
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+class TestCatalog:
+    def test_docstring_is_complete(self, entry):
+        text = entry.docstring()
+        assert "\nDeviations:\n" in text or not entry.authors
+        assert "\nArgs:\n" in text
+        own = inspect.signature(entry.method).parameters
+        for argument in own:
+            assert re.search(rf"^    {argument}: ", text, flags=re.MULTILINE), argument
+        assert re.search(r"\b(weights?|coefficients?|update)\b", text)
+
+    def test_snippet_is_a_config_that_builds(self, entry):
+        (component,) = yaml.safe_load(config_snippet(entry.name))["loss"]["types"]
+        kind, losses = component.pop("type"), component.pop("losses")
+        inner = [manager.LOSSES[loss["type"]]() for loss in losses]
+        built = manager.LOSSES[kind](inner, **component)
+        assert type(built.aggregator.weighting) is entry.method
+        assert repr(built.aggregator.weighting) == repr(entry.method(len(losses)))
+
+
+def test_list_and_show_in_the_terminal():
+    listed = run_tool("-m", "paddleseg_autoloss", "list")
+    assert listed.returncode == 0, listed.stderr
+    for name in METHODS:
+        assert re.search(rf"^{name} ", listed.stdout, flags=re.MULTILINE)
+    shown = run_tool("-m", "paddleseg_autoloss", "show", "CAGrad")
+    assert "calpha: 0.5" in shown.stdout
+    assert METHODS["CAGrad"].__doc__.split("\n")[0] in shown.stdout
+    for name in LEFT_OUT:
+        assert f"Left out: {name}: " in listed.stdout
+    missing = run_tool("-m", "paddleseg_autoloss", "show", "MoDo")
+    assert missing.stderr.splitlines()[-1].startswith("error: method: MoDo is left out: it needs")
+    wrong = run_tool("-m", "paddleseg_autoloss", "show", "CAGard")
+    assert wrong.returncode == 1
+    assert wrong.stderr.splitlines()[-1] == (
+        "error: method: there is no 'CAGard'; did you mean CAGrad?"
+    )
+
+
+def test_package_version_is_in_the_changelog():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"[{paddleseg_autoloss.__version__}]" in changelog
+
+
+def test_readme_is_finished_and_its_links_lead_somewhere():
+    assert "@@" not in README
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_readme_states_the_length_of_the_demo():
+    demo = yaml.safe_load((ROOT / "configs/_base_/fastscnn_demo.yml").read_text())
+    assert f"Fast-SCNN, {demo['iters']} iterations" in README

@@ -1,0 +1,71 @@
+"""What the pages of docs/evidence/ state is what their results.csv hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scipy import stats
+from support import ROOT
+
+EVIDENCE = ROOT / "docs" / "evidence"
+COMPARISONS = sorted(path.parent for path in EVIDENCE.glob("*/results.csv"))
+PAIRED = [f for f in COMPARISONS if pd.read_csv(f / "results.csv").seed.nunique() > 1]
+IMAGES = {".jpg", ".jpeg", ".npz", ".html", ".pdparams"}
+
+
+def table_under(heading: str, page: str) -> pd.DataFrame:
+    """Return the first table behind a heading, as strings."""
+    lines = page.split(heading, 1)[1].splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
+    end = next((i for i, row in enumerate(rows) if i and row[0] == rows[0][0]), len(rows))
+    return pd.DataFrame(rows[2:end], columns=rows[0])
+
+
+def chosen(results: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
+    """The finished runs that a line of the table of results is about."""
+    rate = float(row["learning rate"])
+    own = results[(results.variant == row.variant) & (results.learning_rate == rate)]
+    return own[own.status == "done"].set_index("seed")
+
+
+@pytest.mark.parametrize("folder", COMPARISONS, ids=lambda folder: folder.name)
+def test_report_states_what_the_runs_found(folder: Path):
+    results = pd.read_csv(folder / "results.csv")
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    table = table_under("\n## Results\n", page)
+    assert set(table.variant) <= set(results.variant)
+    for _, row in table.iterrows():
+        runs = chosen(results, row)
+        assert len(runs) == int(row.runs)
+        for metric in ("mIoU", "Dice", "Kappa"):
+            mean, *sd = (float(part) for part in row[metric].split(" ± "))
+            assert mean == pytest.approx(runs[f"test_{metric}"].mean(), abs=6e-5)
+            if sd:
+                assert sd[0] == pytest.approx(runs[f"test_{metric}"].std(), abs=6e-5)
+
+
+@pytest.mark.parametrize("folder", PAIRED, ids=lambda folder: folder.name)
+def test_differences_by_scipy(folder: Path):
+    results = pd.read_csv(folder / "results.csv")
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    baseline = re.search(r"\n## Paired differences to (.+)\n", page)[1]
+    table = table_under("\n## Results\n", page).set_index("variant", drop=False)
+    reference = chosen(results, table.loc[baseline]).test_mIoU
+    for _, row in table_under("\nmIoU:\n", page).iterrows():
+        runs = chosen(results, table.loc[row.variant]).test_mIoU
+        pairs = runs.index.intersection(reference.index)
+        found = stats.ttest_rel(runs[pairs], reference[pairs])
+        assert float(row["mean, points"]) == pytest.approx(
+            100 * (runs[pairs] - reference[pairs]).mean(), abs=6e-3
+        )
+        low, high = found.confidence_interval(0.95)
+        assert row["95 % interval"] == f"[{100 * low:.2f}, {100 * high:.2f}]"
+        assert float(row["p (t)"]) == pytest.approx(found.pvalue, rel=6e-3)
+
+
+def test_no_image_is_published():
+    files = [path for path in EVIDENCE.rglob("*") if path.is_file()]
+    assert not [path for path in files if path.suffix in IMAGES or "sample" in path.name]

@@ -1,0 +1,351 @@
+"""Two ranks over gloo on the loopback; GPUs and NCCL have not been run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support import ROOT, run_tool
+
+from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
+from paddleseg_autoloss.weighting import METHODS
+
+SCRIPT = """
+import sys
+sys.path.insert(0, "tests")
+from support import *
+import json
+
+paddle.set_device("cpu")
+folder = Path(sys.argv[1])
+model, types, _ = run_training(
+    folder, 4, model=lambda: TinyNet(), log_iters=1,
+    losses=lambda: [paddleseg_autoloss.AutoWeightedLoss(ce_and_dice())],
+)
+rank = paddle.distributed.get_rank()
+state = {"c": types[0].aggregator.weighting.c.numpy().tolist()}
+(folder / f"rank{rank}.json").write_text(json.dumps(state))
+"""
+
+
+def launched(folder, text) -> list[dict]:
+    """Run a script on two ranks, and return what each wrote to its JSON file."""
+    script = folder / "script.py"
+    script.write_text(text)
+    result = subprocess.run(
+        [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2",
+         "--log_dir", str(folder / "log"), str(script), str(folder)],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    logs = "\n".join(path.read_text() for path in (folder / "log").glob("workerlog.*"))
+    assert result.returncode == 0, result.stderr + logs
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    return folder, launched(folder, SCRIPT)
+
+
+def test_weights_are_the_same_on_both_ranks(ranks):
+    """The ranks see other images, so their gradients differ before they are averaged."""
+    _, (first, second) = ranks
+    assert first == second
+    assert (np.array(first["c"]) != 1).all()
+
+
+def test_only_one_rank_writes(ranks):
+    folder, _ = ranks
+    with open(folder / "loss_weights.csv") as file:
+        iterations = [line.split(",")[0] for line in file][1:]
+    assert iterations == ["1", "1", "2", "2", "3", "3", "4", "4"]
+
+
+def test_the_command_of_the_readme(tmp_path):
+    """With data that both ranks want to generate, evaluation, and a resume by name."""
+    data = {"dataset_root": tmp_path / "fundus", "num_train": 8, "num_val": 3, "image_size": 64}
+    options = [f"{d}.{k}={v}" for d in ("train_dataset", "val_dataset") for k, v in data.items()]
+    folder = tmp_path / "run"
+
+    def train(iters, *more):
+        result = run_tool(
+            "-m", "paddle.distributed.launch", "--nproc_per_node", "2",
+            "--log_dir", tmp_path / "log", "tools/train.py", "--config", "auto_ce_dice_demo.yml",
+            "--device", "cpu", "--save_dir", folder, "--iters", iters, "--save_interval", 2,
+            "--log_iters", 1, "--do_eval", "--use_vdl", *more, "--opts", *options,
+        )  # fmt: skip
+        logs = [p.read_text() for p in sorted((tmp_path / "log").glob("workerlog.*"))]
+        assert result.returncode == 0, "\n".join([result.stderr, *logs])
+        return logs
+
+    first, second = train(4)
+    assert "iter: 4/4" in first
+    assert "iter: 4/4" not in second
+    assert [path.name for path in whole_checkpoints(folder)] == ["iter_2", "iter_4"]
+    train(6, "--resume_model", "latest")
+    with open(folder / "loss_weights.csv") as file:
+        iterations = [int(line.split(",")[0]) for line in file.readlines()[1:]]
+    assert iterations == sorted([*range(1, 7)] * 2)
+    assert len(list(folder.glob("vdlrecords.*"))) == 2
+    assert (folder / "equivalent_mixed_loss.yml").is_file()
+
+
+#: One of each kind: learned, drawn, remembered.
+IN_THE_LOOP = ["GradNorm", "PCGrad", "Relobralo"]
+
+EVERY_STEP = """
+import sys
+sys.path.insert(0, "tests")
+from support import *
+import json
+from paddleseg_autoloss.losses import COMPONENTS
+
+paddle.set_device("cpu")
+folder, rank = Path(sys.argv[1]), int(paddle.distributed.ParallelEnv().rank)
+states = {}
+for name in IN_THE_LOOP:
+    states[name] = steps = []
+    made = []
+
+    def losses():
+        paddle.seed(100 + rank)  # as without --seed
+        made[:] = [COMPONENTS[name](ce_and_dice())]
+        layer = made[0]
+
+        def note(*args):
+            state = {k: v.numpy().tolist() for k, v in layer.state_dict().items()}
+            state["weights"] = layer.aggregator.last_weights.tolist()
+            steps.append(state)
+
+        layer.register_forward_post_hook(note)
+        return made
+
+    run_training(folder / name, 3, losses=losses, save_interval=3)
+Path(folder, f"rank{rank}.json").write_text(json.dumps(states))
+"""
+
+
+@pytest.fixture(scope="module")
+def every_step(tmp_path_factory):
+    script = EVERY_STEP.replace("IN_THE_LOOP", repr(IN_THE_LOOP))
+    return launched(tmp_path_factory.mktemp("every_step"), script)
+
+
+@pytest.mark.parametrize("name", IN_THE_LOOP)
+def test_paddleseg_loop_keeps_both_ranks_alike_at_every_step(every_step, name):
+    """The ranks see other images and were seeded differently."""
+    first, second = (ranks[name] for ranks in every_step)
+    assert len(first) == 3
+    assert first == second
+
+
+GRADIENTS = """
+import sys
+sys.path.insert(0, "tests")
+from support import *
+import json
+from paddleseg_autoloss.gradients.aggregator import LossAggregator
+from paddleseg_autoloss.weighting import METHODS
+
+paddle.set_device("cpu")
+paddle.distributed.init_parallel_env()
+rank = paddle.distributed.get_rank()
+random = np.random.default_rng(0)
+images = paddle.to_tensor(random.standard_normal((4, 6)), dtype="float32")
+wanted = paddle.to_tensor(random.standard_normal((4, 3)), dtype="float32")
+
+
+NAMES = ["a", "b", "c", "d"]
+
+
+def losses(model, x, y, count=2):
+    outputs = model(x)
+    wishes = [y, -2 * y, 3 * y, 1 - y]
+    return {name: ((outputs - wish) ** 2).mean() for name, wish in zip(NAMES[:count], wishes)}
+
+
+def flat(gradients):
+    return np.concatenate([g.numpy().ravel() for g in gradients])
+
+
+found = {}
+for name, method in METHODS.items():
+    paddle.seed(3)
+    count = max(2, method.least_losses)
+    model = paddle.DataParallel(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)))
+    aggregator = LossAggregator(NAMES[:count], method(count))
+    aggregator.bind(model.parameters())
+    aggregator.held_by_optimizer = True
+    paddle.seed(3)
+    alone = LossAggregator(NAMES[:count], method(count))
+    alone.bind(model.parameters())
+    half = slice(2 * rank, 2 * rank + 2)
+    found[name] = steps = []
+    for _ in range(3):
+        aggregator(losses(model, images[half], wanted[half], count)).backward()
+        gradient = flat(p.grad for p in model.parameters())
+        model.clear_gradients()
+        whole = losses(model._layers, images, wanted, count)
+        values = paddle.concat([x.reshape([1]) for x in whole.values()]).detach()
+        rows = [paddle.grad(x, model.parameters(), retain_graph=True) for x in whole.values()]
+        jacobian = paddle.to_tensor(np.stack([flat(row) for row in rows]))
+        if method.needs == "jacobian":
+            expected, weights = alone.weighting.update(values, jacobian)
+        else:
+            weights = alone.weighting(values, jacobian @ jacobian.T)
+            expected = weights.detach() @ jacobian
+        steps.append({
+            "weights": aggregator.last_weights.tolist(), "expected_weights": weights.tolist(),
+            "gradient": gradient.tolist(), "expected_gradient": expected.tolist(),
+            "state": {k: v.numpy().tolist() for k, v in aggregator.state_dict().items()},
+        })
+        with paddle.no_grad():
+            for p, row in zip(model.parameters(), jacobian.mean(axis=0).split(
+                [p.size for p in model.parameters()]
+            )):
+                p.set_value(p - 0.05 * row.reshape(p.shape))
+
+calls = []
+stock = paddle.distributed.all_reduce
+paddle.distributed.all_reduce = lambda x, *args, **kwargs: (calls.append(x.size), stock(x))[1]
+# The second loss does not depend on the network on rank 1.
+model = nn.Linear(6, 3)
+aggregator = LossAggregator(["a", "b"], METHODS["PCGrad"](2))
+aggregator.bind(model.parameters())
+one_sided = losses(model, images, wanted)
+if rank == 1:
+    one_sided["b"] = paddle.to_tensor(2.0)
+aggregator(one_sided).backward()
+found["one sided"] = {"gradient": model.weight.grad.numpy().tolist(), "calls": calls}
+Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory):
+    return launched(tmp_path_factory.mktemp("gradients"), GRADIENTS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradient_is_that_of_one_rank_with_the_whole_batch(gradients, name):
+    """And weights and state are the same on both ranks, at every step."""
+    for first, second in zip(*(ranks[name] for ranks in gradients)):
+        assert first["weights"] == second["weights"]
+        assert first["state"] == second["state"]
+        np.testing.assert_allclose(first["weights"], first["expected_weights"], rtol=2e-4)
+        for rank in (first, second):
+            np.testing.assert_allclose(
+                rank["gradient"], rank["expected_gradient"], rtol=2e-4, atol=1e-6
+            )
+
+
+def test_gradients_are_averaged_in_one_call_also_where_a_loss_has_none(gradients):
+    """K gradients and what they reach, then the values of the losses."""
+    first, second = (ranks["one sided"] for ranks in gradients)
+    assert first["calls"] == second["calls"] == [2 * 21 + 2 * 2, 2]
+    np.testing.assert_allclose(first["gradient"], second["gradient"])
+
+
+BROKEN_ON_ONE = """
+import sys
+sys.path.insert(0, "tests")
+from support import *
+import json
+from paddleseg.models.losses import MixedLoss
+from paddleseg_autoloss.errors import TrainingDiverged
+from paddleseg_autoloss.integration import training
+
+paddle.set_device("cpu")
+folder, rank = Path(sys.argv[1]), int(paddle.distributed.ParallelEnv().rank)
+stock, policy = training.TrainingSession, None
+
+
+class Broken(CrossEntropyLoss):
+    # At the second step: a loss on the second card alone, one with a gradient that is finite, or
+    # the gradient.
+    def forward(self, logit, label, semantic_weights=None):
+        if models[0].passes != 2:
+            return super().forward(logit, label, semantic_weights)
+        if VALUE == "gradient":
+            logit = logit * 1.0
+            if not logit.stop_gradient:
+                logit.register_hook(lambda g: g * float("nan"))
+        loss = super().forward(logit, label, semantic_weights)
+        if rank == 0 or VALUE == "gradient":
+            return loss
+        return loss * float("nan") if VALUE == "nan" else loss + float("inf")
+
+
+class Counting(TinyNet):
+    passes = 0
+
+    def forward(self, x):
+        if paddle.is_grad_enabled():
+            self.passes += 1
+        return super().forward(x)
+
+
+def session(**arguments):
+    arguments["losses"]["on_nonfinite"] = policy
+    return stock(**arguments)
+
+
+training.TrainingSession = session
+found = {}
+for VALUE in ("nan", "inf", "gradient"):
+    for policy in ("skip", "stop"):
+        for name in KINDS:
+            def losses():
+                inner = [Broken(), DiceLoss()]
+                if name == "MixedLoss":
+                    return [MixedLoss(inner, [0.8, 0.2])]
+                options = {"exact": True} if name == "FAMO" else {}
+                return [getattr(paddleseg_autoloss, name)(inner, **options)]
+
+            models, what = [], ""
+
+            def model():
+                models.append(Counting())
+                return models[0]
+
+            try:
+                run_training(folder / f"{VALUE} {policy} {name}", 4, losses, model)
+            except TrainingDiverged as error:
+                what = error.what
+            state = {k: v.numpy().tolist() for k, v in models[0].state_dict().items()
+                     if "_mean" not in k and "_variance" not in k}  # those of each card's images
+            found[f"{VALUE} {policy} {name}"] = {"what": what, "state": state}
+Path(folder, f"rank{rank}.json").write_text(json.dumps(found))
+"""
+KINDS = ["MixedLoss", "AutoWeightedLoss", "PCGrad", "FAMO"]
+
+
+@pytest.fixture(scope="module")
+def broken_on_one(tmp_path_factory):
+    script = BROKEN_ON_ONE.replace("KINDS", repr(KINDS))
+    return launched(tmp_path_factory.mktemp("broken_on_one"), script)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("policy", ["skip", "stop"])
+@pytest.mark.parametrize("value", ["nan", "inf", "gradient"])
+def test_what_breaks_on_one_rank_does_so_for_all(broken_on_one, value, policy, name):
+    first, second = (ranks[f"{value} {policy} {name}"] for ranks in broken_on_one)
+    assert first["state"] == second["state"]
+    for numbers in first["state"].values():
+        assert np.isfinite(numbers).all()
+    if policy == "skip":
+        assert first["what"] == second["what"] == ""
+    elif value == "gradient":
+        assert first["what"] == "iteration 2: the gradient of Broken is NaN or infinite"
+        assert second["what"] == first["what"]
+    else:
+        assert second["what"].startswith(f"iteration 2: Broken is {value}")
+        if name != "PCGrad":  # which looks at the means over the cards
+            assert first["what"] == "iteration 2: a loss on another card is NaN or infinite"
