@@ -53,7 +53,9 @@ def naive_train(
             history.append(monitor.log_window())
         labels = data["label"].astype("int64")
         pairs = zip(losses["types"], losses["coef"], logits)
-        return monitor.watch(lambda: [coef * loss(x, labels) for loss, coef, x in pairs])
+        result = [coef * loss(x, labels) for loss, coef, x in pairs]
+        monitor.record(monitor.collect(), result)
+        return result
 
     model.loss_computation = loss_computation
     stock_train(

@@ -8,17 +8,19 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
+from paddle.amp import auto_cast
 from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.checks import checked_choice, checked_integer
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged, UnheldParameterError
 from paddleseg_autoloss.gradients import Jacobian, Substeps, inject
 from paddleseg_autoloss.ranks import mean_over_ranks
-from paddleseg_autoloss.tensors import all_parameters, as_vector
+from paddleseg_autoloss.tensors import all_parameters, as_vector, tensors_in
 from paddleseg_autoloss.weighting import (
     GramianWeighting,
     JacobianWeighting,
@@ -71,7 +73,10 @@ class LossAggregator(nn.Layer):
         last_gramian: the inner products of the gradients at the latest call, shape [K, K]; None if
             there were none.
         loss_scale: returns the factor of a gradient scaler, by which the total will be multiplied,
-            or None if there is none.
+            or None; None where there is no scaler.
+        raises: whether a gradient that is NaN or infinite raises an error.  If not, it reaches the
+            parameters, and `not_finite` names it.
+        not_finite: what was NaN or infinite at the latest call, or None.
 
     Raises:
         ConfigError: two names are the same, the method is made for another number of losses, or an
@@ -116,7 +121,9 @@ class LossAggregator(nn.Layer):
         self.last_weights: Tensor | None = None
         self.last_gramian: np.ndarray | None = None
         self._values = np.zeros(len(names))
-        self.loss_scale: Callable[[], Tensor | None] = lambda: None
+        self.loss_scale: Callable[[], Tensor | None] | None = None
+        self.raises = True
+        self.not_finite: str | None = None
         self._parameters_of_network: list[Tensor] | None = None
         self._substeps: Substeps | None = None
         self._observing = False
@@ -185,20 +192,19 @@ class LossAggregator(nn.Layer):
 
     def unbind(self) -> None:
         """Let go of the network, of its optimizer and of the gradient scaler."""
-        self.loss_scale = lambda: None
+        self.loss_scale = None
         self._parameters_of_network = None
         if self._substeps is not None:
             self._substeps.remove()
             self._substeps = None
 
-    def forward(
-        self, losses: Mapping[str, Tensor], outputs: Sequence[Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, losses: Mapping[str, Tensor], outputs: Any = None) -> Tensor:
         """Return the total, 0-D and float32.
 
         Args:
             losses: a tensor of one element for each name, in any order.
-            outputs: what the network returned, for ``level: logits``.
+            outputs: what the network returned, for ``level: logits``: a tensor, or tensors in
+                lists and dicts.
 
         Raises:
             ConfigError: the keys are not the names, or what the gradients are to be taken for was
@@ -215,7 +221,7 @@ class LossAggregator(nn.Layer):
             self._check_held()
         in_order = [losses[name] for name in self.names]
         # Under mixed precision the sum of weighted losses would be taken in half precision.
-        with paddle.amp.auto_cast(enable=False):
+        with auto_cast(enable=False):
             values = as_vector(in_order)
             if self._observing:
                 if self.weighting.needs_losses_after_step:
@@ -254,10 +260,8 @@ class LossAggregator(nn.Layer):
         self.calls.set_value(np.asarray(calls + 1))
         return calls % self.update_interval == 0
 
-    def _aggregate(
-        self, losses: list[Tensor], values: Tensor, outputs: Sequence[Tensor] | None
-    ) -> Tensor:
-        scale = self.loss_scale()
+    def _aggregate(self, losses: list[Tensor], values: Tensor, outputs: Any) -> Tensor:
+        scale = None if self.loss_scale is None else self.loss_scale()
         exact = self.level == "parameters"
         jacobian = Jacobian(losses, self._targets(outputs), scale, replicated=exact)
         if self.weighting.may_be_negative and (not exact or self.update_interval > 1):
@@ -266,7 +270,7 @@ class LossAggregator(nn.Layer):
         if scale is not None:
             gramian /= scale**2
         shared = mean_over_ranks(values.detach())
-        finite = self._check_finite(shared, gramian, may_overflow=scale is not None)
+        finite = self._check_finite(shared, gramian, raises=self.raises and scale is None)
         if finite and isinstance(self.weighting, JacobianWeighting):
             injected = self._updated(self.weighting, shared, jacobian)
             return self._total(values.detach(), self.weights.clone()) + injected
@@ -287,10 +291,11 @@ class LossAggregator(nn.Layer):
                 "some outputs have losses of their own: those would be made to get worse"
             )
 
-    def _targets(self, outputs: Sequence[Tensor] | None) -> list[Tensor]:
+    def _targets(self, outputs: Any) -> list[Tensor]:
         method = type(self.weighting).__name__
         if self.level == "logits":
-            targets, missing = outputs, "call the aggregator with outputs"
+            targets = None if outputs is None else tensors_in(outputs)
+            missing = "call the aggregator with outputs"
         else:
             targets, missing = self._parameters_of_network, "call bind with them"
         if targets is None:
@@ -301,13 +306,13 @@ class LossAggregator(nn.Layer):
         unique = {id(target): target for target in targets}.values()
         return [target for target in unique if not target.stop_gradient]
 
-    def _check_finite(self, values: Tensor, gramian: Tensor, may_overflow: bool) -> bool:
+    def _check_finite(self, values: Tensor, gramian: Tensor, raises: bool) -> bool:
         """Return whether the losses and their gradients are finite.
 
         Args:
             values: the losses, shape [K].
             gramian: of their gradients, shape [K, K].
-            may_overflow: whether a gradient scaler will skip the step.
+            raises: whether to raise an error if they are not.
         """
         count = len(self.names)
         # The one transfer to the host.
@@ -315,8 +320,9 @@ class LossAggregator(nn.Layer):
         self.last_gramian = numbers[:-count].reshape([count, count])
         self._values = numbers[-count:]
         finite = bool(np.isfinite(numbers).all())
-        if not finite and not may_overflow:
-            raise TrainingDiverged(self._not_finite())
+        self.not_finite = None if finite else self._what_is_not_finite()
+        if raises and self.not_finite is not None:
+            raise TrainingDiverged(self.not_finite)
         return finite
 
     def _update(self, values: Tensor, gramian: Tensor) -> None:
@@ -335,7 +341,7 @@ class LossAggregator(nn.Layer):
         zero = paddle.zeros([], dtype="float32")
         return inject(zero, jacobian.targets, jacobian.split(update * self._factor))
 
-    def _not_finite(self) -> str:
+    def _what_is_not_finite(self) -> str:
         assert self.last_gramian is not None
         for name, value, square in zip(self.names, self._values, np.diag(self.last_gramian)):
             if not np.isfinite(value):

@@ -53,11 +53,12 @@ class GradientStatistics:
         self.is_exact = aggregator.level == "parameters"
         self._aggregator = aggregator
         self._gramians: list[np.ndarray] = []
+        self._writes = is_writing_rank()
 
     def note(self) -> None:
         """Take the Gramian of the present step, if there is one."""
         gramian, self._aggregator.last_gramian = self._aggregator.last_gramian, None
-        if is_writing_rank() and gramian is not None and np.isfinite(gramian).all():
+        if self._writes and gramian is not None and np.isfinite(gramian).all():
             self._gramians.append(gramian)
 
     def window(self, iteration: int) -> list[PairRow]:

@@ -10,6 +10,7 @@ from paddle import Tensor, nn
 from paddleseg.utils import logger
 
 from paddleseg_autoloss.errors import TrainingDiverged
+from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.running_statistics import RunningStatistics
 from paddleseg_autoloss.integration.state import LossState
@@ -17,44 +18,50 @@ from paddleseg_autoloss.ranks import any_rank
 
 __all__ = ["StepGuard"]
 
-#: Beyond this many steps in a row it is not bad luck.
+#: More skipped steps in a row than this are not bad luck.
 _MOST_IN_A_ROW = 20
 
 
-def _no_losses(outputs: Any) -> list[Tensor]:
-    return []
-
-
 class StepGuard:
-    """Lets no step be taken with a loss or a gradient that is NaN or infinite, on any card.
+    """Prevents every step whose loss or gradient is NaN or infinite, on any card.
 
     Network, optimizer, learned weights and all that methods remember are then as before the step.
-    Before the optimizer does anything it waits for the device, where PaddleSeg's loop would wait a
-    little later; several cards also tell each other whether a loss is broken.  What overflows under
-    a gradient scaler is left to that, unless it is a loss itself.
+    The guard waits for the device before the optimizer does anything; PaddleSeg's loop would wait a
+    little later.  Several cards also tell each other whether a loss is broken.  An overflow under a
+    gradient scaler is left to the scaler, unless a loss itself is broken.
 
     Args:
         model: the network.
         state: of the losses.
-        monitor: watches the losses.
-        skips: whether to go on behind such a step, with the next data and learning rate, instead
-            of stopping.
+        monitor: reads the losses.
+        aggregators: what weighs the losses; they report gradients that are not finite.
+        skips: whether to leave out such a step and go on, with the next data and learning rate,
+            instead of stopping.
+        evaluate: computes the losses of other outputs for the same batch, returns the value of
+            every term, and leaves no trace.
     """
 
     def __init__(
-        self, model: nn.Layer, state: LossState, monitor: TermMonitor, skips: bool
+        self,
+        model: nn.Layer,
+        state: LossState,
+        monitor: TermMonitor,
+        aggregators: list[LossAggregator],
+        skips: bool,
+        evaluate: Callable[[list[Tensor]], list[Tensor | None]],
     ) -> None:
         self.model = model
         self.state = state
         self.monitor = monitor
+        self.aggregators = aggregators
         self.skips = skips
+        self._evaluate = evaluate
         self._parameters = [*model.named_parameters(), *state.parameters.items()]
         self._statistics = RunningStatistics(model)
-        self._reason: TrainingDiverged | None = None
+        self._several_cards = paddle.distributed.ParallelEnv().nranks > 1
         self._in_a_row = 0
         self._snapshot: dict[str, dict[str, Tensor]] = {}
         self._outputs: Any = None
-        self._evaluate: Callable[[Any], list[Tensor]] = _no_losses
 
         # PaddleSeg deep-copies the model for EMA; a bound method would take the guard along.
         def keep_statistics(layer: nn.Layer, _: Any) -> None:
@@ -63,40 +70,21 @@ class StepGuard:
 
         self._hook = model.register_forward_pre_hook(keep_statistics)
 
-    def begin(self, outputs: Any, evaluate: Callable[[Any], list[Tensor]]) -> None:
-        """Remember the losses' state, which computing the losses may change, and how to do that.
+    def begin(self, outputs: Any) -> None:
+        """Remember what the step may change, before its losses are computed.
 
         Args:
             outputs: what the network returned.
-            evaluate: computes the losses of such outputs, and remembers nothing of it.
         """
         self._snapshot = self.state.snapshot()
         self._outputs = outputs
-        self._evaluate = evaluate
 
-    def losses(self, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Return the losses that ``compute`` returns; those of a step to be skipped as zeros.
+    def shown(self, losses: list[Tensor]) -> list[Tensor]:
+        """Return the losses that PaddleSeg's log and curves show where broken steps are skipped.
 
-        Raises:
-            TrainingDiverged: a gradient is not finite, and it is not to be skipped.
+        A loss that is not finite counts as 0 there.
         """
-        try:
-            result = compute()
-        except TrainingDiverged as error:
-            if not self.skips:
-                self._undo()
-                raise
-            self._reason = error
-            with paddle.no_grad():
-                _, result = self.monitor.peek(lambda: self._evaluate(self._outputs))
-            zeros = [paddle.zeros_like(value) for value in result]
-            for zero in zeros:
-                zero.stop_gradient = False
-            return zeros
-        if self.skips:
-            # PaddleSeg's log, curves and learning rate go on from what is returned.
-            return [paddle.where(x.isfinite(), x, paddle.zeros_like(x)) for x in result]
-        return result
+        return [paddle.where(x.isfinite(), x, paddle.zeros_like(x)) for x in losses]
 
     def permits(self, scaled: bool, overflow: bool) -> bool:
         """Return whether to take the step; if not, all is again as before it.
@@ -107,13 +95,13 @@ class StepGuard:
                 by itself; batch norm has moved, as it has without this package.
 
         Raises:
-            TrainingDiverged: a loss or a gradient is not finite, and it is not to be skipped, or
-                too many were.
+            TrainingDiverged: a loss or a gradient is not finite, and the step is not to be skipped;
+                or too many steps were skipped in a row.
         """
-        reason = self._reason or self._broken_loss() or (None if scaled else self._broken_part())
-        self._reason = None
+        reason = self._broken_loss() or (None if scaled else self._broken_gradient())
         if reason is not None:
-            self._undo()
+            self.state.restore(self._snapshot)
+            self._statistics.restore()
             if not self.skips:
                 raise reason
             self._count(reason)
@@ -123,7 +111,8 @@ class StepGuard:
             self._count(self.monitor.divergence("the scaled gradients are NaN or infinite"))
         else:
             self._in_a_row = 0
-        self._forget()
+        # Nothing of a step is held beyond its end.
+        self._snapshot, self._outputs = {}, None
         return reason is None
 
     def _count(self, reason: TrainingDiverged) -> None:
@@ -133,29 +122,23 @@ class StepGuard:
                 f"{reason.what}; so were the {_MOST_IN_A_ROW} steps before", reason.rescue
             )
 
-    def _undo(self) -> None:
-        self.state.restore(self._snapshot)
-        self._statistics.restore()
-
-    def _forget(self) -> None:
-        """Hold nothing of a step beyond its end."""
-        self._snapshot, self._outputs, self._evaluate = {}, None, _no_losses
-        self._statistics.forget()
-
     def _broken_loss(self) -> TrainingDiverged | None:
-        """What loss is not finite, on this card or another."""
+        """Return the error for a loss that is not finite, on this card or another."""
         reason = None
         try:
-            self.monitor.settle()
+            self.monitor.check_latest()
         except TrainingDiverged as error:
             reason = error
-        if any_rank(reason is not None) and reason is None:
+        if self._several_cards and any_rank(reason is not None) and reason is None:
             reason = self.monitor.divergence("a loss on another card is NaN or infinite")
         return reason
 
     @paddle.no_grad()
-    def _broken_part(self) -> TrainingDiverged | None:
-        """What gradient is not finite; all cards have the same."""
+    def _broken_gradient(self) -> TrainingDiverged | None:
+        """Return the error for a gradient that is not finite; all cards have the same."""
+        for aggregator in self.aggregators:
+            if aggregator.not_finite is not None:
+                return self.monitor.divergence(aggregator.not_finite)
         named = [(name, p.grad) for name, p in self._parameters if p.grad is not None]
         if not named:
             return None
@@ -168,7 +151,10 @@ class StepGuard:
     # fleet's optimizer takes its steps without gradients.
     @paddle.enable_grad()
     def _term_to_blame(self) -> str | None:
-        """The term whose gradient for the outputs is not finite; None if it breaks further down."""
+        """Return the term whose gradient for the outputs is not finite.
+
+        It is None if the gradient breaks further down, inside the network.
+        """
         outputs = self._outputs
         if not isinstance(outputs, list) or not all(isinstance(x, Tensor) for x in outputs):
             return None
@@ -180,15 +166,15 @@ class StepGuard:
             return None
         try:
             # A loss may change its input in place, which a leaf does not permit.
-            values, _ = self.monitor.peek(lambda: self._evaluate([leaf * 1 for leaf in leaves]))
+            values = self._evaluate([leaf * 1 for leaf in leaves])
             for term, value in zip(self.monitor.terms, values):
                 if value is not None and not value.stop_gradient:
                     found = paddle.grad(value, trained, retain_graph=True, allow_unused=True)
                     if not all(bool(g.isfinite().all()) for g in found if g is not None):
                         return term.name
         except Exception as error:
-            # What breaks the gradient is worth more than why its source cannot be told.
-            logger.warning(f"which loss it comes from cannot be told: {error}")
+            # That the gradient is broken matters more than where it comes from.
+            logger.warning(f"cannot find the loss that the broken gradient comes from: {error}")
         return None
 
     def remove(self) -> None:

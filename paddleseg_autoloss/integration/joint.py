@@ -65,14 +65,14 @@ class JointAggregation:
             )
 
     def total(
-        self, values: Sequence[Tensor | None], result: Sequence[Tensor], outputs: Sequence[Tensor]
+        self, values: Sequence[Tensor | None], result: Sequence[Tensor], outputs: Any
     ) -> Tensor:
         """Return the total that takes the place of the sum of ``result``.
 
         Args:
             values: what each term's loss returned, or None if it was not called.
             result: the losses as PaddleSeg or the model put them together.
-            outputs: the outputs of the network.
+            outputs: what the network returned.
 
         Raises:
             ConfigError: at the first step, if ``result`` is not the sum of the terms.

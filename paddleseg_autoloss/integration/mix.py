@@ -10,7 +10,8 @@ import yaml
 from paddle import nn
 
 from paddleseg_autoloss.integration.builder import component_config
-from paddleseg_autoloss.integration.terms import Term, current_weights
+from paddleseg_autoloss.integration.monitor import current_weights
+from paddleseg_autoloss.integration.terms import Term
 
 __all__ = ["Mix", "equivalent_mix"]
 

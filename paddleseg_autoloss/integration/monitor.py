@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from paddleseg_autoloss.errors import TrainingDiverged
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 from paddleseg_autoloss.integration.gradient_statistics import GradientStatistics, PairRow
 from paddleseg_autoloss.integration.history import Row
-from paddleseg_autoloss.integration.terms import Term, aggregators_of, current_weights
+from paddleseg_autoloss.integration.terms import Term, aggregators_of
 from paddleseg_autoloss.ranks import is_writing_rank
 from paddleseg_autoloss.tensors import as_vector
 
-__all__ = ["TermMonitor"]
+__all__ = ["TermMonitor", "current_weights"]
 
 #: Iterations after which a loss that never changes is reported.
 _LONG = 200
@@ -29,8 +29,8 @@ _LONG = 200
 class TermMonitor:
     """Collects the raw value and the weight of every term, and stops at one that is not finite.
 
-    The values of a step are on the device until someone calls `settle`, in one tensor.  Where
-    gradients are taken one by one, it collects their lengths and angles too.
+    The values of a step stay on the device, in one tensor, until `check_latest` reads them.  Where
+    gradients are taken one by one, the monitor collects their lengths and angles too.
 
     Args:
         terms: the terms.  A loss that serves several heads is expected to be called once for each.
@@ -48,7 +48,8 @@ class TermMonitor:
             if aggregator.weighting.needs != "losses"
         ]
         self._returned: dict[int, list[Tensor]] = {}
-        self._pending: Tensor | None = None
+        self._latest: Tensor | None = None
+        self._writes = is_writing_rank()
         self._ran: list[bool] = []
         self._window: list[np.ndarray] = []
         self._same = np.zeros(len(terms), "int64")
@@ -62,70 +63,52 @@ class TermMonitor:
         if isinstance(output, Tensor) and output.size == 1:
             self._returned.setdefault(id(layer), []).append(output)
 
-    def watch(
-        self,
-        compute: Callable[[], list[Tensor]],
-        total: Callable[[list[Tensor | None], list[Tensor]], Tensor] | None = None,
-    ) -> list[Tensor]:
-        """Call ``compute``, which computes the losses of one step, and return what it returns.
+    def collect(self) -> list[Tensor | None]:
+        """Return what each term's loss has returned since the last call, in the order of the terms.
 
-        Args:
-            compute: computes the losses.
-            total: makes one loss, to return instead, from the values of all terms and from what
-                ``compute`` returned.
-
-        Raises:
-            TrainingDiverged: a gradient is not finite.
+        It is None for a term whose loss was not called.
         """
-        self.settle()
-        self.iteration += 1
-        try:
-            result = compute()
-            values = self._values()
-            if total is not None:
-                result = [total(values, result)]
-        except TrainingDiverged as error:
-            self._returned.clear()
-            raise self.divergence(error.what) from error
-        self._pending = self._gather(values, result)
-        for statistics in self.gradients:
-            statistics.note()
-        return result
-
-    def peek(self, compute: Callable[[], list[Tensor]]) -> tuple[list[Tensor | None], list[Tensor]]:
-        """Call ``compute`` without recording it; return the terms' values and what it returned."""
-        result = compute()
-        return self._values(), result
-
-    def _values(self) -> list[Tensor | None]:
-        """What each term's loss returned, in the order of the terms; the graph is let go."""
         queues = {key: iter(values) for key, values in self._returned.items()}
         self._returned.clear()
         return [next(queues.get(id(term.layer), iter(())), None) for term in self.terms]
 
-    def _gather(self, values: list[Tensor | None], result: list[Tensor]) -> Tensor:
-        """The raw values of all terms, and what the network is trained on, in one tensor."""
+    def record(self, values: list[Tensor | None], result: list[Tensor]) -> None:
+        """Record one step; the numbers stay on the device until `check_latest`.
+
+        Args:
+            values: the raw value of every term, as `collect` returned them.
+            result: what the network is trained on.
+
+        Raises:
+            TrainingDiverged: a number of the step before, which nobody read, is NaN or infinite.
+        """
+        self.check_latest()
+        self.iteration += 1
         self._ran = [value is not None for value in values]
         missing = None if all(self._ran) else paddle.full([1], math.nan)
         filled = [missing if value is None else value.detach() for value in values]
-        return as_vector([*filled, as_vector(result).sum().detach()])
+        self._latest = as_vector([*filled, *(one.detach() for one in result)])
+        for statistics in self.gradients:
+            statistics.note()
 
-    def settle(self) -> None:
-        """Read the values of the latest step.
+    def check_latest(self) -> None:
+        """Read the numbers of the latest step, once.
 
         Raises:
             TrainingDiverged: one is NaN or infinite.
         """
-        if self._pending is None:
+        if self._latest is None:
             return
-        (*values, total), self._pending = self._pending.numpy(), None
-        raw, weights = np.array(values), current_weights(self.terms)
+        numbers, self._latest = self._latest.numpy(), None
+        raw, result = np.split(numbers, [len(self.terms)])
+        weights = current_weights(self.terms)
         for term, value, weight, ran in zip(self.terms, raw, weights, self._ran):
             if ran and not math.isfinite(value * weight):
                 raise self.divergence(f"{term.name} is {value} (weight {weight:.4g})")
+        total = result.sum()
         if not math.isfinite(total):
             raise self.divergence(f"the total loss is {total}")
-        if is_writing_rank():
+        if self._writes:
             self._window.append(np.stack([raw, weights, raw * weights]))
             self._warn_of_constants(raw)
 
@@ -149,7 +132,7 @@ class TermMonitor:
 
     def log_window(self) -> list[Row]:
         """Return the means since the last call, a row for each term that ran."""
-        self.settle()
+        self.check_latest()
         window, self._window = self._window, []
         if not window:
             return []
@@ -168,3 +151,21 @@ class TermMonitor:
         """Stop watching."""
         for hook in self._hooks:
             hook.remove()
+
+
+def current_weights(terms: Sequence[Term]) -> np.ndarray:
+    """The weight of every term in the latest step: coefficients times what the methods found.
+
+    NaN for a term whose method has not been called yet.
+    """
+    last: dict[int, np.ndarray] = {}
+    weights = np.array([term.coef for term in terms])
+    for row, term in enumerate(terms):
+        for aggregator, index in term.sources:
+            if aggregator.last_weights is None:
+                weights[row] = math.nan
+                continue
+            if id(aggregator) not in last:
+                last[id(aggregator)] = aggregator.last_weights.numpy()
+            weights[row] *= last[id(aggregator)][index]
+    return weights

@@ -14,8 +14,7 @@ from paddleseg_autoloss.integration.evaluation import Figures
 from paddleseg_autoloss.integration.gradient_statistics import PairRow
 from paddleseg_autoloss.integration.history import WeightHistory
 from paddleseg_autoloss.integration.mix import equivalent_mix
-from paddleseg_autoloss.integration.monitor import TermMonitor
-from paddleseg_autoloss.integration.terms import current_weights
+from paddleseg_autoloss.integration.monitor import TermMonitor, current_weights
 from paddleseg_autoloss.ranks import is_writing_rank
 
 __all__ = ["RunReport", "TrainLogger"]

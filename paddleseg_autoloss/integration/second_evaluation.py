@@ -1,70 +1,59 @@
-"""A second look at a batch after the step, for methods that ask what the step did to the losses."""
+"""A second evaluation of a batch, for methods that ask what the step did to the losses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import paddle
 from paddle import nn
 
-from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration.running_statistics import RunningStatistics
 
 __all__ = ["SecondEvaluation"]
 
 
 class SecondEvaluation:
-    """Evaluates the latest batch again, with the same dropout, and leaves no trace of it.
+    """Evaluates the latest batch again after the step, with the same dropout, without a trace.
 
     Args:
         model: the network.
-        aggregators: what weighs its losses; they pass the losses on to their methods.
+        evaluate: passes the losses of what the network returned on to the methods.
     """
 
-    def __init__(self, model: nn.Layer, aggregators: Sequence[LossAggregator]) -> None:
+    def __init__(self, model: nn.Layer, evaluate: Callable[[Any], Any]) -> None:
         self.model = model
-        self.aggregators = aggregators
+        self._evaluate = evaluate
         self._statistics = RunningStatistics(model)
         self._inputs: tuple[Any, ...] = ()
         self._random: Any = None
-        self._evaluate: Callable[[Any], None] | None = None
+        self._is_due = False
 
         # PaddleSeg deep-copies the model for EMA; a bound method would take all of this along.
         def keep(layer: nn.Layer, inputs: tuple[Any, ...]) -> None:
             if layer is self.model and layer.training and paddle.is_grad_enabled():
                 self._inputs, self._random = inputs, paddle.get_rng_state()
+                self._is_due = True
 
         self._hook = model.register_forward_pre_hook(keep)
 
-    def prepare(self, evaluate: Callable[[Any], None]) -> None:
-        """Say how to compute the losses.
-
-        Args:
-            evaluate: calls the aggregators with the losses of what the network returned.
-        """
-        self._evaluate = evaluate
-
     @paddle.no_grad()
-    def take(self, autocast: Any) -> None:
-        """Evaluate the batch again.
+    def run(self, autocast: AbstractContextManager) -> None:
+        """Evaluate the batch again, once after each of its steps.
 
         Args:
-            autocast: the precision that it was evaluated in, a context.
+            autocast: the precision that the batch was evaluated in.
         """
-        evaluate, self._evaluate = self._evaluate, None
-        if evaluate is None:
+        if not self._is_due:
             return
+        self._is_due = False
         self._statistics.keep()
         random = paddle.get_rng_state()
         paddle.set_rng_state(self._random)
         try:
-            with ExitStack() as stack:
-                stack.enter_context(autocast)
-                for aggregator in self.aggregators:
-                    stack.enter_context(aggregator.observing_after_step())
-                evaluate(self.model(*self._inputs))
+            with autocast:
+                self._evaluate(self.model(*self._inputs))
         finally:
             paddle.set_rng_state(random)
             self._statistics.restore()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from paddle import nn
 from paddleseg.models.losses import MixedLoss
 
 from paddleseg_autoloss.gradients.aggregator import LossAggregator, unique_names
 from paddleseg_autoloss.losses import WeightedLoss
 
-__all__ = ["Term", "aggregators_of", "current_weights", "loss_layers", "terms_of"]
+__all__ = ["Term", "aggregators_of", "loss_layers", "terms_of"]
 
 
 @dataclass(frozen=True)
@@ -35,24 +33,6 @@ class Term:
     layer: nn.Layer
     coef: float
     sources: tuple[tuple[LossAggregator, int], ...] = ()
-
-
-def current_weights(terms: Sequence[Term]) -> np.ndarray:
-    """The weight of every term in the latest step: coefficients times what the methods found.
-
-    NaN for a term whose method has not been called yet.
-    """
-    last: dict[int, np.ndarray] = {}
-    weights = np.array([term.coef for term in terms])
-    for row, term in enumerate(terms):
-        for aggregator, index in term.sources:
-            if aggregator.last_weights is None:
-                weights[row] = math.nan
-                continue
-            if id(aggregator) not in last:
-                last[id(aggregator)] = aggregator.last_weights.numpy()
-            weights[row] *= last[id(aggregator)][index]
-    return weights
 
 
 def terms_of(losses: dict[str, list[Any]]) -> list[Term]:

@@ -17,8 +17,9 @@ from paddleseg_autoloss.integration.checkpoint import (
     checkpoint_iteration,
     latest_checkpoint,
 )
+from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.report import TrainLogger
-from paddleseg_autoloss.integration.session import LOOP, TrainingSession
+from paddleseg_autoloss.integration.session import TrainingSession
 
 __all__ = ["install", "train"]
 

@@ -11,7 +11,6 @@ from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients.aggregator import LossAggregator, unique_names
-from paddleseg_autoloss.tensors import tensors_in
 from paddleseg_autoloss.weighting import Weighting
 
 __all__ = ["WeightedLoss"]
@@ -93,8 +92,9 @@ class WeightedLoss(nn.Layer):
             ConfigError: an inner loss does not return one number.
         """
         values = {}
-        for name, loss in zip(self.names, self.losses):
-            value = loss(logits, _copied(labels))
+        copies = [_copy(labels) for _ in self.losses]
+        for name, loss, copy in zip(self.names, self.losses, copies):
+            value = loss(logits, copy)
             # MixedLoss returns a list.
             value = paddle.add_n(value) if isinstance(value, list) else value
             if value.size != 1:
@@ -102,12 +102,12 @@ class WeightedLoss(nn.Layer):
                     f"losses: {name} returned shape {list(value.shape)}, expected a single number"
                 )
             values[name] = value
-        return self.aggregator(values, outputs=tensors_in(logits))
+        return self.aggregator(values, logits)
 
 
-def _copied(labels: Any) -> Any:
+def _copy(labels: Any) -> Any:
     if isinstance(labels, dict):
-        return {key: _copied(value) for key, value in labels.items()}
+        return {key: _copy(value) for key, value in labels.items()}
     return labels.clone() if isinstance(labels, Tensor) else labels
 
 

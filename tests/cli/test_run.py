@@ -12,7 +12,7 @@ from support import run_tool
 
 from paddleseg_autoloss.compat import LOOP_ASSUMPTIONS, check_loop
 from paddleseg_autoloss.errors import UnsupportedVersionError
-from paddleseg_autoloss.integration.session import LOOP
+from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.training import train
 
 #: What PaddleSeg's tools/train.py does, in short.

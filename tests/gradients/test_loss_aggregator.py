@@ -22,7 +22,8 @@ from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.integration import training
 from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.integration.joint import JointAggregation
-from paddleseg_autoloss.integration.session import LOOP, TrainingSession
+from paddleseg_autoloss.integration.loop import LOOP
+from paddleseg_autoloss.integration.session import TrainingSession
 from paddleseg_autoloss.integration.terms import terms_of
 from paddleseg_autoloss.weighting import METHODS
 

@@ -13,7 +13,7 @@ from paddle import nn
 from support import Squares, TinyNet, ce_and_dice, run_training
 
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
-from paddleseg_autoloss.integration.session import LOOP
+from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.losses import WeightedLoss
 from paddleseg_autoloss.weighting import Weighting
 

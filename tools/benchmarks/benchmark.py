@@ -22,7 +22,8 @@ from tqdm import trange
 
 from paddleseg_autoloss.flags import run_command
 from paddleseg_autoloss.integration.config import find_config, load_config
-from paddleseg_autoloss.integration.session import LOOP, TrainingSession
+from paddleseg_autoloss.integration.loop import LOOP
+from paddleseg_autoloss.integration.session import TrainingSession
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 

@@ -1,0 +1,152 @@
+"""What takes the place of functions of PaddleSeg and Paddle around the steps of a run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import paddle
+import visualdl
+from paddle import nn
+from paddle.optimizer import Optimizer
+
+from paddleseg_autoloss.errors import AutoLossError, CheckpointError
+from paddleseg_autoloss.integration.checkpoint import (
+    atomic_save,
+    check_plain,
+    checked_load,
+    non_finite,
+)
+from paddleseg_autoloss.integration.evaluation import captured_figures
+from paddleseg_autoloss.integration.loop import LOOP, ContinuedSampler
+from paddleseg_autoloss.integration.report import TrainLogger
+from paddleseg_autoloss.seams import replaced
+
+if TYPE_CHECKING:
+    from paddleseg_autoloss.integration.session import TrainingSession
+
+__all__ = ["stand_ins"]
+
+
+def stand_ins(session: TrainingSession) -> list[tuple[Any, str, Any]]:
+    """Return owner, name and stand-in of what is replaced beside `TrainingSession.step_seams`.
+
+    Args:
+        session: of the run.
+    """
+    optimizer = session.optimizer
+    return [
+        (optimizer, "state_dict", _state_dict(session, optimizer.state_dict)),
+        (optimizer, "set_state_dict", _set_state_dict(session, optimizer.set_state_dict)),
+        (LOOP, "resume", _resume(LOOP.resume)),
+        (LOOP, "evaluate", _evaluate(session, LOOP.evaluate)),
+        (LOOP, "logger", TrainLogger(LOOP.logger, session.report)),
+        (paddle, "save", _save(session, paddle.save)),
+        (paddle.io, "DistributedBatchSampler", _sampler(session)),
+        (paddle.amp, "auto_cast", _auto_cast(session, paddle.amp.auto_cast)),
+        (paddle.amp, "GradScaler", _grad_scaler(session, paddle.amp.GradScaler)),
+        (visualdl, "LogWriter", _log_writer(session, visualdl.LogWriter)),
+    ]
+
+
+def _state_dict(session: TrainingSession, stock: Callable) -> Callable:
+    def state_dict() -> dict[str, Any]:
+        return session.state.save(stock(), session.seed)
+
+    return state_dict
+
+
+def _set_state_dict(session: TrainingSession, stock: Callable) -> Callable:
+    def set_state_dict(state: dict[str, Any]) -> None:
+        own, seed = session.state.load(state)
+        stock(own)
+        if seed is not None:
+            session.seed = seed
+            session.reseed()
+
+    return set_state_dict
+
+
+def _resume(stock: Callable) -> Callable:
+    def resume(model: nn.Layer, optimizer: Optimizer, folder: str) -> int:
+        for name in ("model.pdparams", "model.pdopt"):
+            check_plain("--resume_model", Path(folder, name))
+        try:
+            with replaced(model, "set_state_dict", checked_load(model)):
+                return stock(model, optimizer, folder)
+        except AutoLossError:
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise CheckpointError(f"--resume_model: cannot read {folder}: {reason}") from error
+
+    return resume
+
+
+def _evaluate(session: TrainingSession, stock: Callable) -> Callable:
+    def evaluate(model: nn.Layer, *args: Any, **kwargs: Any) -> Any:
+        session.monitor.check_latest()
+        with captured_figures() as figures:
+            result = stock(model, *args, **kwargs)
+        session.report.add_figures(figures(), prefix="" if model is session.model else "Ema_")
+        return result
+
+    return evaluate
+
+
+def _save(session: TrainingSession, stock: Callable) -> Callable:
+    def save(obj: Any, path: str, *args: Any, **kwargs: Any) -> None:
+        session.monitor.check_latest()
+        broken = non_finite(obj)
+        if broken is not None:
+            raise session.monitor.divergence(f"{broken} has become NaN or infinite")
+        if Path(path).name == "model.pdparams":
+            # An older run's state beside this model would pass for a whole checkpoint.
+            Path(path).with_suffix(".pdopt").unlink(missing_ok=True)
+        atomic_save(stock, obj, path, *args, **kwargs)
+
+    return save
+
+
+def _sampler(session: TrainingSession) -> Callable:
+    stock = paddle.io.DistributedBatchSampler
+
+    def sampler(dataset: paddle.io.Dataset, *args: Any, **kwargs: Any) -> Any:
+        if dataset is session.train_dataset and kwargs.get("shuffle"):
+            return ContinuedSampler(session.start_iter, dataset, *args, **kwargs)
+        return stock(dataset, *args, **kwargs)
+
+    return sampler
+
+
+def _auto_cast(session: TrainingSession, stock: Any) -> Callable:
+    """Note the precision of the loop; what switches it off within a step is ours."""
+
+    @functools.wraps(stock)
+    def auto_cast(enable: bool = True, **kwargs: Any) -> Any:
+        if enable:
+            session.autocast = lambda: stock(enable, **kwargs)
+        return stock(enable, **kwargs)
+
+    return auto_cast
+
+
+def _grad_scaler(session: TrainingSession, stock: Any) -> Callable:
+    @functools.wraps(stock)
+    def grad_scaler(*args: Any, **kwargs: Any) -> paddle.amp.GradScaler:
+        scaler = stock(*args, **kwargs)
+        session.set_scaler(scaler)
+        return scaler
+
+    return grad_scaler
+
+
+def _log_writer(session: TrainingSession, stock: Any) -> Callable:
+    @functools.wraps(stock)
+    def log_writer(*args: Any, **kwargs: Any) -> visualdl.LogWriter:
+        session.report.writer = stock(*args, **kwargs)
+        return session.report.writer
+
+    return log_writer
