@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.errors import AutoLossError, ConfigError, root_cause
 
 __all__ = [
+    "build",
     "checked_choice",
     "checked_integer",
     "checked_length",
@@ -17,6 +18,8 @@ __all__ = [
     "checked_range",
     "one_for_each",
 ]
+
+T = TypeVar("T")
 
 
 def checked_number(name: str, value: float) -> float:
@@ -74,3 +77,18 @@ def checked_lr_mult(lr_mult: float) -> float:
     if isinstance(lr_mult, (int, float)) and lr_mult <= 0:
         raise ConfigError(f"lr_mult: expected a positive number, found {lr_mult!r}")
     return checked_number("lr_mult", lr_mult)
+
+
+def build(key: str, make: Callable[[], T]) -> T:
+    """Call ``make``, which builds the component of the config key ``key``.
+
+    Raises:
+        ConfigError: it failed; the error says why in one line.
+    """
+    try:
+        return make()
+    except AutoLossError:
+        raise
+    except Exception as error:
+        cause = root_cause(error)
+        raise ConfigError(f"{key}: {cause}") from error

@@ -15,6 +15,8 @@ __all__ = [
     "UnheldParameterError",
     "UnsupportedVersionError",
     "did_you_mean",
+    "one_line",
+    "root_cause",
 ]
 
 
@@ -65,3 +67,15 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     by_lower_case = {one.lower(): one for one in known}
     matches = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.5)
     return f"; did you mean {by_lower_case[matches[0]]}?" if matches else ""
+
+
+def root_cause(error: BaseException) -> str:
+    """Return the message of the first error in a chain, or of our own, in one line."""
+    while not isinstance(error, AutoLossError) and (error.__cause__ or error.__context__):
+        error = error.__cause__ or error.__context__ or error
+    return one_line(error) or type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error in one line."""
+    return " ".join(str(error).split())

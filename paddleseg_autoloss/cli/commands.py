@@ -14,11 +14,11 @@ from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.transforms import Compose
 from paddleseg.utils import get_image_list, logger, utils
 
+from paddleseg_autoloss.checks import build
+from paddleseg_autoloss.data_checks import check_files
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.checkpoint import check_plain, checkpoint_iteration
 from paddleseg_autoloss.integration.config import (
-    build,
-    check_files,
     find_config,
     load_config,
 )

@@ -12,8 +12,8 @@ from paddleseg.cvlibs import manager
 from paddleseg.datasets import OpticDiscSeg
 
 from paddleseg_autoloss.comparison.plan import Plan
+from paddleseg_autoloss.data_checks import build_dataset
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.integration.config import build_dataset
 
 __all__ = ["Split", "check_same_data", "split_data"]
 

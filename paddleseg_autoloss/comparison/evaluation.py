@@ -23,8 +23,10 @@ from paddleseg.core.infer import inference
 from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.utils import utils
 
+from paddleseg_autoloss.checks import build
+from paddleseg_autoloss.data_checks import build_dataset
 from paddleseg_autoloss.flags import non_negative_int, run_command
-from paddleseg_autoloss.integration.config import build, build_dataset, load_config
+from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.integration.evaluation import captured_figures
 
 __all__ = ["evaluate_run", "main", "write_atomically"]

@@ -16,12 +16,13 @@ import pandas as pd
 import yaml
 from paddleseg.cvlibs import SegBuilder
 
+from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.comparison.data import Split
 from paddleseg_autoloss.comparison.evaluation import write_atomically
 from paddleseg_autoloss.comparison.plan import Run
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
-from paddleseg_autoloss.integration.config import build, load_config
+from paddleseg_autoloss.integration.config import load_config
 
 __all__ = ["RunFolder"]
 

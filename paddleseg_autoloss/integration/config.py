@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import cv2
 import yaml
 from paddleseg.core import evaluate
 from paddleseg.cvlibs import Config, manager
-from PIL import Image, UnidentifiedImageError
 
-from paddleseg_autoloss.errors import AutoLossError, ConfigError, DataError, did_you_mean
+from paddleseg_autoloss.errors import ConfigError, did_you_mean, one_line, root_cause
 from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.weighting import METHODS
 
-__all__ = ["build", "build_dataset", "check_files", "find_config", "load_config"]
+__all__ = ["find_config", "load_config"]
 
 _MANAGERS = (
     manager.MODELS,
@@ -32,12 +29,6 @@ _SECTIONS = ("model", "train_dataset", "val_dataset", "optimizer", "loss", "dist
 #: What PaddleSeg's builder accepts besides the names it knows, and what it passes on by itself.
 _OTHER_TYPES = {"sgd", "adam"}
 _OTHER_ARGUMENTS = {"type", "ignore_index", "momentum"}
-_END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-
-#: Environment variable that allows lists to name files outside of the data set's folder.
-_OUTSIDE_ROOT = "AUTOLOSS_OUTSIDE_ROOT"
-
-T = TypeVar("T")
 
 
 def find_config(name: str | None, config_dir: Path) -> str:
@@ -91,7 +82,7 @@ def _check_yaml(path: Path, seen: tuple[Path, ...]) -> None:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from error
+        raise ConfigError(f"{path}: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected keys and values, found {content!r}")
     bases = content.get("_base_", [])
@@ -206,100 +197,3 @@ def _check_ignore_index(config: Config) -> None:
 def _ignore_index(dataset: dict[str, Any]) -> int | None:
     component = manager.DATASETS[dataset["type"]]
     return dataset.get("ignore_index", getattr(component, "IGNORE_INDEX", None))
-
-
-def build(key: str, make: Callable[[], T]) -> T:
-    """Call ``make``, which builds the component of the config key ``key``.
-
-    Raises:
-        ConfigError: it failed; the error says why in one line.
-    """
-    try:
-        return make()
-    except AutoLossError:
-        raise
-    except Exception as error:
-        cause = root_cause(error)
-        raise ConfigError(f"{key}: {cause}") from error
-
-
-def build_dataset(key: str, config: dict[str, Any], make: Callable[[], T]) -> T:
-    """Build a data set and check its files; see `build` and `check_files`.
-
-    Raises:
-        DataError: OpticDiscSeg is not there and cannot be downloaded, a file cannot be read, or
-            the list names files outside of ``dataset_root`` and nobody said that it may.
-    """
-    root = config.get("dataset_root")
-    absent = config["type"] == "OpticDiscSeg" and not (root and Path(root).exists())
-    try:
-        dataset = build(key, make)
-    except ConfigError as error:
-        if not absent or "`mode`" in str(error):
-            raise
-        Path(f"{root}.download.lock").unlink(missing_ok=True)
-        raise DataError(
-            f"{key}.dataset_root: expected the folder of OpticDiscSeg (train_list.txt, "
-            f"val_list.txt, JPEGImages, Annotations), found none at {root}, and it could not be "
-            "downloaded; put it there, or start with auto_ce_dice_demo.yml, which needs no download"
-        ) from error
-    if root and not os.environ.get(_OUTSIDE_ROOT):
-        _check_inside(key, dataset, root)
-    check_files(key, dataset)
-    return dataset
-
-
-def _check_inside(key: str, dataset: Any, root: str) -> None:
-    """A list from elsewhere must not make training read, and show, other files of this machine."""
-    inside = os.path.join(os.path.abspath(root), "")
-    for pair in getattr(dataset, "file_list", []):
-        for path in pair:
-            if path is not None and not os.path.abspath(path).startswith(inside):
-                raise DataError(
-                    f"{key}: its list names {path}, outside of dataset_root {root}; if that is "
-                    f"meant, set the environment variable {_OUTSIDE_ROOT}=1"
-                )
-
-
-def check_files(key: str, dataset: Any) -> None:
-    """Check that every image and label of a data set is there, is an image and is whole.
-
-    The pixels are not decoded: this takes about a millisecond per file.  Training itself would not
-    tell: OpenCV pads what is cut short, and Paddle's reader waits for ever when one read fails.
-
-    Raises:
-        DataError: one is not; the error names it.
-    """
-    for pair in getattr(dataset, "file_list", []):
-        for path in pair:
-            if path is not None:
-                try:
-                    _check_image(Path(path))
-                except (OSError, SyntaxError, ValueError) as error:
-                    reason = "it is missing" if not Path(path).exists() else _one_line(error)
-                    raise DataError(f"{key}: cannot read {path}: {reason}") from error
-
-
-def _check_image(path: Path) -> None:
-    """Read the header, check the checksums that the format has, and look for its end marker."""
-    try:
-        with Image.open(path) as image:
-            marker = _END_MARKERS.get(image.format or "", b"")
-            image.verify()
-    except UnidentifiedImageError:
-        if cv2.haveImageReader(str(path)):
-            return
-        raise
-    if marker not in path.read_bytes():
-        raise OSError("the file is cut short")
-
-
-def root_cause(error: BaseException) -> str:
-    """Return the message of the first error in a chain, or of our own, in one line."""
-    while not isinstance(error, AutoLossError) and (error.__cause__ or error.__context__):
-        error = error.__cause__ or error.__context__ or error
-    return _one_line(error) or type(error).__name__
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

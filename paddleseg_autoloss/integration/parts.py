@@ -11,8 +11,9 @@ from paddle.optimizer import Optimizer
 from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.utils import utils
 
+from paddleseg_autoloss.checks import build
+from paddleseg_autoloss.data_checks import build_dataset
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.integration.config import build, build_dataset
 
 __all__ = ["Parts", "build_parts", "build_val_dataset"]
 

@@ -36,6 +36,7 @@ LAYERS = [
     "gradients",
     "catalog",
     "datasets",
+    "data_checks",
     "losses",
     "mtl",
     "integration",

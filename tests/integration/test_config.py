@@ -11,12 +11,11 @@ from paddleseg.cvlibs import SegBuilder
 from PIL import Image
 from support import ROOT, run_tool
 
+from paddleseg_autoloss.checks import build
+from paddleseg_autoloss.data_checks import build_dataset, check_files
 from paddleseg_autoloss.errors import CheckpointError, ConfigError, DataError
 from paddleseg_autoloss.integration.checkpoint import checkpoint_iteration, whole_checkpoints
 from paddleseg_autoloss.integration.config import (
-    build,
-    build_dataset,
-    check_files,
     find_config,
     load_config,
 )

@@ -19,9 +19,10 @@ from paddleseg.datasets import Dataset
 from support import ROOT, TinyNet, ce_and_dice, run_tool, run_training
 
 import paddleseg_autoloss
+from paddleseg_autoloss.checks import build
+from paddleseg_autoloss.data_checks import build_dataset
 from paddleseg_autoloss.errors import CheckpointError, ConfigError, DataError
 from paddleseg_autoloss.integration.checkpoint import check_plain, whole_checkpoints
-from paddleseg_autoloss.integration.config import build, build_dataset
 
 KILLS = """
 import sys
