@@ -16,23 +16,20 @@ import ast
 import importlib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType
 
 import paddle
 from paddle import Tensor
 from paddle.base.layer_helper import LayerHelper
-
-from paddleseg_autoloss.errors import UnsupportedVersionError
 
 __all__ = [
     "APPLIED_FIXES",
     "SOURCE_FIXES",
     "SourceFix",
     "apply_source_fixes",
-    "check_loop",
     "create_accumulators",
     "overflowed",
 ]
@@ -242,59 +239,6 @@ def _apply_all() -> list[SourceFix]:
 
 #: The fixes that this installation needed.
 APPLIED_FIXES = _apply_all()
-
-
-#: What the integration builds upon in ``paddleseg.core.train``: names in its code, and why.
-LOOP_ASSUMPTIONS = {
-    "model.loss_computation": "a model that computes its losses itself",
-    "resume": "restoring the weights of the losses",
-    "evaluate": "Dice and kappa beside PaddleSeg's curves",
-    "logger.info": "the weights on every log line",
-    "paddle.save": "checkpoints that are written whole or not at all",
-    "paddle.io.DistributedBatchSampler": "resuming in the midst of an epoch",
-    "paddle.amp.GradScaler": "mixed precision",
-    "optimizer.state_dict": "saving the weights of the losses",
-    "visualdl.LogWriter": "the curves",
-}
-_LOOP_ARGUMENTS = {
-    "model", "train_dataset", "optimizer", "save_dir", "iters", "batch_size", "resume_model",
-    "save_interval", "losses", "to_static_training",
-}  # fmt: skip
-
-
-def check_loop(loop: ModuleType) -> None:
-    """Check that PaddleSeg's training function is made as this package reckons with.
-
-    Args:
-        loop: the module ``paddleseg.core.train``.
-
-    Raises:
-        UnsupportedVersionError: it is not; the error names what is missing.
-    """
-    used = _names_in(loop.train)
-    for name, purpose in LOOP_ASSUMPTIONS.items():
-        if name not in used:
-            raise _unsupported(f"its training loop has no {name}, needed for {purpose}")
-    for argument in sorted(_LOOP_ARGUMENTS - inspect.signature(loop.train).parameters.keys()):
-        raise _unsupported(f"its train() has no argument {argument}")
-
-
-def _names_in(function: Callable) -> set[str]:
-    """The names that a function's code uses, dotted ones and those that it imports included."""
-    names = set()
-    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))):
-        if isinstance(node, (ast.Attribute, ast.Name)):
-            names.add(ast.unparse(node))
-        elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{imported.name}" for imported in node.names}
-    return names
-
-
-def _unsupported(what: str) -> UnsupportedVersionError:
-    version = importlib.import_module("paddleseg").__version__
-    return UnsupportedVersionError(
-        f"paddleseg {version}: {what}; expected PaddleSeg 2.8, 2.9 or develop"
-    )
 
 
 def create_accumulators(optimizer: paddle.optimizer.Optimizer, parameters: list[Tensor]) -> None:

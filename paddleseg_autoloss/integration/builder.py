@@ -13,7 +13,7 @@ from paddleseg.cvlibs.builder import Builder
 
 from paddleseg_autoloss.integration.checkpoint import check_plain
 from paddleseg_autoloss.integration.config import check_aggregator, check_policy
-from paddleseg_autoloss.seams import replaced
+from paddleseg_autoloss.seams import replace, replaced
 
 __all__ = ["component_config", "extend_builder"]
 
@@ -28,8 +28,9 @@ def extend_builder() -> None:
     It notes the configs of what it builds, reads our keys of a config, and checks pretrained
     weights, which a config can name, before Paddle unpickles them.
     """
-    Builder.build_component = _noting_configs(_loading_carefully(Builder.build_component))
-    SegBuilder._build_loss = _with_our_keys(SegBuilder._build_loss)
+    build = _noting_configs(_loading_carefully(Builder.build_component))
+    replace(Builder, "build_component", build)
+    replace(SegBuilder, "_build_loss", _with_our_keys(SegBuilder._build_loss))
 
 
 def component_config(layer: nn.Layer) -> dict[str, Any] | None:

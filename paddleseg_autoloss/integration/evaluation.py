@@ -10,6 +10,8 @@ from typing import Any
 from paddle import Tensor
 from paddleseg.utils import metrics
 
+from paddleseg_autoloss.seams import replaced
+
 __all__ = ["Figures", "captured_figures"]
 
 
@@ -74,8 +76,5 @@ def captured_figures() -> Iterator[Callable[[], Figures]]:
         seen.append(areas)
         return mean_iou(*areas)
 
-    metrics.mean_iou = watched
-    try:
+    with replaced(metrics, "mean_iou", watched):
         yield lambda: Figures.from_areas(*seen[-1])
-    finally:
-        metrics.mean_iou = mean_iou

@@ -10,6 +10,7 @@ from paddle.optimizer import Optimizer
 from paddle.regularizer import L2Decay
 
 from paddleseg_autoloss.compat import create_accumulators
+from paddleseg_autoloss.seams import replace
 from paddleseg_autoloss.tensors import all_parameters
 
 __all__ = ["export_slots", "hold_parameters", "import_slots"]
@@ -50,7 +51,7 @@ def _exempt_from_decoupled_decay(optimizer: Optimizer, names: set[str]) -> None:
     def decays(name: str) -> bool:
         return name not in names and (previous is None or previous(name))
 
-    optimizer._apply_decay_param_fun = decays
+    replace(optimizer, "_apply_decay_param_fun", decays)
 
 
 def _exempt_from_layerwise_rates(optimizer: Optimizer, names: set[str]) -> None:
@@ -63,7 +64,7 @@ def _exempt_from_layerwise_rates(optimizer: Optimizer, names: set[str]) -> None:
         if parameter.name not in names:
             previous(parameter)
 
-    optimizer.set_param_lr_fun = set_rate
+    replace(optimizer, "set_param_lr_fun", set_rate)
 
 
 def export_slots(optimizer: Optimizer, parameters: dict[str, Tensor]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 import paddle
 import paddleseg.core
 
-from paddleseg_autoloss.compat import check_loop
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.integration.builder import extend_builder
 from paddleseg_autoloss.integration.checkpoint import (
@@ -20,6 +19,7 @@ from paddleseg_autoloss.integration.checkpoint import (
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.report import TrainLogger
 from paddleseg_autoloss.integration.session import TrainingSession
+from paddleseg_autoloss.seams import check_seams, replace
 
 __all__ = ["install", "train"]
 
@@ -114,7 +114,7 @@ def install() -> None:
         UnsupportedVersionError: the installed PaddleSeg's loop is not what this package reckons
             with.
     """
-    check_loop(LOOP)
-    setattr(LOOP, "train", train)  # noqa: B010
-    paddleseg.core.train = train
+    check_seams()
+    replace(LOOP, "train", train)
+    replace(paddleseg.core, "train", train)
     extend_builder()

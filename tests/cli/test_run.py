@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import types
 from pathlib import Path
 
 import paddleseg
 import pytest
 from support import run_tool
-
-from paddleseg_autoloss.compat import LOOP_ASSUMPTIONS, check_loop
-from paddleseg_autoloss.errors import UnsupportedVersionError
-from paddleseg_autoloss.integration.loop import LOOP
-from paddleseg_autoloss.integration.training import train
 
 #: What PaddleSeg's tools/train.py does, in short.
 SCRIPT = """
@@ -108,33 +102,3 @@ def test_mistakes_are_named_in_one_line(tmp_path, fundus, script, method, messag
     result = run(tmp_path, script or made)
     assert result.returncode == 1
     assert message in result.stderr.splitlines()[-1]
-
-
-def test_installed_loop_is_what_we_build_upon():
-    check_loop(types.SimpleNamespace(train=train.__wrapped__))
-
-
-@pytest.mark.parametrize("name", LOOP_ASSUMPTIONS)
-def test_a_loop_that_lacks_something_is_refused_by_name(name, tmp_path, monkeypatch):
-    """PaddleSeg's own loop with one name in it changed."""
-    source = Path(LOOP.__file__).read_text(encoding="utf-8")
-    path = tmp_path / "loop.py"
-    head, function = source.split("\ndef train(")
-    old = "import LogWriter" if name.startswith("visualdl.") else name
-    changed = head + "\ndef train(" + function.replace(old, old + "_of_old")
-    assert changed != source
-    path.write_text(changed, encoding="utf-8")
-    namespace: dict = {}
-    exec(compile(changed, str(path), "exec"), namespace)
-    with pytest.raises(UnsupportedVersionError, match=rf"paddleseg .*: .* has no {name}, needed"):
-        check_loop(types.SimpleNamespace(train=namespace["train"]))
-
-
-def test_a_loop_without_an_argument_is_refused(tmp_path):
-    source = Path(LOOP.__file__).read_text(encoding="utf-8")
-    path = tmp_path / "loop.py"
-    path.write_text(source.replace("batch_size=2,", "images_per_card=2,"), encoding="utf-8")
-    namespace: dict = {}
-    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
-    with pytest.raises(UnsupportedVersionError, match=r"its train\(\) has no argument batch_size"):
-        check_loop(types.SimpleNamespace(train=namespace["train"]))

@@ -27,8 +27,8 @@ MODULES = sorted(
 LAYERS = [
     "errors",
     "checks",
-    "compat",
     "seams",
+    "compat",
     "flags",
     "ranks",
     "tensors",
