@@ -12,7 +12,7 @@ from paddle import Tensor
 
 from paddleseg_autoloss.errors import ConfigError
 
-__all__ = ["LOOP", "ContinuedSampler", "LossComputation", "stock_losses"]
+__all__ = ["LOOP", "ContinuedSampler", "stock_losses"]
 
 #: The module of PaddleSeg's loop; as an attribute of its package, the function hides it.
 LOOP = importlib.import_module("paddleseg.core.train")
