@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from paddleseg_autoloss.gradients.aggregator import method_arguments
-from paddleseg_autoloss.weighting import METHODS, JacobianWeighting, Weighting
+from paddleseg_autoloss.weighting import METHODS, JacobianWeighting, LossWeighting, Weighting
 from paddleseg_autoloss.weighting.base import own_arguments
 
 __all__ = [
@@ -47,12 +47,6 @@ _HEADER = (
     "Weights sum to",
     "Scale",
 )
-_NEEDS = {"losses": "losses", "gramian": "Gramian", "jacobian": "Jacobian"}
-_COST = {
-    "losses": "none",
-    "gramian": "K - 1 backward passes",
-    "jacobian": "K - 1 backward passes",
-}
 #: Summary, abbreviation, authors and year in a docstring's first line.
 _SUMMARY = re.compile(r"(.+?)(?: \((?:([^,()]+), )?([^,()]+) (\d{4})\))?\.(?: .*)?$")
 #: Stand-ins for K and n, to be recognised in the shapes of what a method remembers.
@@ -82,13 +76,14 @@ class Entry:
         method = self.method
         # With its defaults; a method that wraps another takes after that.
         weighting = method(_K if method.most_losses >= _K else int(method.most_losses))
+        needs = _needs(weighting)
         return (
             self.name,
             self.authors or "-",
             self.year or "-",
-            _NEEDS[weighting.needs],
+            needs,
             _state(weighting),
-            _COST[weighting.needs],
+            "none" if needs == "losses" else "K - 1 backward passes",
             "yes" if weighting.may_be_negative else "no",
             weighting.sums_to,
             weighting.scale,
@@ -119,6 +114,13 @@ def entries() -> list[Entry]:
 def table() -> list[tuple[str, ...]]:
     """Return the table of methods, its header first."""
     return [_HEADER, *(entry.row() for entry in entries())]
+
+
+def _needs(weighting: Weighting) -> str:
+    """Return what the weights depend on."""
+    if isinstance(weighting, LossWeighting):
+        return "losses"
+    return "Jacobian" if isinstance(weighting, JacobianWeighting) else "Gramian"
 
 
 def _state(weighting: Weighting) -> str:

@@ -9,7 +9,8 @@ from itertools import combinations_with_replacement
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.ranks import is_one_of_several_ranks, mean_over_ranks
+from paddleseg_autoloss.gradients.injection import inject
+from paddleseg_autoloss.ranks import mean_over_ranks
 
 __all__ = ["Jacobian"]
 
@@ -36,6 +37,7 @@ class Jacobian:
 
     Attributes:
         targets: as given.
+        scale: as given.
 
     Examples:
         >>> import paddle
@@ -44,7 +46,7 @@ class Jacobian:
         >>> jacobian = Jacobian([x.sum(), (x * x).sum()], [x])
         >>> jacobian.gramian().tolist()
         [[2.0, 6.0], [6.0, 20.0]]
-        >>> [row.tolist() for row in jacobian.combined(paddle.to_tensor([1.0, 0.5]))]
+        >>> [row.tolist() for row in jacobian.combine(paddle.to_tensor([1.0, 0.5]))]
         [[2.0, 3.0]]
     """
 
@@ -57,13 +59,13 @@ class Jacobian:
     ) -> None:
         self.targets = list(targets)
         self._num_losses = len(losses)
-        self._scale = scale
+        self.scale = scale
         self._replicated = replicated
         sizes = [math.prod(target.shape) for target in self.targets]
         rows = [_gradients(loss, self.targets, scale) for loss in losses]
-        if replicated and is_one_of_several_ranks():
+        if replicated and paddle.distributed.get_world_size() > 1:
             rows = _mean_of_rows(rows, sizes)
-        self._blocks = list(_blocks(rows, sizes))
+        self._blocks = list(_make_blocks(rows, sizes))
         self._reached = {column for block in self._blocks for column in block.columns}
 
     def gramian(self) -> Tensor:
@@ -90,7 +92,7 @@ class Jacobian:
         """Return how many losses reach any target."""
         return len({loss for block in self._blocks for loss in block.losses})
 
-    def combined(self, weights: Tensor) -> list[Tensor | None]:
+    def combine(self, weights: Tensor) -> list[Tensor | None]:
         """Return J^T w, one tensor for each target; None where no loss reaches it.
 
         For targets that some losses do not reach while others do, negative weights count as 0: they
@@ -109,6 +111,25 @@ class Jacobian:
             self._unpack(block, own @ paddle.stack(block.rows), gradients)
         return gradients
 
+    def inject_combination(self, weights: Tensor) -> Tensor:
+        """Return 0 as a tensor whose ``backward`` adds `combine` to the targets' gradients.
+
+        `scale` is undone: a gradient scaler will multiply the total by it.
+
+        Args:
+            weights: w, shape [K].
+        """
+        zero = paddle.zeros([], dtype="float32")
+        return inject(zero, self.targets, self.combine(weights), divisor=self.scale)
+
+    def inject_update(self, update: Tensor) -> Tensor:
+        """Return 0 as a tensor whose ``backward`` adds an update to the targets' gradients.
+
+        Args:
+            update: d, without `scale`, its numbers in the order of the columns of `matrix`.
+        """
+        return inject(paddle.zeros([], dtype="float32"), self.targets, self.split(update))
+
     def matrix(self) -> Tensor:
         """Return J as one tensor, float32, shape [K, n], its columns in the order of the targets.
 
@@ -117,17 +138,17 @@ class Jacobian:
         """
         columns: list[Tensor | None] = [None] * len(self.targets)
         while self._blocks:
-            self._spread(self._blocks.pop(), columns)
+            self._write_dense(self._blocks.pop(), columns)
         count = self._num_losses
         for index, (target, part) in enumerate(zip(self.targets, columns)):
             if part is None:
                 columns[index] = paddle.zeros([count, math.prod(target.shape)], dtype="float32")
         return paddle.concat(columns, axis=1)
 
-    def _spread(self, block: _Block, columns: list[Tensor | None]) -> None:
+    def _write_dense(self, block: _Block, columns: list[Tensor | None]) -> None:
         rows, zero = dict(block.numbered_rows()), paddle.zeros_like(block.rows[0])
         dense = paddle.stack([rows.get(loss, zero) for loss in range(self._num_losses)])
-        dense = dense if self._scale is None else dense / self._scale
+        dense = dense if self.scale is None else dense / self.scale
         sizes = [math.prod(self.targets[column].shape) for column in block.columns]
         for column, part in zip(block.columns, paddle.split(dense, sizes, axis=1)):
             columns[column] = part
@@ -206,13 +227,14 @@ def _mean_of_rows(rows: list[list[Tensor | None]], sizes: list[int]) -> list[lis
     ]
 
 
-def _blocks(rows: list[list[Tensor | None]], sizes: list[int]) -> Iterator[_Block]:
+def _make_blocks(rows: list[list[Tensor | None]], sizes: list[int]) -> Iterator[_Block]:
     """Gather the gradients into blocks, and let go of them one by one."""
     for losses, columns in _columns_by_reach(rows, sizes):
-        yield _Block(losses, columns, [_taken(rows[loss], columns) for loss in losses])
+        yield _Block(losses, columns, [_join_columns(rows[loss], columns) for loss in losses])
 
 
-def _taken(row: list[Tensor | None], columns: list[int]) -> Tensor:
+def _join_columns(row: list[Tensor | None], columns: list[int]) -> Tensor:
+    """Return some columns of a row as one vector, and let go of them in the row."""
     parts = []
     for column in columns:
         gradient, row[column] = row[column], None

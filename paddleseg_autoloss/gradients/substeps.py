@@ -6,8 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import paddle
 from paddle import Tensor
 from paddle.optimizer import Optimizer
+
+from paddleseg_autoloss.gradients.injection import inject
+from paddleseg_autoloss.gradients.jacobian import Jacobian
 
 __all__ = ["Substeps"]
 
@@ -33,15 +37,34 @@ class Substeps:
         self._gradients: list[dict[int, Tensor]] = []
         self.clear()
         self._step, self._minimize = optimizer.step, optimizer.minimize
-        optimizer.step = self._around(self._step)
+        optimizer.step = self._with_substeps(self._step)
         # What a gradient scaler calls.
-        optimizer.minimize = self._around(self._minimize)
+        optimizer.minimize = self._with_substeps(self._minimize)
 
-    def add(self, step: int, parameter: Tensor, gradient: Tensor) -> None:
-        """Add to the gradient of a parameter in one of the further steps."""
-        gradients = self._gradients[step]
-        known = gradients.get(id(parameter))
-        gradients[id(parameter)] = gradient if known is None else known + gradient
+    def inject(self, jacobian: Jacobian, factor: float) -> Tensor:
+        """Return 0 as a tensor whose ``backward`` gives each step the gradient of its loss.
+
+        That of the last loss goes to the parameters, for the usual step.
+
+        Args:
+            jacobian: the gradients of the losses, a row for each step.
+            factor: by which to multiply the gradients.
+        """
+        # A gradient scaler undoes its own scale in the usual step alone.
+        scale = jacobian.scale
+        *further, last = [jacobian.row(index) for index in range(len(self.rates))]
+        parameters = jacobian.targets
+
+        def keep(incoming: Tensor) -> None:
+            own = incoming if scale is None else incoming / scale.reshape([])
+            for gradients, rows in zip(self._gradients, further):
+                for parameter, row in zip(parameters, rows):
+                    if row is not None:
+                        known, added = gradients.get(id(parameter)), row * own
+                        gradients[id(parameter)] = added if known is None else known + added
+
+        zero = paddle.zeros([], dtype="float32")
+        return inject(zero, parameters, last, divisor=scale, on_backward=keep) * factor
 
     def clear(self) -> None:
         """Forget the gradients, as ``clear_grad`` does those of the parameters."""
@@ -51,9 +74,9 @@ class Substeps:
         """Give the optimizer its own steps back."""
         self.optimizer.step, self.optimizer.minimize = self._step, self._minimize
 
-    def _around(self, stock: Callable) -> Callable:
+    def _with_substeps(self, stock: Callable) -> Callable:
         def step(*args: Any, **kwargs: Any) -> Any:
-            usual = [_taken(parameter) for parameter in self.parameters]
+            usual = [_take_gradient(parameter) for parameter in self.parameters]
             for gradients, rate in zip(self._gradients, self.rates):
                 if gradients:
                     self._exchange([gradients.get(id(p)) for p in self.parameters])
@@ -85,8 +108,8 @@ class Substeps:
                 attribute["learning_rate"] = own
 
 
-def _taken(parameter: Tensor) -> Tensor | None:
-    """Take the gradient of a parameter away."""
+def _take_gradient(parameter: Tensor) -> Tensor | None:
+    """Return the gradient of a parameter and clear it."""
     if parameter.grad is None:
         return None
     # Clearing p.grad empties every tensor that shares its memory.

@@ -58,7 +58,7 @@ class JointAggregation:
     def _check_signs(self, heads: int) -> None:
         """A method that sees no gradients cannot spare a head its negative weights."""
         method = self.aggregator.weighting
-        if heads > 1 and method.needs == "losses" and method.may_be_negative:
+        if heads > 1 and not self.aggregator.uses_gradients and method.may_be_negative:
             raise ConfigError(
                 f"loss_aggregator.type: {method.short_name} can give negative weights, which would "
                 f"make one of the {heads} heads get worse; expected another method"

@@ -45,7 +45,7 @@ class TermMonitor:
         self.gradients = [
             GradientStatistics(prefix, aggregator)
             for prefix, aggregator in aggregators_of(terms)
-            if aggregator.weighting.needs != "losses"
+            if aggregator.uses_gradients
         ]
         self._returned: dict[int, list[Tensor]] = {}
         self._latest: Tensor | None = None

@@ -221,7 +221,7 @@ class TrainingSession:
         parameters = [*self.model.parameters(), *self.state.parameters.values()]
         for aggregator in self.aggregators:
             aggregator.raises = False
-            if aggregator.weighting.needs != "losses":
+            if aggregator.uses_gradients:
                 aggregator.bind(parameters, self.optimizer)
 
     def set_scaler(self, scaler: paddle.amp.GradScaler) -> None:

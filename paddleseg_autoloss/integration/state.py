@@ -152,8 +152,9 @@ class LossState:
 
 
 def _name_of(aggregator: LossAggregator) -> str:
-    kind = type(aggregator.weighting)
-    return next((name for name, method in METHODS.items() if method is kind), kind.__name__)
+    names = {method.__name__: name for name, method in METHODS.items()}
+    class_name = aggregator.weighting.class_name
+    return names.get(class_name, class_name)
 
 
 def _trainable(layers: dict[str, nn.Layer]) -> dict[str, Tensor]:

@@ -100,7 +100,7 @@ def _check_sizes(arguments: dict[str, Any]) -> None:
 
 def _check_static_training(session: TrainingSession) -> None:
     for aggregator in session.aggregators:
-        if aggregator.weighting.needs != "losses":
+        if aggregator.uses_gradients:
             raise ConfigError(
                 "to_static_training: expected False with a method that looks at gradients, as "
                 "Paddle goes backward through a static graph only once; found True"

@@ -12,7 +12,7 @@ from paddleseg.cvlibs import manager
 from paddleseg_autoloss.catalog import config_snippet, example_losses
 from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.losses.weighted import WeightedLoss
-from paddleseg_autoloss.weighting import METHODS, Weighting
+from paddleseg_autoloss.weighting import METHODS, LossWeighting, Weighting
 
 __all__ = ["COMPONENTS"]
 
@@ -83,7 +83,8 @@ def _docstring(name: str, method: type[Weighting]) -> str:
     documentation = method.__doc__ or ""
     arguments = re.search(r" {4}Args:\n(.*?)\n\n", documentation + "\n\n", flags=re.DOTALL)
     own = re.sub(r" {8}num_losses:.*\n?", "", arguments.group(1)) if arguments else ""
-    shared = _GRADIENT_ARGUMENTS if method.needs == "gramian" else ""
+    has_level = any(argument.name == "level" for argument in method_arguments(method))
+    shared = _GRADIENT_ARGUMENTS if has_level else ""
     losses = example_losses(method)
     return _DOCSTRING.format(
         name=name,
@@ -94,7 +95,7 @@ def _docstring(name: str, method: type[Weighting]) -> str:
         snippet=textwrap.indent(config_snippet(name), " " * 8),
         classes=", ".join(losses),
         losses=", ".join(f"{loss}()" for loss in losses),
-        bind="" if method.needs == "losses" else ".bind(model)",
+        bind="" if issubclass(method, LossWeighting) else ".bind(model)",
     )
 
 

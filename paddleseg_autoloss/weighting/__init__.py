@@ -3,7 +3,12 @@
 from paddleseg_autoloss.weighting.agda import AGDAWeighting
 from paddleseg_autoloss.weighting.aligned_mtl import AlignedMTLWeighting
 from paddleseg_autoloss.weighting.auto_weighted_loss import AutoWeighting
-from paddleseg_autoloss.weighting.base import GramianWeighting, JacobianWeighting, Weighting
+from paddleseg_autoloss.weighting.base import (
+    GramianWeighting,
+    JacobianWeighting,
+    LossWeighting,
+    Weighting,
+)
 from paddleseg_autoloss.weighting.cagrad import CAGradWeighting
 from paddleseg_autoloss.weighting.con_fig import ConFIGWeighting
 from paddleseg_autoloss.weighting.cosmos import COSMOSWeighting
@@ -70,6 +75,7 @@ __all__ = [
     "IMTLWeighting",
     "JacobianWeighting",
     "KrumWeighting",
+    "LossWeighting",
     "MConFIGWeighting",
     "MGDAWeighting",
     "MoCoWeighting",
@@ -103,7 +109,7 @@ METHODS: dict[str, type[Weighting]] = {
     "CAGrad": CAGradWeighting,
     "ConFIG": ConFIGWeighting,
     "COSMOS": COSMOSWeighting,
-    "CRMOGM": CRMOGMWeighting,
+    "CRMOGM": CRMOGMWeighting,  # type: ignore[type-abstract]  # it makes one of its two kinds
     "DBMTL": DBMTLWeighting,
     "DualProj": DualProjWeighting,
     "DWA": DWAWeighting,

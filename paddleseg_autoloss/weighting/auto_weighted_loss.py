@@ -7,12 +7,12 @@ from paddle import Tensor, nn
 
 from paddleseg_autoloss.checks import checked_lr_mult, checked_number
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import Weighting
+from paddleseg_autoloss.weighting.base import LossWeighting
 
 __all__ = ["AutoWeighting"]
 
 
-class AutoWeighting(Weighting):
+class AutoWeighting(LossWeighting):
     r"""Learned weights with a positive regulariser (Liebel and Koerner 2018).
 
     .. math:: \sum_i \frac{1}{2 c_i^2} L_i + \ln(1 + c_i^2)
@@ -65,7 +65,7 @@ class AutoWeighting(Weighting):
             raise ConfigError("init: expected a number other than 0, found 0")
         self.c = self.learnable(self.init, self.lr_mult)
 
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return 1 / (2 c^2), or its tangent below ``delta``, shape [K]."""
         square = self.c * self.c
         below = nn.functional.relu(self.delta**2 - square)

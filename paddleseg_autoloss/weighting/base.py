@@ -1,11 +1,12 @@
-"""What every weighting method has in common."""
+"""What every weighting method has in common, and the three kinds of method."""
 
 from __future__ import annotations
 
 import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import paddle
@@ -17,6 +18,7 @@ from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 __all__ = [
     "GramianWeighting",
     "JacobianWeighting",
+    "LossWeighting",
     "Weighting",
     "inner_products",
     "nearest_weights",
@@ -24,14 +26,15 @@ __all__ = [
 ]
 
 
-class Weighting(nn.Layer):
+class Weighting(nn.Layer, ABC):
     r"""A method that finds the weights :math:`w_i` of K losses: :math:`\sum_i w_i L_i + P`.
 
-    ``weights = method(losses, gramian)`` needs no network.  Subclasses define ``forward`` and,
-    where their parameters are learned, the penalty :math:`P` that keeps the weights from collapsing
-    to zero.  All that a method remembers lies in parameters and buffers, random state and step
-    counter included, so ``state_dict`` holds the whole of it.  Every argument of the constructor is
-    kept in an attribute of its name, from which ``repr`` is made.
+    There are three kinds, by what the weights depend on: `LossWeighting`, `GramianWeighting` and
+    `JacobianWeighting`.  A method is a subclass of one of them, and needs no network.  Where its
+    parameters are learned, it also defines the penalty :math:`P` that keeps the weights from
+    collapsing to zero.  All that a method remembers lies in parameters and buffers, random state
+    and step counter included, so ``state_dict`` holds the whole of it.  Every argument of the
+    constructor is kept in an attribute of its name, from which ``repr`` is made.
 
     Args:
         num_losses: K, the number of losses, at least `least_losses`.
@@ -40,9 +43,6 @@ class Weighting(nn.Layer):
         ConfigError: the method is not for so many losses.
     """
 
-    #: What the weights depend on: the losses' values alone, the Gramian of their gradients too, or
-    #: the gradients themselves.
-    needs: Literal["losses", "gramian", "jacobian"] = "losses"
     #: Name of the learned parameter (the paper's symbol), or None where nothing is learned.
     parameter_name: ClassVar[str | None] = None
     #: What the weights sum to, for the reader: "K", "1", "about 1", ...
@@ -55,7 +55,7 @@ class Weighting(nn.Layer):
     #: How many losses the method is for.
     least_losses: ClassVar[int] = 1
     most_losses: ClassVar[float] = math.inf
-    #: Whether `observe` is to be called after every step.
+    #: Whether `observe_after_step` is to be called after every step.
     needs_losses_after_step: bool = False
 
     def __init__(self, num_losses: int) -> None:
@@ -67,9 +67,14 @@ class Weighting(nn.Layer):
             raise ConfigError(f"losses: {self.short_name} expects {expected}, found {num_losses}")
 
     @property
+    def class_name(self) -> str:
+        """The name by which users call the class, for messages."""
+        return type(self).__name__
+
+    @property
     def short_name(self) -> str:
         """The name of the class, for messages: ``CAGrad`` of ``CAGradWeighting``."""
-        return type(self).__name__.removesuffix("Weighting")
+        return self.class_name.removesuffix("Weighting")
 
     def learnable(self, init: float, lr_mult: float) -> Tensor:
         """Make a parameter for each loss, which gradient clipping leaves alone, shape [K].
@@ -88,16 +93,11 @@ class Weighting(nn.Layer):
         arguments = ", ".join(
             f"{name}={getattr(self, name)!r}" for name in inspect.signature(type(self)).parameters
         )
-        return f"{type(self).__name__}({arguments})"
+        return f"{self.class_name}({arguments})"
 
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
-        """Return the K weights, shape [K].
-
-        Args:
-            losses: the loss values, shape [K].
-            gramian: the inner products of their gradients, shape [K, K], for those that need it.
-        """
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, *inputs: Any, **kwargs: Any) -> Tensor:
+        """Return the K weights, shape [K]; the kind of the method says from what."""
 
     def penalty(self) -> Tensor | None:
         """Return the sum of the terms that do not depend on the losses, 0-D, or None."""
@@ -137,8 +137,11 @@ class Weighting(nn.Layer):
 
         Args:
             losses: the loss values, shape [K].
+
+        Raises:
+            ConfigError: the method has no use for them.
         """
-        raise NotImplementedError
+        raise ConfigError(f"{self.class_name}: it does not ask for the losses after the step")
 
     def remember(self, losses: Tensor, **memory: Tensor) -> None:
         """Set buffers to new values, unless a loss is NaN or infinite: then all stay as they are.
@@ -156,31 +159,55 @@ class Weighting(nn.Layer):
             paddle.assign(paddle.where(finite, value, buffer), output=buffer)
 
 
-class GramianWeighting(Weighting):
-    r"""A method whose weights follow from the Gramian :math:`G_{ij} = \langle g_i, g_j \rangle`.
-
-    K is small, so the weights are found on the host in double precision; buffers live there too.
+class LossWeighting(Weighting):
+    """A method whose weights follow from the values of the losses alone: ``method(losses)``.
 
     Args:
         num_losses: K, the number of losses, at least 1.
     """
 
-    needs = "gramian"
+    @abstractmethod
+    def forward(self, losses: Tensor) -> Tensor:
+        """Return the K weights, shape [K].
+
+        Args:
+            losses: the loss values, detached, shape [K].
+        """
+
+
+class GramianWeighting(Weighting):
+    r"""A method whose weights follow from the Gramian :math:`G_{ij} = \langle g_i, g_j \rangle`.
+
+    ``weights = method(losses, gramian)``.  K is small, so the weights are found on the host in
+    double precision; most buffers live there too.
+
+    Args:
+        num_losses: K, the number of losses, at least 1.
+    """
+
+    #: Where every loss takes an optimizer step of its own, the factor of the learning rate in each,
+    #: K of them; None where all losses share one step.
+    substep_rates: list[float] | None = None
 
     def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
         """Return the K weights, shape [K], detached.
+
+        Args:
+            losses: the loss values, shape [K].
+            gramian: the inner products of their gradients, shape [K, K].
 
         Raises:
             ConfigError: there is no Gramian.
             TrainingDiverged: a number is NaN or infinite; nothing is remembered of it.
         """
         if gramian is None:
-            raise ConfigError(f"{type(self).__name__}: expected the Gramian of the gradients")
-        values, products = _double(losses), _double(gramian)
+            raise ConfigError(f"{self.class_name}: expected the Gramian of the gradients")
+        values, products = _to_double(losses), _to_double(gramian)
         if not (np.isfinite(values).all() and np.isfinite(products).all()):
-            raise TrainingDiverged(f"{type(self).__name__}: a loss or gradient is not finite")
+            raise TrainingDiverged(f"{self.class_name}: a loss or gradient is not finite")
         return paddle.to_tensor(self.solve(values, products), dtype="float32")
 
+    @abstractmethod
     def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
         """Return the K weights.
 
@@ -188,7 +215,6 @@ class GramianWeighting(Weighting):
             losses: the loss values, finite, shape [K].
             gramian: symmetric and positive semi-definite, finite, shape [K, K].
         """
-        raise NotImplementedError
 
     def register_memory(self, name: str, value: np.ndarray | float) -> None:
         """Register a buffer on the host, where `solve` reads and writes it."""
@@ -198,9 +224,10 @@ class GramianWeighting(Weighting):
 class JacobianWeighting(Weighting):
     r"""A method that needs the gradients :math:`g_i` themselves, the rows of J.
 
-    Its update d need not be a combination :math:`J^T w` of the gradients of this step.  It is found
-    on the device, in single precision.  What it remembers of gradients lies in buffers as wide as
-    they are, in which every number of every trainable parameter has its place.
+    ``update, weights = method.update(losses, jacobian)``.  The update d need not be a combination
+    :math:`J^T w` of the gradients of this step.  It is found on the device, in single precision.
+    What the method remembers of gradients lies in buffers as wide as they are, in which every
+    number of every trainable parameter has its place.
 
     Args:
         num_losses: K, the number of losses.
@@ -209,7 +236,6 @@ class JacobianWeighting(Weighting):
         step: how many updates there were; only where gradients are remembered.
     """
 
-    needs = "jacobian"
     #: Buffers of shape [K, n] and of shape [n], all zeros before the first update.
     matrices: ClassVar[tuple[str, ...]] = ()
     vectors: ClassVar[tuple[str, ...]] = ()
@@ -219,6 +245,17 @@ class JacobianWeighting(Weighting):
         if self.matrices or self.vectors:
             host = paddle.CPUPlace()
             self.register_buffer("step", paddle.to_tensor(0, dtype="int64", place=host))
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Tensor:
+        """Refuse the call: weights are not all that the method finds.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"{self.class_name}: expected a call of update(losses, jacobian), as its weights alone "
+            "do not give the update; found a call of the method itself"
+        )
 
     def prepare(self, num_columns: int) -> None:
         """Make room for what is remembered of gradients, unless there is such room already.
@@ -250,6 +287,7 @@ class JacobianWeighting(Weighting):
         self.step.set_value(np.asarray(step))
         return step
 
+    @abstractmethod
     def update(self, losses: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
         """Return the update d, shape [n], and weights to show, shape [K].
 
@@ -260,7 +298,6 @@ class JacobianWeighting(Weighting):
         Raises:
             ConfigError: gradients of another size are remembered.
         """
-        raise NotImplementedError
 
 
 def inner_products(matrix: Tensor) -> np.ndarray:
@@ -273,7 +310,7 @@ def inner_products(matrix: Tensor) -> np.ndarray:
     # Multiply and sum: Paddle's products of long vectors are off by a thousandth on a CPU.
     upper = [(matrix[i] * matrix[j]).sum() for i, j in zip(*map(np.ndarray.tolist, indices))]
     products = np.zeros([len(matrix)] * 2)
-    products[indices] = _double(paddle.stack(upper))
+    products[indices] = _to_double(paddle.stack(upper))
     return products + np.triu(products, 1).T
 
 
@@ -284,12 +321,12 @@ def nearest_weights(jacobian: Tensor, update: Tensor) -> Tensor:
         jacobian: the gradients, shape [K, n].
         update: d, shape [n].
     """
-    products = _double(paddle.stack([(row * update).sum() for row in jacobian]))
+    products = _to_double(paddle.stack([(row * update).sum() for row in jacobian]))
     weights = np.linalg.pinv(inner_products(jacobian), rcond=1e-6, hermitian=True) @ products
     return paddle.to_tensor(weights, dtype="float32")
 
 
-def _double(tensor: Tensor) -> np.ndarray:
+def _to_double(tensor: Tensor) -> np.ndarray:
     return tensor.numpy().astype("float64")
 
 

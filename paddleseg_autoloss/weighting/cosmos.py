@@ -62,7 +62,7 @@ class COSMOSWeighting(ObjectiveWeighting):
         self.lamda = checked_range("lamda", lamda, least=0)
 
     @paddle.no_grad()
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return the derivatives, shape [K], detached."""
         size, direction = polar(losses)
         # Of the deviations, since the difference of the formula cancels for losses almost equal.

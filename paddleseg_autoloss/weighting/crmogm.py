@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import Tensor
 
 from paddleseg_autoloss.checks import checked_range
 from paddleseg_autoloss.errors import ConfigError, did_you_mean
-from paddleseg_autoloss.weighting.base import Weighting, own_arguments
+from paddleseg_autoloss.weighting.base import (
+    GramianWeighting,
+    JacobianWeighting,
+    LossWeighting,
+    Weighting,
+    own_arguments,
+)
 
 __all__ = ["CRMOGMWeighting"]
+
+#: Methods that cannot be averaged, whatever their kind, and why.
+_REFUSED = {"CRMOGM": "averages already", "SeparateBackward": "has constant weights"}
 
 
 class CRMOGMWeighting(Weighting):
@@ -28,7 +38,8 @@ class CRMOGMWeighting(Weighting):
 
     S. Zhou, W. Zhang, J. Jiang, W. Zhong, J. Gu, W. Zhu, "On the Convergence of Stochastic
     Multi-Objective Gradient Manipulation and Beyond", NeurIPS 2022.  Sign, sum and scale of the
-    weights are those of the method; so is what it needs.
+    weights are those of the method.  So is the kind: what is made is a `LossWeighting` or a
+    `GramianWeighting`, as the method is.
 
     Deviations:
         alpha is constant, TorchJD's default; the paper's convergence is for one that goes to 1 as
@@ -61,9 +72,25 @@ class CRMOGMWeighting(Weighting):
         [0.275, 0.725]
     """
 
-    needs = "gramian"
     sums_to = "as its method's"
     may_be_negative = True
+
+    def __new__(
+        cls,
+        num_losses: int,
+        method: str = "MGDA",
+        options: dict[str, Any] | None = None,
+        alpha: float = 0.9,
+    ) -> CRMOGMWeighting:
+        """Choose the kind of weighting, as `pathlib.Path` chooses the kind of path."""
+        if cls is not CRMOGMWeighting:
+            return super().__new__(cls)
+        of_losses = issubclass(_find_method(method), LossWeighting)
+        return super().__new__(_AverageFromLosses if of_losses else _AverageFromGramian)
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        # What `copy` and `pickle` call __new__ with.
+        return self.num_losses, self.method, self.options, self.alpha
 
     def __init__(
         self,
@@ -76,59 +103,84 @@ class CRMOGMWeighting(Weighting):
         self.method = method
         self.options = options
         self.alpha = checked_range("alpha", alpha, least=0, most=1)
-        self.averaged = _made(method, num_losses, {} if options is None else options)
-        for attribute in (
-            "needs",
-            "sums_to",
-            "scale",
-            "may_be_negative",
-            "needs_losses_after_step",
-        ):
+        self.averaged = _make_method(method, num_losses, {} if options is None else options)
+        for attribute in ("sums_to", "scale", "may_be_negative", "needs_losses_after_step"):
             setattr(self, attribute, getattr(self.averaged, attribute))
         # NaN until the first call whose losses are finite.
         self.register_buffer("lmbda", paddle.full([num_losses], float("nan")))
 
+    @property
+    def class_name(self) -> str:
+        """The name by which users call the class."""
+        return CRMOGMWeighting.__name__
+
     @paddle.no_grad()
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
-        """Return lambda, shape [K], detached."""
-        found = self.averaged(losses, gramian)
+    def average(self, losses: Tensor, found: Tensor) -> Tensor:
+        """Return lambda, shape [K], and remember it.
+
+        Args:
+            losses: the loss values, shape [K].
+            found: the weights that the method finds for them, shape [K].
+        """
         average = self.alpha * self.lmbda + (1 - self.alpha) * found
         self.remember(losses, lmbda=paddle.where(self.lmbda.isnan(), found, average))
         return paddle.where(self.lmbda.isnan(), found, self.lmbda)
 
     def take_names(self, names: Sequence[str]) -> None:
-        """Hand the names of the losses on to the method."""
+        """Pass the names of the losses to the method."""
         self.averaged.take_names(names)
 
     def observe_after_step(self, losses: Tensor) -> None:
-        """Hand the losses of the same batch after the step on to the method."""
+        """Pass the losses of the same batch after the step to the method."""
         self.averaged.observe_after_step(losses)
 
 
-def _made(name: str, num_losses: int, options: dict[str, Any]) -> Weighting:
+class _AverageFromLosses(CRMOGMWeighting, LossWeighting):
+    @paddle.no_grad()
+    def forward(self, losses: Tensor) -> Tensor:
+        """Return lambda, shape [K], detached."""
+        return self.average(losses, self.averaged(losses))
+
+
+class _AverageFromGramian(CRMOGMWeighting, GramianWeighting):
+    averaged: GramianWeighting
+
+    def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
+        """Return lambda, shape [K]."""
+        found = self.averaged.solve(losses, gramian)
+        values = paddle.to_tensor(losses, dtype="float32")
+        average = self.average(values, paddle.to_tensor(found, dtype="float32"))
+        return average.numpy().astype("float64")
+
+
+def _make_method(name: str, num_losses: int, options: dict[str, Any]) -> Weighting:
+    method = _find_method(name)
+    if not isinstance(options, dict):
+        raise ConfigError(f"options: expected names and values, found {options!r}")
+    known = own_arguments(method).keys()
+    for argument in options.keys() - known:
+        raise ConfigError(f"options: {name} has no {argument!r}{did_you_mean(argument, known)}")
+    return method(num_losses, **options)
+
+
+def _find_method(name: str) -> type[Weighting]:
+    """Return the method of a name, or raise ConfigError if there is none that can be averaged."""
     # The registry of methods has this one in it.
     from paddleseg_autoloss.weighting import METHODS
 
-    averageable = {key: kind for key, kind in METHODS.items() if _why_not(key, kind) is None}
     if name not in METHODS:
+        averageable = [key for key, kind in METHODS.items() if _why_not(key, kind) is None]
         raise ConfigError(f"method: there is no {name!r}{did_you_mean(name, averageable)}")
     reason = _why_not(name, METHODS[name])
     if reason is not None:
         raise ConfigError(f"method: CRMOGM cannot average {name}, which {reason}")
-    if not isinstance(options, dict):
-        raise ConfigError(f"options: expected names and values, found {options!r}")
-    known = own_arguments(METHODS[name]).keys()
-    for argument in options.keys() - known:
-        raise ConfigError(f"options: {name} has no {argument!r}{did_you_mean(argument, known)}")
-    return METHODS[name](num_losses, **options)
+    return METHODS[name]
 
 
 def _why_not(name: str, method: type[Weighting]) -> str | None:
     """Return why the weights of a method cannot be averaged, or None."""
-    if name == "CRMOGM":
-        return "averages already"
-    if name == "SeparateBackward":
-        return "has constant weights"
+    if name in _REFUSED:
+        return _REFUSED[name]
     if method.parameter_name is not None:
         return "learns its weights"
-    return "needs the whole Jacobian" if method.needs == "jacobian" else None
+    return "needs the whole Jacobian" if issubclass(method, JacobianWeighting) else None

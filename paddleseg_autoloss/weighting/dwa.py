@@ -6,13 +6,13 @@ import paddle
 from paddle import Tensor, nn
 
 from paddleseg_autoloss.checks import checked_integer, checked_range
-from paddleseg_autoloss.weighting.base import Weighting
+from paddleseg_autoloss.weighting.base import LossWeighting
 from paddleseg_autoloss.weighting.objective import usable
 
 __all__ = ["DWAWeighting"]
 
 
-class DWAWeighting(Weighting):
+class DWAWeighting(LossWeighting):
     r"""Dynamic weight average (DWA, Liu et al. 2019).
 
     Losses that fell less than others over the last windows of iterations get a larger weight:
@@ -64,7 +64,7 @@ class DWAWeighting(Weighting):
         self.register_buffer("mean_prev", paddle.full([num_losses], float("nan")))
 
     @paddle.no_grad()
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return the weights of the present window, shape [K], detached."""
         weights = self.weights.clone()
         count, losses_sum = self.count + 1, self.losses_sum + losses

@@ -97,7 +97,7 @@ class FAMOWeighting(ObjectiveWeighting):
         self.register_buffer("losses_prev", paddle.full([num_losses], float("nan")))
 
     @paddle.no_grad()
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return the weights, shape [K], detached."""
         learned = {} if self.exact else self._step_of_adam(losses)
         self.remember(losses, losses_prev=losses, **learned)

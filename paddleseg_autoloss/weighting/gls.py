@@ -50,7 +50,7 @@ class GLSWeighting(ObjectiveWeighting):
     scale = "mean"
 
     @paddle.no_grad()
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return f / (K L_i), shape [K], detached."""
         return self.objective(losses) * reciprocal(losses) / _count(losses)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import paddle
 from paddle import Tensor
 
 from paddleseg_autoloss.checks import checked_lr_mult, checked_range
-from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import Weighting
+from paddleseg_autoloss.weighting.base import GramianWeighting
 
 __all__ = ["GradNormWeighting"]
 
 
-class GradNormWeighting(Weighting):
+class GradNormWeighting(GramianWeighting):
     r"""Gradient normalisation (GradNorm, Chen et al. 2018).
 
     The weights w are learned so that the weighted gradients :math:`w_i g_i` get lengths that match
@@ -57,7 +57,6 @@ class GradNormWeighting(Weighting):
         [3.0, -1.0]
     """
 
-    needs = "gramian"
     parameter_name = "w"
     sums_to = "K"
     least = 0.01
@@ -71,19 +70,18 @@ class GradNormWeighting(Weighting):
         self.register_buffer("initial_losses", paddle.full([num_losses], float("nan")))
         self._imbalance: Tensor | None = None
 
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
-        """Return w, which sums to K, shape [K], detached."""
-        if gramian is None:
-            raise ConfigError("GradNormWeighting: expected the Gramian of the gradients")
+    def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
+        """Return w, which sums to K, shape [K]."""
+        values = paddle.to_tensor(losses, dtype="float32")
+        norms = paddle.to_tensor(gramian.diagonal(), dtype="float32").sqrt()
         with paddle.no_grad():
             positive = self.w.clip(min=self.least)
             self.w.set_value(positive * self.num_losses / positive.sum())
             started = ~self.initial_losses.isnan()
-            self.initial_losses.set_value(paddle.where(started, self.initial_losses, losses))
-            norms = paddle.diag(gramian).sqrt()
-            target = (self.w * norms).mean() * self._rates(losses) ** self.alpha
+            self.initial_losses.set_value(paddle.where(started, self.initial_losses, values))
+            target = (self.w * norms).mean() * self._rates(values) ** self.alpha
         self._imbalance = (self.w * norms - target).abs().sum()
-        return self.w.detach()
+        return self.w.numpy().astype("float64")
 
     def _rates(self, losses: Tensor) -> Tensor:
         initial = self.initial_losses

@@ -5,12 +5,12 @@ from __future__ import annotations
 from paddle import Tensor, nn
 
 from paddleseg_autoloss.checks import checked_lr_mult
-from paddleseg_autoloss.weighting.base import Weighting
+from paddleseg_autoloss.weighting.base import LossWeighting
 
 __all__ = ["IMTLLWeighting"]
 
 
-class IMTLLWeighting(Weighting):
+class IMTLLWeighting(LossWeighting):
     r"""Learned scales that make the losses alike (IMTL-L, Liu et al. 2021).
 
     .. math:: \sum_i e^{s_i} L_i - s_i
@@ -58,7 +58,7 @@ class IMTLLWeighting(Weighting):
         self.lr_mult = checked_lr_mult(lr_mult)
         self.s = self.learnable(0.0, self.lr_mult)
 
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return exp(s), bounded, shape [K]."""
         bounded = self.s.clip(self.s_min, self.s_max)
         return bounded.exp() * (1 + self._above().clip(max=0.5))

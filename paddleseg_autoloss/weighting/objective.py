@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_autoloss.weighting.base import Weighting
+from paddleseg_autoloss.weighting.base import LossWeighting
 
 __all__ = [
     "EPS",
@@ -22,7 +24,7 @@ __all__ = [
 EPS = 1e-8
 
 
-class ObjectiveWeighting(Weighting):
+class ObjectiveWeighting(LossWeighting):
     r"""A method that minimises a function f of the losses other than their weighted sum.
 
     Its weights are the derivatives :math:`w_i = \partial f / \partial L_i`.
@@ -31,13 +33,13 @@ class ObjectiveWeighting(Weighting):
         num_losses: K, the number of losses.
     """
 
+    @abstractmethod
     def objective(self, losses: Tensor) -> Tensor:
         """Return the value f of the losses, 0-D.
 
         Args:
             losses: the loss values, detached, shape [K].
         """
-        raise NotImplementedError
 
     def total(self, losses: Tensor, weights: Tensor) -> Tensor:
         """Return f, whose derivatives are the weights, 0-D."""

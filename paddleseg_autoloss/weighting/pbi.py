@@ -65,7 +65,7 @@ class PBIWeighting(ObjectiveWeighting):
         self.theta = checked_range("theta", theta, least=0)
 
     @paddle.no_grad()
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return the derivatives, shape [K], detached."""
         _, direction = polar(deviations(losses))
         weights = 1 / math.sqrt(self.num_losses) + self.theta * direction

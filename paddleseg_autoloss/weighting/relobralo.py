@@ -7,13 +7,13 @@ from paddle import Tensor, nn
 
 from paddleseg_autoloss.checks import checked_range
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import Weighting
+from paddleseg_autoloss.weighting.base import LossWeighting
 from paddleseg_autoloss.weighting.draws import Draws
 
 __all__ = ["RelobraloWeighting"]
 
 
-class RelobraloWeighting(Weighting):
+class RelobraloWeighting(LossWeighting):
     r"""Relative loss balancing with random lookback (ReLoBRaLo, Bischof and Kraus 2021).
 
     Losses that fell less than others get a larger weight, compared with the previous step and, now
@@ -80,7 +80,7 @@ class RelobraloWeighting(Weighting):
         self.register_buffer("lmbda", paddle.ones([num_losses]))
 
     @paddle.no_grad()
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return lambda, shape [K], detached."""
         looks_back = self.draws.next().random() >= self.beta
         started = ~self.losses_init.isnan().any()

@@ -7,13 +7,13 @@ import paddle
 from paddle import Tensor
 
 from paddleseg_autoloss.checks import checked_choice
-from paddleseg_autoloss.weighting.base import Weighting
+from paddleseg_autoloss.weighting.base import LossWeighting
 from paddleseg_autoloss.weighting.draws import Draws
 
 __all__ = ["RLWWeighting"]
 
 
-class RLWWeighting(Weighting):
+class RLWWeighting(LossWeighting):
     r"""Random weights, drawn anew at every step (RLW, Lin et al. 2022).
 
     A baseline that any clever method has to beat:
@@ -53,7 +53,7 @@ class RLWWeighting(Weighting):
         self.distribution = checked_choice("distribution", distribution, ["normal", "dirichlet"])
         self.draws = Draws()
 
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return the draw, shape [K]."""
         random = self.draws.next()
         if self.distribution == "dirichlet":

@@ -41,7 +41,7 @@ class ScaleInvariantWeighting(ObjectiveWeighting):
     """
 
     @paddle.no_grad()
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return the reciprocals, shape [K], detached."""
         return reciprocal(losses)
 

@@ -10,12 +10,12 @@ from paddle import Tensor
 
 from paddleseg_autoloss.checks import checked_choice, checked_integer, checked_length, checked_range
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import Weighting
+from paddleseg_autoloss.weighting.base import LossWeighting
 
 __all__ = ["ScheduledWeighting"]
 
 
-class ScheduledWeighting(Weighting):
+class ScheduledWeighting(LossWeighting):
     r"""Fixed coefficients that change over training by a schedule.
 
     From ``coef`` to ``final_coef`` as the progress p goes from 0 to 1:
@@ -96,7 +96,7 @@ class ScheduledWeighting(Weighting):
             raise ConfigError(f"{name}: schedule {self.schedule} {verb}")
 
     @paddle.no_grad()
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return the coefficients of this iteration, shape [K]."""
         progress = self._progress()
         self.remember(losses, iteration=self.iteration + 1)

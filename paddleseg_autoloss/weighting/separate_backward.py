@@ -57,6 +57,7 @@ class SeparateBackwardWeighting(GramianWeighting):
         if step not in ("joint", "each"):
             raise ConfigError(f"step: expected joint or each, found {step!r}")
         self.step = step
+        self.substep_rates = self.lr_mult if step == "each" else None
 
     def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
         """Return the multipliers, shape [K]."""

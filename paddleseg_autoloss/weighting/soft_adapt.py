@@ -6,12 +6,12 @@ import paddle
 from paddle import Tensor, nn
 
 from paddleseg_autoloss.checks import checked_choice, checked_number
-from paddleseg_autoloss.weighting.base import Weighting
+from paddleseg_autoloss.weighting.base import LossWeighting
 
 __all__ = ["SoftAdaptWeighting"]
 
 
-class SoftAdaptWeighting(Weighting):
+class SoftAdaptWeighting(LossWeighting):
     r"""Softmax of how much the losses rose (SoftAdapt, Heydari et al. 2019).
 
     Losses that fell less than others since the previous step get a larger weight:
@@ -65,7 +65,7 @@ class SoftAdaptWeighting(Weighting):
         self.register_buffer("losses_prev", paddle.full([num_losses], float("nan")))
 
     @paddle.no_grad()
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return the weights, shape [K], detached."""
         slopes = losses - self.losses_prev
         known = slopes.isfinite().all()

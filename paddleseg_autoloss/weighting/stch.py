@@ -69,7 +69,7 @@ class STCHWeighting(ObjectiveWeighting):
         self.register_buffer("losses_sum", paddle.zeros([num_losses]))
 
     @paddle.no_grad()
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return the weights, shape [K], detached."""
         step = self.step + 1
         warm = step <= self.warmup

@@ -5,12 +5,12 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.weighting.base import Weighting
+from paddleseg_autoloss.weighting.base import LossWeighting
 
 __all__ = ["SumWeighting"]
 
 
-class SumWeighting(Weighting):
+class SumWeighting(LossWeighting):
     r"""The sum of the losses, every weight 1: :math:`\sum_i L_i`.
 
     The baseline of every comparison of weighting methods.  The weights sum to K.
@@ -27,6 +27,6 @@ class SumWeighting(Weighting):
 
     sums_to = "K"
 
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return ones, shape [K]."""
         return paddle.ones_like(losses)

@@ -9,7 +9,7 @@ from paddle import Tensor, nn
 
 from paddleseg_autoloss.checks import checked_choice, checked_lr_mult, checked_number, one_for_each
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import Weighting
+from paddleseg_autoloss.weighting.base import LossWeighting
 
 __all__ = ["UncertaintyWeighting"]
 
@@ -17,7 +17,7 @@ __all__ = ["UncertaintyWeighting"]
 _FORMS = {"classification": 1.0, "regression": 0.5}
 
 
-class UncertaintyWeighting(Weighting):
+class UncertaintyWeighting(LossWeighting):
     r"""Weights from learned task uncertainty (Kendall et al. 2018).
 
     With :math:`s_i = \log \sigma_i^2`, each loss contributes, depending on its form,
@@ -88,7 +88,7 @@ class UncertaintyWeighting(Weighting):
         self.s = self.learnable(self.init, self.lr_mult)
         self.register_buffer("factor", _form_factors(form, num_losses), persistable=False)
 
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return exp(-s) or exp(-s) / 2 by form, bounded, shape [K]."""
         below = self._below()
         # clip() has another slope at its lower bound in Paddle 2 than in Paddle 3.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.weighting.base import Weighting
+from paddleseg_autoloss.weighting.base import LossWeighting
 from paddleseg_autoloss.weighting.objective import reciprocal
 
 __all__ = ["UWOWeighting"]
 
 
-class UWOWeighting(Weighting):
+class UWOWeighting(LossWeighting):
     r"""Inverse losses as weights (UW-O, Kirchdorfer et al. 2024).
 
     The best weight of uncertainty weighting is known without learning it:
@@ -40,6 +40,6 @@ class UWOWeighting(Weighting):
     """
 
     @paddle.no_grad()
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return the reciprocals, shape [K], detached."""
         return reciprocal(losses)

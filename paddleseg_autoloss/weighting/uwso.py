@@ -6,13 +6,13 @@ import paddle
 from paddle import Tensor
 
 from paddleseg_autoloss.checks import checked_range
-from paddleseg_autoloss.weighting.base import Weighting
+from paddleseg_autoloss.weighting.base import LossWeighting
 from paddleseg_autoloss.weighting.objective import masked_softmax, reciprocal, usable
 
 __all__ = ["UWSOWeighting"]
 
 
-class UWSOWeighting(Weighting):
+class UWSOWeighting(LossWeighting):
     r"""Softmax of the inverse losses (UW-SO, Kirchdorfer et al. 2024).
 
     The best weight of uncertainty weighting is known without learning it, 1 over the loss.  A
@@ -54,6 +54,6 @@ class UWSOWeighting(Weighting):
         self.tau = checked_range("tau", tau, least=1e-3)
 
     @paddle.no_grad()
-    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor) -> Tensor:
         """Return the softmax, shape [K], detached."""
         return masked_softmax(reciprocal(losses) / self.tau, usable(losses))

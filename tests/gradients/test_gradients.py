@@ -97,7 +97,7 @@ class TestJacobian:
                 ]
             )
             close(row, rows[index])
-        combined = jacobian.combined(paddle.to_tensor(weights))
+        combined = jacobian.combine(paddle.to_tensor(weights))
         parts = [
             np.zeros(p.size) if g is None else g.numpy().ravel()
             for p, g in zip(model.parameters(), combined)
@@ -113,7 +113,7 @@ class TestJacobian:
         shared = np.all(rows != 0, axis=0) | np.all(rows == 0, axis=0)
         assert 0 < shared.mean() < 1
         expected = np.where(shared, weights @ rows, weights.clip(min=0) @ rows)
-        combined = jacobian.combined(paddle.to_tensor(weights))
+        combined = jacobian.combine(paddle.to_tensor(weights))
         found = [
             np.zeros(p.size) if g is None else g.numpy().ravel()
             for p, g in zip(model.parameters(), combined)
@@ -145,7 +145,7 @@ class TestJacobian:
         assert len(small._blocks) > len(whole._blocks)
         close(small.gramian().numpy(), whole.gramian().numpy())
         ones = paddle.ones([4])
-        for one, other in zip(small.combined(ones), whole.combined(ones)):
+        for one, other in zip(small.combine(ones), whole.combine(ones)):
             assert (one is None) == (other is None)
             if one is not None:
                 close(one.numpy(), other.numpy())
@@ -168,7 +168,7 @@ class TestJacobian:
 
     def test_a_target_that_nothing_reaches_is_none(self):
         x, y = (paddle.to_tensor([1.0], stop_gradient=False) for _ in range(2))
-        combined = Jacobian([x * 2, x * 3], [x, y]).combined(paddle.ones([2]))
+        combined = Jacobian([x * 2, x * 3], [x, y]).combine(paddle.ones([2]))
         assert combined[0].tolist() == [5.0]
         assert combined[1] is None
 
@@ -176,7 +176,7 @@ class TestJacobian:
         x = paddle.to_tensor([1.0], stop_gradient=False)
         jacobian = Jacobian([paddle.to_tensor(1.0), paddle.to_tensor(2.0)], [x])
         assert jacobian.gramian().tolist() == [[0, 0], [0, 0]]
-        assert jacobian.combined(paddle.ones([2])) == [None]
+        assert jacobian.combine(paddle.ones([2])) == [None]
 
 
 class TestInjection:

@@ -18,7 +18,7 @@ from paddleseg_autoloss.losses import WeightedLoss
 from paddleseg_autoloss.weighting import Weighting
 
 
-class Watcher(Weighting):
+class Watcher(LossWeighting):
     """Weights of 1, and a record of what it was given."""
 
     def __init__(self, num_losses: int, needs_losses_after_step: bool = True) -> None:
@@ -27,7 +27,7 @@ class Watcher(Weighting):
         self.before: list[list[float]] = []
         self.after: list[list[float]] = []
 
-    def forward(self, losses, gramian=None):
+    def forward(self, losses):
         self.before.append(losses.tolist())
         return paddle.ones_like(losses)
 

@@ -1,0 +1,330 @@
+"""How a `LossAggregator` finds the weights of a step: a strategy for each kind of method."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.optimizer import Optimizer
+
+from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
+from paddleseg_autoloss.gradients.jacobian import Jacobian
+from paddleseg_autoloss.gradients.substeps import Substeps
+from paddleseg_autoloss.ranks import mean_over_ranks
+from paddleseg_autoloss.tensors import tensors_in
+from paddleseg_autoloss.weighting import (
+    GramianWeighting,
+    JacobianWeighting,
+    LossWeighting,
+    Weighting,
+)
+
+if TYPE_CHECKING:
+    from paddleseg_autoloss.gradients.aggregator import LossAggregator
+
+__all__ = ["Strategy", "WeightedLosses", "choose_strategy"]
+
+
+class WeightedLosses(NamedTuple):
+    """What the total of a step is made of.
+
+    Args:
+        values: the losses, shape [K]; detached where ``update`` has the gradient.
+        weights: their weights, shape [K].
+        update: 0 as a tensor whose ``backward`` leaves the update in the parameters, or None where
+            ``backward`` through the losses finds the update.
+    """
+
+    values: Tensor
+    weights: Tensor
+    update: Tensor | None = None
+
+
+class Strategy(ABC):
+    """Finds the weights of a step.  It remembers nothing: the aggregator has the state."""
+
+    #: Whether it looks at gradients.
+    uses_gradients = True
+    #: Whether the optimizer takes a step for each loss.
+    steps_each = False
+
+    @abstractmethod
+    def weigh(
+        self,
+        aggregator: LossAggregator,
+        losses: Sequence[Tensor],
+        values: Tensor,
+        outputs: Any,
+    ) -> WeightedLosses:
+        """Return the losses of a step with their weights.
+
+        Args:
+            aggregator: has the state.
+            losses: the K losses, of one element each.
+            values: the same as a vector, shape [K].
+            outputs: what the network returned, or None if that is not known.
+        """
+
+    def bind(  # noqa: B027  most strategies need no preparation
+        self, aggregator: LossAggregator, trainable: list[Tensor], optimizer: Optimizer | None
+    ) -> None:
+        """Get ready for a network.
+
+        Args:
+            aggregator: has the state.
+            trainable: the trainable parameters of the network.
+            optimizer: the optimizer that trains them, or None if that is not known.
+        """
+
+
+class FromLosses(Strategy):
+    """The weights follow from the values of the losses."""
+
+    uses_gradients = False
+
+    def __init__(self, weighting: LossWeighting) -> None:
+        self._weighting = weighting
+
+    def weigh(
+        self,
+        aggregator: LossAggregator,
+        losses: Sequence[Tensor],
+        values: Tensor,
+        outputs: Any,
+    ) -> WeightedLosses:
+        """Return the weights for the means of the losses over all cards."""
+        return WeightedLosses(values, self._weighting(mean_over_ranks(values.detach())))
+
+
+class GradientStep(NamedTuple):
+    """What a method that looks at gradients is asked about.
+
+    Args:
+        jacobian: the gradients of the losses, multiplied by that of a gradient scaler.
+        values: the losses with their graph, shape [K].
+        shared: their means over all cards, shape [K].
+        losses: the same on the host, shape [K].
+        gramian: the inner products of the gradients, not multiplied, shape [K, K].
+        is_finite: whether all losses and inner products are.
+    """
+
+    jacobian: Jacobian
+    values: Tensor
+    shared: Tensor
+    losses: np.ndarray
+    gramian: np.ndarray
+    is_finite: bool
+
+
+class FromGradients(Strategy):
+    """The weights follow from gradients, in the steps in which an update of them is due."""
+
+    def weigh(
+        self,
+        aggregator: LossAggregator,
+        losses: Sequence[Tensor],
+        values: Tensor,
+        outputs: Any,
+    ) -> WeightedLosses:
+        """Return the weights, which are found anew where an update is due.
+
+        Raises:
+            ConfigError: what the gradients are to be taken for is not known, or weights can be
+                negative where some targets are not reached by all losses.
+            TrainingDiverged: a gradient is NaN or infinite, no gradient scaler will skip it, and
+                the aggregator raises errors.
+        """
+        if _is_due(aggregator):
+            return self._update(aggregator, _take_gradients(aggregator, losses, values, outputs))
+        # A copy: the graph must not see later updates.
+        return WeightedLosses(values, aggregator.weights.clone())
+
+    @abstractmethod
+    def _update(self, aggregator: LossAggregator, step: GradientStep) -> WeightedLosses:
+        """Find the weights anew, unless the step is not finite, and return them."""
+
+
+class FromGramian(FromGradients):
+    """The weights follow from the Gramian; the update is the sum of the weighted gradients."""
+
+    def __init__(self, weighting: GramianWeighting) -> None:
+        self._weighting = weighting
+
+    def _update(self, aggregator: LossAggregator, step: GradientStep) -> WeightedLosses:
+        if step.is_finite:
+            weights = self._weighting.solve(step.losses, step.gramian)
+            aggregator.weights.set_value(weights.astype("float32"))
+        update = step.jacobian.inject_combination(aggregator.weights * aggregator.scale_factor)
+        return WeightedLosses(step.values.detach(), aggregator.weights.clone(), update)
+
+
+class FromGramianOfOutputs(FromGramian):
+    """Likewise, but the gradients are those for the network's outputs."""
+
+    def _update(self, aggregator: LossAggregator, step: GradientStep) -> WeightedLosses:
+        if step.is_finite:
+            weights = self._weighting.solve(step.losses, step.gramian)
+            aggregator.weights.set_value(weights.astype("float32"))
+        return WeightedLosses(step.values, aggregator.weights.clone())
+
+
+class FromGramianInSubsteps(FromGramian):
+    """Likewise, but every loss takes an optimizer step of its own."""
+
+    steps_each = True
+
+    def bind(
+        self, aggregator: LossAggregator, trainable: list[Tensor], optimizer: Optimizer | None
+    ) -> None:
+        """Give the optimizer its further steps.
+
+        Raises:
+            ConfigError: there is no optimizer.
+        """
+        if optimizer is None:
+            raise ConfigError("step: each needs the optimizer; call bind with it")
+        rates = self._weighting.substep_rates or []
+        aggregator.substeps = Substeps(optimizer, trainable, rates)
+
+    def _update(self, aggregator: LossAggregator, step: GradientStep) -> WeightedLosses:
+        # A scaler looks at p.grad alone, so that is where any overflow has to be.
+        if aggregator.substeps is None or not step.is_finite:
+            return super()._update(aggregator, step)
+        weights = self._weighting.solve(step.losses, step.gramian)
+        aggregator.weights.set_value(weights.astype("float32"))
+        update = aggregator.substeps.inject(step.jacobian, aggregator.scale_factor)
+        return WeightedLosses(step.values.detach(), aggregator.weights.clone(), update)
+
+
+class FromJacobian(FromGradients):
+    """The update follows from the gradients themselves."""
+
+    def __init__(self, weighting: JacobianWeighting) -> None:
+        self._weighting = weighting
+
+    def bind(
+        self, aggregator: LossAggregator, trainable: list[Tensor], optimizer: Optimizer | None
+    ) -> None:
+        """Let the method make room for what it remembers of gradients."""
+        self._weighting.prepare(sum(math.prod(p.shape) for p in trainable))
+
+    def _update(self, aggregator: LossAggregator, step: GradientStep) -> WeightedLosses:
+        jacobian, factor = step.jacobian, aggregator.scale_factor
+        if step.is_finite:
+            found, weights = self._weighting.update(step.shared, jacobian.matrix())
+            aggregator.weights.set_value(weights)
+            update = jacobian.inject_update(found * factor)
+        else:
+            update = jacobian.inject_combination(aggregator.weights * factor)
+        return WeightedLosses(step.values.detach(), aggregator.weights.clone(), update)
+
+
+def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> Strategy:
+    """Return the strategy for a method.
+
+    Args:
+        weighting: the method.
+        level: what gradients are taken for, ``"parameters"`` or ``"logits"``.
+        update_interval: steps between updates of the weights.
+
+    Raises:
+        ConfigError: the method would ignore one of the options, or it is of no known kind.
+    """
+    name = weighting.short_name
+    every_exact = (level, update_interval) == ("parameters", 1)
+    if isinstance(weighting, LossWeighting):
+        if not every_exact:
+            raise ConfigError(f"level, update_interval: {name} looks at no gradients")
+        return FromLosses(weighting)
+    if isinstance(weighting, JacobianWeighting):
+        if not every_exact:
+            raise ConfigError(f"{name} needs level parameters and update_interval 1")
+        return FromJacobian(weighting)
+    if not isinstance(weighting, GramianWeighting):
+        raise ConfigError(
+            f"{weighting.class_name}: expected a LossWeighting, a GramianWeighting or a "
+            "JacobianWeighting, found a Weighting of no kind"
+        )
+    if weighting.substep_rates is not None:
+        if not every_exact:
+            raise ConfigError("step: each needs level parameters and update_interval 1")
+        return FromGramianInSubsteps(weighting)
+    return FromGramianOfOutputs(weighting) if level == "logits" else FromGramian(weighting)
+
+
+def _is_due(aggregator: LossAggregator) -> bool:
+    """Count a call of training, and return whether it is one that updates the weights."""
+    if not (aggregator.training and paddle.is_grad_enabled()):
+        return False
+    calls = int(aggregator.calls)
+    aggregator.calls.set_value(np.asarray(calls + 1))
+    return calls % aggregator.update_interval == 0
+
+
+def _take_gradients(
+    aggregator: LossAggregator,
+    losses: Sequence[Tensor],
+    values: Tensor,
+    outputs: Any,
+) -> GradientStep:
+    """Differentiate every loss by itself, and bring the Gramian to the host."""
+    exact, count = aggregator.level == "parameters", len(losses)
+    targets = aggregator.network_parameters if exact else outputs
+    scale = None if aggregator.loss_scale is None else aggregator.loss_scale()
+    jacobian = Jacobian(losses, _targets(aggregator, targets), scale, replicated=exact)
+    if aggregator.weighting.may_be_negative and (not exact or aggregator.update_interval > 1):
+        _check_shared(aggregator, jacobian)
+    gramian = jacobian.gramian()
+    if scale is not None:
+        gramian /= scale**2
+    shared = mean_over_ranks(values.detach())
+    # The one transfer to the host.
+    numbers = paddle.concat([gramian.flatten(), shared]).numpy().astype("float64")
+    products, on_host = numbers[:-count].reshape([count, count]), numbers[-count:]
+    aggregator.last_gramian = products
+    is_finite = bool(np.isfinite(numbers).all())
+    aggregator.not_finite = None
+    if not is_finite:
+        aggregator.not_finite = _name_not_finite(aggregator.names, on_host, products)
+        if aggregator.raises and scale is None:
+            raise TrainingDiverged(aggregator.not_finite)
+    return GradientStep(jacobian, values, shared, on_host, products, is_finite)
+
+
+def _targets(aggregator: LossAggregator, given: Any) -> list[Tensor]:
+    """Return the tensors to take gradients for, each of them once."""
+    if given is None:
+        level = aggregator.level
+        missing = "bind with them" if level == "parameters" else "the aggregator with outputs"
+        raise ConfigError(
+            f"{aggregator.weighting.class_name}: level {level} needs the network's {level}: call "
+            f"{missing}, or train with paddleseg.core.train"
+        )
+    targets = given if aggregator.level == "parameters" else tensors_in(given)
+    unique = {id(target): target for target in targets}.values()
+    return [target for target in unique if not target.stop_gradient]
+
+
+def _check_shared(aggregator: LossAggregator, jacobian: Jacobian) -> None:
+    if not jacobian.is_shared:
+        expected = "update_interval: expected 1"
+        if aggregator.level == "logits":
+            expected = "level: expected parameters"
+        raise ConfigError(
+            f"{expected} with {aggregator.weighting.short_name}, whose weights can be negative, "
+            "where some outputs have losses of their own: those would be made to get worse"
+        )
+
+
+def _name_not_finite(names: Sequence[str], losses: np.ndarray, gramian: np.ndarray) -> str:
+    for name, value, square in zip(names, losses, np.diag(gramian)):
+        if not np.isfinite(value):
+            return f"{name} is {value}"
+        if not np.isfinite(square):
+            return f"the gradient of {name} is NaN or infinite"
+    return "the gradients are too large to multiply"
