@@ -15,7 +15,7 @@ from support import Squares, TinyNet, ce_and_dice, run_training
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.losses import WeightedLoss
-from paddleseg_autoloss.weighting import Weighting
+from paddleseg_autoloss.weighting import LossWeighting, SumWeighting
 
 
 class Watcher(LossWeighting):
@@ -177,4 +177,4 @@ def test_methods_that_do_not_look_again_remember_nothing_of_it():
 
 def test_observe_is_for_methods_that_define_it():
     with pytest.raises(NotImplementedError):
-        Weighting(2).observe_after_step(paddle.ones([2]))
+        SumWeighting(2).observe_after_step(paddle.ones([2]))

@@ -9,6 +9,7 @@ Fewer moves make a step easier to follow.
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
@@ -107,10 +108,17 @@ def moves(calls: Sequence[tuple[str, str]]) -> int:
     return sum(a != b for a, b in zip(files, files[1:]))
 
 
+def counts(calls: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Return the numbers of calls, moves and files."""
+    files = {file for file, _ in calls}
+    return {"calls": len(calls), "moves": moves(calls), "files": len(files)}
+
+
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--calls", action="store_true", help="list every call too")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead")
     return parser.parse_args(argv)
 
 
@@ -118,10 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a row for each config."""
     args = parse_args(argv)
     found = steps()
+    if args.json:
+        print(json.dumps({name: counts(calls) for name, calls in found.items()}))
+        return 0
     print(f"{'config':<26}{'calls':>7}{'moves':>7}{'files':>7}")
     for name, calls in found.items():
-        files = {file for file, _ in calls}
-        print(f"{name:<26}{len(calls):>7}{moves(calls):>7}{len(files):>7}")
+        print(f"{name:<26}" + "".join(f"{number:>7}" for number in counts(calls).values()))
         for file, function in calls if args.calls else ():
             print(f"    {file:<36}{function}")
     return 0
