@@ -17,7 +17,7 @@ from paddle.optimizer import Optimizer
 from paddleseg_autoloss.checks import checked_choice, checked_integer
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients.held_parameters import HeldParameter
-from paddleseg_autoloss.gradients.strategies import choose_strategy
+from paddleseg_autoloss.gradients.strategies import LossesOfStep, choose_strategy
 from paddleseg_autoloss.gradients.substeps import Substeps
 from paddleseg_autoloss.ranks import mean_over_ranks
 from paddleseg_autoloss.tensors import as_vector
@@ -196,7 +196,8 @@ class LossAggregator(nn.Layer):
                 if self.weighting.needs_losses_after_step:
                     self.weighting.observe_after_step(mean_over_ranks(values.detach()))
                 return values.sum()
-            values, weights, update = self._strategy.weigh(self, in_order, values, outputs)
+            given = LossesOfStep(in_order, values, outputs)
+            values, weights, update = self._strategy.weigh(self, given)
             self.last_weights = weights.detach() * self.scale_factor
             total = self.weighting.total(values, weights) * self.scale_factor
             return total if update is None else total + update

@@ -27,7 +27,21 @@ from paddleseg_autoloss.weighting import (
 if TYPE_CHECKING:
     from paddleseg_autoloss.gradients.aggregator import LossAggregator
 
-__all__ = ["Strategy", "WeightedLosses", "choose_strategy"]
+__all__ = ["LossesOfStep", "Strategy", "WeightedLosses", "choose_strategy"]
+
+
+class LossesOfStep(NamedTuple):
+    """The losses of a step, before they are weighed.
+
+    Args:
+        each: the K losses, of one element each.
+        values: the same as a vector, shape [K].
+        outputs: what the network returned, or None if that is not known.
+    """
+
+    each: Sequence[Tensor]
+    values: Tensor
+    outputs: Any
 
 
 class WeightedLosses(NamedTuple):
@@ -54,20 +68,12 @@ class Strategy(ABC):
     steps_each = False
 
     @abstractmethod
-    def weigh(
-        self,
-        aggregator: LossAggregator,
-        losses: Sequence[Tensor],
-        values: Tensor,
-        outputs: Any,
-    ) -> WeightedLosses:
+    def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         """Return the losses of a step with their weights.
 
         Args:
             aggregator: has the state.
-            losses: the K losses, of one element each.
-            values: the same as a vector, shape [K].
-            outputs: what the network returned, or None if that is not known.
+            losses: the losses of the step.
         """
 
     def bind(  # noqa: B027  most strategies need no preparation
@@ -90,31 +96,24 @@ class FromLosses(Strategy):
     def __init__(self, weighting: LossWeighting) -> None:
         self._weighting = weighting
 
-    def weigh(
-        self,
-        aggregator: LossAggregator,
-        losses: Sequence[Tensor],
-        values: Tensor,
-        outputs: Any,
-    ) -> WeightedLosses:
+    def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         """Return the weights for the means of the losses over all cards."""
-        return WeightedLosses(values, self._weighting(mean_over_ranks(values.detach())))
+        shared = mean_over_ranks(losses.values.detach())
+        return WeightedLosses(losses.values, self._weighting(shared))
 
 
-class GradientStep(NamedTuple):
-    """What a method that looks at gradients is asked about.
+class Gradients(NamedTuple):
+    """What a method that looks at gradients is asked about, the same on all cards.
 
     Args:
-        jacobian: the gradients of the losses, multiplied by that of a gradient scaler.
-        values: the losses with their graph, shape [K].
-        shared: their means over all cards, shape [K].
+        jacobian: the gradients of the losses, multiplied by the factor of a gradient scaler.
+        shared: the means of the losses over all cards, shape [K].
         losses: the same on the host, shape [K].
-        gramian: the inner products of the gradients, not multiplied, shape [K, K].
+        gramian: the inner products of the gradients without that factor, shape [K, K].
         is_finite: whether all losses and inner products are.
     """
 
     jacobian: Jacobian
-    values: Tensor
     shared: Tensor
     losses: np.ndarray
     gramian: np.ndarray
@@ -124,13 +123,7 @@ class GradientStep(NamedTuple):
 class FromGradients(Strategy):
     """The weights follow from gradients, in the steps in which an update of them is due."""
 
-    def weigh(
-        self,
-        aggregator: LossAggregator,
-        losses: Sequence[Tensor],
-        values: Tensor,
-        outputs: Any,
-    ) -> WeightedLosses:
+    def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         """Return the weights, which are found anew where an update is due.
 
         Raises:
@@ -140,13 +133,13 @@ class FromGradients(Strategy):
                 the aggregator raises errors.
         """
         if _is_due(aggregator):
-            return self._update(aggregator, _take_gradients(aggregator, losses, values, outputs))
+            return self._update(aggregator, losses)
         # A copy: the graph must not see later updates.
-        return WeightedLosses(values, aggregator.weights.clone())
+        return WeightedLosses(losses.values, aggregator.weights.clone())
 
     @abstractmethod
-    def _update(self, aggregator: LossAggregator, step: GradientStep) -> WeightedLosses:
-        """Find the weights anew, unless the step is not finite, and return them."""
+    def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
+        """Find the weights anew, unless a number is not finite, and return the losses with them."""
 
 
 class FromGramian(FromGradients):
@@ -155,22 +148,24 @@ class FromGramian(FromGradients):
     def __init__(self, weighting: GramianWeighting) -> None:
         self._weighting = weighting
 
-    def _update(self, aggregator: LossAggregator, step: GradientStep) -> WeightedLosses:
-        if step.is_finite:
-            weights = self._weighting.solve(step.losses, step.gramian)
+    def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
+        gradients = _take_gradients(aggregator, losses)
+        if gradients.is_finite:
+            weights = self._weighting.solve(gradients.losses, gradients.gramian)
             aggregator.weights.set_value(weights.astype("float32"))
-        update = step.jacobian.inject_combination(aggregator.weights * aggregator.scale_factor)
-        return WeightedLosses(step.values.detach(), aggregator.weights.clone(), update)
+        update = gradients.jacobian.inject_combination(aggregator.weights * aggregator.scale_factor)
+        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
 
 class FromGramianOfOutputs(FromGramian):
     """Likewise, but the gradients are those for the network's outputs."""
 
-    def _update(self, aggregator: LossAggregator, step: GradientStep) -> WeightedLosses:
-        if step.is_finite:
-            weights = self._weighting.solve(step.losses, step.gramian)
+    def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
+        gradients = _take_gradients(aggregator, losses)
+        if gradients.is_finite:
+            weights = self._weighting.solve(gradients.losses, gradients.gramian)
             aggregator.weights.set_value(weights.astype("float32"))
-        return WeightedLosses(step.values, aggregator.weights.clone())
+        return WeightedLosses(losses.values, aggregator.weights.clone())
 
 
 class FromGramianInSubsteps(FromGramian):
@@ -188,17 +183,20 @@ class FromGramianInSubsteps(FromGramian):
         """
         if optimizer is None:
             raise ConfigError("step: each needs the optimizer; call bind with it")
-        rates = self._weighting.substep_rates or []
-        aggregator.substeps = Substeps(optimizer, trainable, rates)
+        aggregator.substeps = Substeps(optimizer, trainable, self._weighting.substep_rates or [])
 
-    def _update(self, aggregator: LossAggregator, step: GradientStep) -> WeightedLosses:
-        # A scaler looks at p.grad alone, so that is where any overflow has to be.
-        if aggregator.substeps is None or not step.is_finite:
-            return super()._update(aggregator, step)
-        weights = self._weighting.solve(step.losses, step.gramian)
-        aggregator.weights.set_value(weights.astype("float32"))
-        update = aggregator.substeps.inject(step.jacobian, aggregator.scale_factor)
-        return WeightedLosses(step.values.detach(), aggregator.weights.clone(), update)
+    def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
+        gradients, substeps = _take_gradients(aggregator, losses), aggregator.substeps
+        assert substeps is not None, "without a network there are no gradients"
+        factor = aggregator.scale_factor
+        if gradients.is_finite:
+            weights = self._weighting.solve(gradients.losses, gradients.gramian)
+            aggregator.weights.set_value(weights.astype("float32"))
+            update = substeps.inject(gradients.jacobian, factor)
+        else:
+            # A scaler looks at p.grad alone, so that is where any overflow has to be.
+            update = gradients.jacobian.inject_combination(aggregator.weights * factor)
+        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
 
 class FromJacobian(FromGradients):
@@ -213,15 +211,16 @@ class FromJacobian(FromGradients):
         """Let the method make room for what it remembers of gradients."""
         self._weighting.prepare(sum(math.prod(p.shape) for p in trainable))
 
-    def _update(self, aggregator: LossAggregator, step: GradientStep) -> WeightedLosses:
-        jacobian, factor = step.jacobian, aggregator.scale_factor
-        if step.is_finite:
-            found, weights = self._weighting.update(step.shared, jacobian.matrix())
+    def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
+        gradients = _take_gradients(aggregator, losses)
+        jacobian, factor = gradients.jacobian, aggregator.scale_factor
+        if gradients.is_finite:
+            found, weights = self._weighting.update(gradients.shared, jacobian.matrix())
             aggregator.weights.set_value(weights)
             update = jacobian.inject_update(found * factor)
         else:
             update = jacobian.inject_combination(aggregator.weights * factor)
-        return WeightedLosses(step.values.detach(), aggregator.weights.clone(), update)
+        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
 
 def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> Strategy:
@@ -266,23 +265,18 @@ def _is_due(aggregator: LossAggregator) -> bool:
     return calls % aggregator.update_interval == 0
 
 
-def _take_gradients(
-    aggregator: LossAggregator,
-    losses: Sequence[Tensor],
-    values: Tensor,
-    outputs: Any,
-) -> GradientStep:
+def _take_gradients(aggregator: LossAggregator, losses: LossesOfStep) -> Gradients:
     """Differentiate every loss by itself, and bring the Gramian to the host."""
-    exact, count = aggregator.level == "parameters", len(losses)
-    targets = aggregator.network_parameters if exact else outputs
+    exact, count = aggregator.level == "parameters", len(losses.each)
+    targets = aggregator.network_parameters if exact else losses.outputs
     scale = None if aggregator.loss_scale is None else aggregator.loss_scale()
-    jacobian = Jacobian(losses, _targets(aggregator, targets), scale, replicated=exact)
+    jacobian = Jacobian(losses.each, _targets(aggregator, targets), scale, replicated=exact)
     if aggregator.weighting.may_be_negative and (not exact or aggregator.update_interval > 1):
         _check_shared(aggregator, jacobian)
     gramian = jacobian.gramian()
     if scale is not None:
         gramian /= scale**2
-    shared = mean_over_ranks(values.detach())
+    shared = mean_over_ranks(losses.values.detach())
     # The one transfer to the host.
     numbers = paddle.concat([gramian.flatten(), shared]).numpy().astype("float64")
     products, on_host = numbers[:-count].reshape([count, count]), numbers[-count:]
@@ -293,7 +287,7 @@ def _take_gradients(
         aggregator.not_finite = _name_not_finite(aggregator.names, on_host, products)
         if aggregator.raises and scale is None:
             raise TrainingDiverged(aggregator.not_finite)
-    return GradientStep(jacobian, values, shared, on_host, products, is_finite)
+    return Gradients(jacobian, shared, on_host, products, is_finite)
 
 
 def _targets(aggregator: LossAggregator, given: Any) -> list[Tensor]:
