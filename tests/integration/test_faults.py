@@ -16,17 +16,16 @@ import yaml
 from paddle import nn
 from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.datasets import Dataset
-from support import ROOT, TinyNet, ce_and_dice, run_tool, run_training
+from support import ROOT, SCRIPT_HEAD, TinyNet, ce_and_dice, run_tool, run_training
 
 import paddleseg_autoloss
 from paddleseg_autoloss.errors import CheckpointError, ConfigError, DataError
 from paddleseg_autoloss.integration.checkpoint import check_plain, whole_checkpoints
 from paddleseg_autoloss.integration.config import build, build_dataset
 
-KILLS = """
-import sys
-sys.path.insert(0, "tests")
-from support import *
+KILLS = (
+    SCRIPT_HEAD
+    + """
 import json, os, shutil, signal, time
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 
@@ -99,6 +98,7 @@ while True:
         newest = again()
 (killed / "deaths.json").write_text(json.dumps(deaths))
 """
+)
 
 
 def test_twenty_kills_change_nothing(tmp_path):
