@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from support import ROOT, run_tool
+from support.processes import SCRIPT_HEAD, launched, run_tool
 
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 from paddleseg_autoloss.weighting import METHODS
 
-SCRIPT = """
-import sys
-sys.path.insert(0, "tests")
-from support import *
+SCRIPT = (
+    SCRIPT_HEAD
+    + """
 import json
 
 paddle.set_device("cpu")
@@ -30,21 +24,7 @@ rank = paddle.distributed.get_rank()
 state = {"c": types[0].aggregator.weighting.c.numpy().tolist()}
 (folder / f"rank{rank}.json").write_text(json.dumps(state))
 """
-
-
-def launched(folder, text) -> list[dict]:
-    """Run a script on two ranks, and return what each wrote to its JSON file."""
-    script = folder / "script.py"
-    script.write_text(text)
-    result = subprocess.run(
-        [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2",
-         "--log_dir", str(folder / "log"), str(script), str(folder)],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    logs = "\n".join(path.read_text() for path in (folder / "log").glob("workerlog.*"))
-    assert result.returncode == 0, result.stderr + logs
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+)
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +78,9 @@ def test_the_command_of_the_readme(tmp_path):
 
 #: One of each kind: learned, drawn, remembered.
 IN_THE_LOOP = ["GradNorm", "PCGrad", "Relobralo"]
-
-EVERY_STEP = """
-import sys
-sys.path.insert(0, "tests")
-from support import *
+EVERY_STEP = (
+    SCRIPT_HEAD
+    + """
 import json
 from paddleseg_autoloss.losses import COMPONENTS
 
@@ -129,6 +107,7 @@ for name in IN_THE_LOOP:
     run_training(folder / name, 3, losses=losses, save_interval=3)
 Path(folder, f"rank{rank}.json").write_text(json.dumps(states))
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +124,9 @@ def test_paddleseg_loop_keeps_both_ranks_alike_at_every_step(every_step, name):
     assert first == second
 
 
-GRADIENTS = """
-import sys
-sys.path.insert(0, "tests")
-from support import *
+GRADIENTS = (
+    SCRIPT_HEAD
+    + """
 import json
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.weighting import METHODS
@@ -225,6 +203,7 @@ aggregator(one_sided).backward()
 found["one sided"] = {"gradient": model.weight.grad.numpy().tolist(), "calls": calls}
 Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps(found))
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -252,10 +231,9 @@ def test_gradients_are_averaged_in_one_call_also_where_a_loss_has_none(gradients
     np.testing.assert_allclose(first["gradient"], second["gradient"])
 
 
-BROKEN_ON_ONE = """
-import sys
-sys.path.insert(0, "tests")
-from support import *
+BROKEN_ON_ONE = (
+    SCRIPT_HEAD
+    + """
 import json
 from paddleseg.models.losses import MixedLoss
 from paddleseg_autoloss.errors import TrainingDiverged
@@ -323,6 +301,7 @@ for VALUE in ("nan", "inf", "gradient"):
             found[f"{VALUE} {policy} {name}"] = {"what": what, "state": state}
 Path(folder, f"rank{rank}.json").write_text(json.dumps(found))
 """
+)
 KINDS = ["MixedLoss", "AutoWeightedLoss", "PCGrad", "FAMO"]
 
 

@@ -16,7 +16,7 @@ import yaml
 from paddle import nn
 from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.datasets import Dataset
-from support import ROOT, TinyNet, ce_and_dice, run_tool, run_training
+from support import ROOT, SCRIPT_HEAD, TinyNet, ce_and_dice, run_tool, run_training
 
 import paddleseg_autoloss
 from paddleseg_autoloss.checks import build
@@ -24,10 +24,9 @@ from paddleseg_autoloss.data_checks import build_dataset
 from paddleseg_autoloss.errors import CheckpointError, ConfigError, DataError
 from paddleseg_autoloss.integration.checkpoint import check_plain, whole_checkpoints
 
-KILLS = """
-import sys
-sys.path.insert(0, "tests")
-from support import *
+KILLS = (
+    SCRIPT_HEAD
+    + """
 import json, os, shutil, signal, time
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 
@@ -100,6 +99,7 @@ while True:
         newest = again()
 (killed / "deaths.json").write_text(json.dumps(deaths))
 """
+)
 
 
 def test_twenty_kills_change_nothing(tmp_path):

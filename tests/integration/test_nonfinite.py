@@ -12,7 +12,7 @@ import pytest
 from paddle import nn
 from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, MixedLoss
 from support import TinyNet, ce_and_dice, run_training
-from test_loss_aggregator import enabled_scaler
+from support.training import enabled_scaler
 
 import paddleseg_autoloss
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged

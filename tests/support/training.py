@@ -1,23 +1,31 @@
-"""Small data, small networks and the real loop."""
+"""Small data and the real loop."""
 
 from __future__ import annotations
 
-import os
-import subprocess
+import paddleseg_autoloss  # isort: skip
+
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
-import paddleseg_autoloss  # isort: skip
-
 import numpy as np
 import paddle
+import paddleseg.core
 from paddle import nn
-from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LovaszSoftmaxLoss
+from paddleseg.models.losses import (
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    LovaszSoftmaxLoss,
+    MixedLoss,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
+from paddleseg_autoloss import AutoWeightedLoss, UncertaintyWeightedLoss
+from paddleseg_autoloss.integration import training
+
+COMPONENTS = [AutoWeightedLoss, UncertaintyWeightedLoss]
 
 
 class Squares(paddle.io.Dataset):
@@ -98,16 +106,48 @@ def adam(model: nn.Layer) -> paddle.optimizer.Optimizer:
     return paddle.optimizer.Adam(schedule, parameters=model.parameters())
 
 
-def run_tool(*arguments: str | Path, cwd: Path = ROOT, **environment: str):
-    """Run a command of ours in a process of its own, as users do."""
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def enabled_scaler(scale: float) -> paddle.amp.GradScaler:
+    """A GradScaler as on a GPU: only its check of the device is replaced."""
+    with mock.patch("paddle.amp.grad_scaler._dygraph_tracer") as tracer:
+        tracer()._expected_place.is_gpu_place.return_value = True
+        scaler = paddle.amp.GradScaler(init_loss_scaling=scale)
+    assert scaler.is_enable()
+    # Without autocast on a CPU, scale() would take the missing half precision for bfloat16.
+    scaler._use_dynamic_loss_scaling = False
+    return scaler
 
 
-import paddleseg.core  # noqa: E402  after paddleseg_autoloss has put its train function there
+def mixed() -> list[nn.Layer]:
+    return [MixedLoss(ce_and_dice(), [0.8, 0.2])]
+
+
+def train_jointly(folder, iters, aggregator, losses=mixed, coef=(1,), model=None, **options):
+    """Train with the top-level key; return what `run_training` does."""
+    stock = training.TrainingSession
+
+    def session(**arguments):
+        arguments["losses"]["loss_aggregator"] = aggregator
+        return stock(**arguments)
+
+    with mock.patch.object(training, "TrainingSession", session):
+        return run_training(folder, iters, losses, model, coef=list(coef), **options)
+
+
+def parameters(model) -> list[np.ndarray]:
+    return [p.numpy() for p in model.parameters()]
+
+
+def resumed(train, folder):
+    """Train 8 iterations at once, and 4 and 4 with the checkpoint in between."""
+    whole, *_ = train(folder / "whole", 8)
+    train(folder / "parts", 4)
+    parts, *_ = train(folder / "parts", 8, resume_model=str(folder / "parts" / "iter_4"))
+    return whole, parts
+
+
+def learned(types) -> np.ndarray:
+    return np.concatenate([loss.aggregator.weighting.learned().numpy() for loss in types])
+
+
+def state_arrays(model) -> list[np.ndarray]:
+    return [value.numpy() for value in model.state_dict().values()]

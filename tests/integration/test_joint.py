@@ -2,133 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-from unittest import mock
-
 import numpy as np
 import paddle
 import pytest
 import yaml
 from paddle import nn
-from paddleseg.cvlibs import SegBuilder, manager
-from paddleseg.models import BiSeNetV2, OCRNet, U2Netp
 from paddleseg.models.losses import BCELoss, CrossEntropyLoss, DiceLoss, KLLoss, MixedLoss
-from support import ROOT, TinyNet, ce_and_dice, enough_losses, run_tool, run_training
-from test_gradients import enabled_scaler
+from support.processes import ROOT, run_tool
+from support.records import table
+from support.training import TinyNet, ce_and_dice, mixed, parameters, run_training, train_jointly
 from visualdl import LogReader
 
 import paddleseg_autoloss
-from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
-from paddleseg_autoloss.integration import training
+from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.config import load_config
-from paddleseg_autoloss.integration.joint import JointAggregation
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.session import TrainingSession
-from paddleseg_autoloss.integration.terms import terms_of
-from paddleseg_autoloss.weighting import METHODS
-
-GRADIENT_METHODS = [name for name, method in METHODS.items() if method.needs != "losses"]
-
-
-def mixed() -> list[nn.Layer]:
-    return [MixedLoss(ce_and_dice(), [0.8, 0.2])]
-
-
-def train_jointly(folder, iters, aggregator, losses=mixed, coef=(1,), model=None, **options):
-    """Train with the top-level key; return what `run_training` does."""
-    stock = training.TrainingSession
-
-    def session(**arguments):
-        arguments["losses"]["loss_aggregator"] = aggregator
-        return stock(**arguments)
-
-    with mock.patch.object(training, "TrainingSession", session):
-        return run_training(folder, iters, losses, model, coef=list(coef), **options)
-
-
-def parameters(model) -> list[np.ndarray]:
-    return [p.numpy() for p in model.parameters()]
-
-
-def table(path) -> list[dict]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def resumed(train, folder):
-    """Train 8 iterations at once, and 4 and 4 with the checkpoint in between."""
-    whole, *_ = train(folder / "whole", 8)
-    train(folder / "parts", 4)
-    parts, *_ = train(folder / "parts", 8, resume_model=str(folder / "parts" / "iter_4"))
-    return whole, parts
-
-
-class TestResume:
-    @pytest.fixture(autouse=True)
-    def without_pictures(self, monkeypatch):
-        """They take longer than the training."""
-        monkeypatch.setattr("paddleseg_autoloss.integration.report.RunReport.plot", lambda *_: None)
-
-    @pytest.mark.parametrize("name", METHODS)
-    def test_joint_method_continues_bit_for_bit(self, name, tmp_path):
-        def losses():
-            inner = enough_losses(name)
-            return [MixedLoss(inner, [0.5] * len(inner))]
-
-        def train(folder, iters, **options):
-            return train_jointly(folder, iters, {"type": name}, losses, **options)
-
-        whole, parts = resumed(train, tmp_path)
-        for one, other in zip(parameters(whole), parameters(parts)):
-            np.testing.assert_array_equal(one, other)
-        of_whole = (tmp_path / "whole" / "loss_weights.csv").read_text()
-        assert of_whole == (tmp_path / "parts" / "loss_weights.csv").read_text()
-
-    @pytest.mark.parametrize("name", METHODS)
-    def test_component_continues_bit_for_bit(self, name, tmp_path):
-        def train(folder, iters, **options):
-            losses = lambda: [manager.LOSSES[name](enough_losses(name))]  # noqa: E731
-            return run_training(folder, iters, losses, **options)
-
-        whole, parts = resumed(train, tmp_path)
-        for one, other in zip(parameters(whole), parameters(parts)):
-            np.testing.assert_array_equal(one, other)
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"type": "CAGrad", "update_interval": 3},
-            {"type": "PCGrad", "level": "logits"},
-            {"type": "SeparateBackward", "lr_mult": [1, 0.1], "step": "each"},
-            {"type": "FAMO", "exact": True},
-            {"type": "DWA", "window": 3},
-            {"type": "STCH", "warmup": 3},
-        ],
-    )
-    def test_options_continue_bit_for_bit(self, options, tmp_path):
-        def train(folder, iters, **more):
-            return train_jointly(folder, iters, dict(options), **more)
-
-        whole, parts = resumed(train, tmp_path)
-        for one, other in zip(parameters(whole), parameters(parts)):
-            np.testing.assert_array_equal(one, other)
-
-    def test_random_order_with_four_losses_continues(self, tmp_path):
-        def train(folder, iters, **options):
-            two = lambda: TinyNet(2)  # noqa: E731
-            losses = lambda: mixed() + mixed()  # noqa: E731
-            return train_jointly(
-                folder, iters, {"type": "PCGrad"}, losses, (1, 0.4), two, **options
-            )
-
-        whole, parts = resumed(train, tmp_path)
-        for one, other in zip(parameters(whole), parameters(parts)):
-            np.testing.assert_array_equal(one, other)
-
-    def test_checkpoint_of_another_method_is_refused(self, tmp_path):
-        train_jointly(tmp_path, 4, {"type": "AGDA"})
-        with pytest.raises(paddleseg_autoloss.errors.CheckpointError, match="'AGDA'"):
-            train_jointly(tmp_path, 8, {"type": "CAGrad"}, resume_model=str(tmp_path / "iter_4"))
 
 
 class TestOneStep:
@@ -200,61 +89,6 @@ def test_parameters_of_an_inner_loss_are_trained(tmp_path):
     losses = lambda: [paddleseg_autoloss.PCGrad([inner(), CrossEntropyLoss()])]  # noqa: E731
     _, (outer,), _ = run_training(tmp_path, 3, losses)
     assert (outer.losses[0].aggregator.weighting.c.numpy() != 1).all()
-
-
-class TestOverflow:
-    """A GradScaler of a GPU on a CPU: only its check of the device is replaced."""
-
-    @pytest.mark.parametrize("name", METHODS)
-    def test_a_skipped_step_changes_no_state(self, name, tmp_path):
-        scaler = enabled_scaler(1024.0)
-        with mock.patch("paddle.amp.GradScaler", return_value=scaler):
-            states = []
-
-            class Spoiled(TinyNet):
-                calls = 0
-
-                def forward(self, x):
-                    Spoiled.calls += 1
-                    outputs = super().forward(x)
-                    if Spoiled.calls == 3:
-                        outputs[0].register_hook(lambda g: g * float("inf"))
-                    return outputs
-
-            original = TrainingSession._begin_step
-
-            def watched(session):
-                original(session)
-                states.append(
-                    {
-                        f"{path}.{key}": value.numpy().copy()
-                        for path, layer in session.state.layers.items()
-                        for key, value in layer.state_dict().items()
-                    }
-                )
-
-            with mock.patch.object(TrainingSession, "_begin_step", watched):
-                inner = enough_losses(name)
-                train_jointly(
-                    tmp_path, 5, {"type": name}, lambda: [MixedLoss(inner, [1] * len(inner))],
-                    precision="fp16", model=Spoiled,
-                )  # fmt: skip
-        assert len(states) == 5
-        # What step 4 begins with is what step 3, whose gradients overflowed, began with.
-        for key, value in states[3].items():
-            np.testing.assert_array_equal(value, states[2][key], err_msg=key)
-
-    def test_without_a_scaler_the_run_stops_and_names_the_loss(self, tmp_path):
-        class Spoiled(TinyNet):
-            def forward(self, x):
-                outputs = super().forward(x)
-                outputs[0].register_hook(lambda g: g * float("nan"))
-                return outputs
-
-        with pytest.raises(
-            TrainingDiverged, match="iteration 1: the gradient of CrossEntropyLoss is NaN"
-        ):
-            train_jointly(tmp_path, 5, {"type": "PCGrad"}, model=Spoiled)
 
 
 class TestEveryTermOfEveryHead:
@@ -423,74 +257,6 @@ class TestRefusals:
         path.write_text(yaml.safe_dump({"_base_": base, "loss_aggregator": value}))
         with pytest.raises(ConfigError, match=message):
             load_config(str(path))
-
-
-MODELS = {
-    "ocrnet": lambda: OCRNet(
-        2, manager.BACKBONES["HRNet_W18"](), backbone_indices=[0], ocr_mid_channels=32,
-        ocr_key_channels=16,
-    ),
-    "bisenetv2": lambda: BiSeNetV2(2),
-    "u2netp": lambda: U2Netp(2),
-}  # fmt: skip
-HEADS = {"ocrnet": 2, "bisenetv2": 5, "u2netp": 7}
-
-
-@pytest.mark.parametrize("aggregator", ["AutoWeightedLoss", "PCGrad"])
-@pytest.mark.parametrize("name", MODELS)
-def test_models_with_several_heads(name, aggregator):
-    """OCRNet, BiSeNetV2 and U2Net: one step moves every trainable parameter that plain does."""
-    paddle.seed(0)
-    model = MODELS[name]()
-    model.train()
-    heads = HEADS[name]
-    losses = {
-        "types": [MixedLoss(ce_and_dice(), [1, 1]) for _ in range(heads)],
-        "coef": [1] + [0.4] * (heads - 1),
-        "loss_aggregator": {"type": aggregator},
-    }
-    optimizer = paddle.optimizer.SGD(0.01, parameters=model.parameters())
-    session = TrainingSession(model, None, optimizer, losses, "unused", 0, 10**9)
-    assert len(session.joint.aggregator.names) == 2 * heads
-    assert session.joint.aggregator.names[-1] == f"head{heads - 1}/DiceLoss"
-    with session.attached():
-        data = {"label": paddle.randint(0, 2, [2, 64, 64])}
-        (total,) = model.loss_computation(model(paddle.rand([2, 3, 64, 64])), losses, data)
-        total.backward()
-        reached = [p.name for p in model.parameters() if p.grad is not None]
-        plain = sum(
-            LOOP.loss_computation(model(paddle.rand([2, 3, 64, 64])), data["label"], None, losses)
-        )
-        model.clear_gradients()
-        plain.backward()
-        assert np.isfinite(float(total))
-        assert reached == [p.name for p in model.parameters() if p.grad is not None]
-    assert (session.joint.aggregator.last_weights.numpy() > 0).all()
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs" / "heads").glob("*.yml")), ids=lambda path: path.stem
-)
-def test_configs_of_models_with_several_heads(path):
-    config = load_config(str(path))
-    losses = SegBuilder(config).loss
-    name = {"OCRNet": "ocrnet", "BiSeNetV2": "bisenetv2", "U2Net": "u2netp"}[
-        config.dic["model"]["type"]
-    ]
-    assert len(losses["types"]) == len(losses["coef"]) == HEADS[name]
-    joint = JointAggregation(config.dic["loss_aggregator"], terms_of(losses))
-    assert len(joint.aggregator.names) == 2 * HEADS[name]
-
-
-def test_benchmark():
-    done = run_tool(
-        "tools/benchmarks/benchmark_gradients.py",
-        "--model", "FastSCNN", "--size", "64", "--rounds", "3",
-        "--batch_size", "2", "--losses", "3",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    for line in ("floor of K backward passes", "level: parameters", "level: logits"):
-        assert line in done.stdout
 
 
 def test_flag_on_an_unmodified_config(fundus, tmp_path):

@@ -1,0 +1,246 @@
+"""The command, from start to report: runs that are stopped and continued."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support.comparison import CONFIGS, comparison_file, write_base
+from support.processes import ROOT
+
+from paddleseg_autoloss.cli.commands import validate_from
+from paddleseg_autoloss.comparison.folders import RunFolder
+
+
+class References(HTMLParser):
+    """Collects what a page would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [v for k, v in attributes if k in ("src", "href", "srcset", "action")]
+
+
+FAILING_SCRIPT = "print('a line of the log')\nraise SystemExit('it cannot work')\n"
+
+
+def start(path: Path, folder: Path) -> subprocess.Popen:
+    words = [path, "--save_dir", folder, "--save_interval", 1, "--log_iters", 1, "--samples", 2]
+    return subprocess.Popen(
+        [sys.executable, "tools/compare.py", *map(str, words)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 200) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def processes_in(folder: Path) -> list[str]:
+    """The command lines of the processes that name a folder."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_text().replace("\0", " "))
+    return [line for line in lines if str(folder) in line]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, fundus):
+    """Two variants and two seeds, killed after the first run, stopped after the second, continued.
+
+    A third variant fails.
+    """
+    folder = tmp_path_factory.mktemp("compared")
+    (folder / "fails.py").write_text(FAILING_SCRIPT)
+    variants = [
+        {"name": "broken", "script": "fails.py"},
+        {"name": "learned", "method": {"type": "GradNorm", "lr_mult": 50}},
+        {"retrain_of": "learned"},
+    ]
+    path = comparison_file(
+        folder, base=str(write_base(folder, fundus)), variants=variants, seeds=2,
+        baseline="learned",
+        validation=0.25,
+    )  # fmt: skip
+    out = folder / "out"
+    results = lambda: sorted(out.glob("runs/*/*/*/result.json"))  # noqa: E731
+    process = start(path, out)
+    wait_for(
+        lambda: len(results()) == 1 and list(out.glob("runs/learned_retrained/*/*/train.log")),
+        process,
+    )
+    first = results()[0], results()[0].stat().st_mtime_ns
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while processes_in(out) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not processes_in(out)
+
+    process = start(path, out)
+    wait_for(
+        lambda: len(results()) == 2 and list(out.glob("runs/learned/*/seed1/train.log")), process
+    )
+    process.send_signal(signal.SIGINT)
+    stopped = process.communicate(timeout=60)[0], process.returncode
+    assert not processes_in(out)
+
+    process = start(path, out)
+    output, _ = process.communicate(timeout=300)
+    return out, first, stopped, (output, process.returncode)
+
+
+def test_stop_and_continue(compared):
+    _, (first, modified), (output, status), (last_output, last_status) = compared
+    assert status == 130, output
+    assert "2 of 6 runs done; the same command continues" in output
+    assert "Traceback" not in output
+    assert last_status == 1, last_output
+    assert "2 of 6 runs are done already" in last_output
+    assert "Traceback" not in last_output
+    assert first.stat().st_mtime_ns == modified
+    log = (first.parent / "train.log").read_text()
+    assert log.count("iter: 1/4") == 1
+
+
+def test_a_failing_variant_does_not_stop_the_others(compared):
+    out, _, _, (output, _) = compared
+    assert "error: 2 of 6 runs failed" in output
+    table = pd.read_csv(out / "results.csv")
+    assert table.groupby("variant").status.unique().map(list).to_dict() == {
+        "broken": ["failed"],
+        "learned": ["done"],
+        "learned, retrained": ["done"],
+    }
+    error = (out / "runs/broken/lr0.002/seed0/error.txt").read_text()
+    assert error.startswith("exit status 1\n")
+    assert "it cannot work" in error
+    assert "it cannot work" in (out / "report.md").read_text()
+
+
+def test_runs_of_a_seed_begin_alike(compared):
+    """Raw losses of the first iteration: weights, images and augmentation are the same."""
+    out, *_ = compared
+    first = {
+        path.parent.relative_to(out / "runs").parts: pd.read_csv(path)
+        .query("iteration == 1")
+        .raw.tolist()
+        for path in out.glob("runs/*/*/*/loss_weights.csv")
+    }
+    assert len(first) == 4
+    by_seed = {seed: [v for k, v in first.items() if k[2] == seed] for seed in ("seed0", "seed1")}
+    for one, other in by_seed.values():
+        assert one == other
+    assert by_seed["seed0"][0] != by_seed["seed1"][0]
+
+
+def test_retrained_with_the_weights_that_were_learned(compared):
+    out, *_ = compared
+    learned = out / "runs/learned/lr0.002/seed1"
+    retrained = out / "runs/learned_retrained/lr0.002/seed1"
+    weights = json.loads((learned / "result.json").read_text())["weights"]
+    fixed = json.loads((retrained / "result.json").read_text())["weights"]
+    total = sum(weights.values())
+    assert fixed == pytest.approx({name: w / total for name, w in weights.items()}, rel=1e-2)
+    assert abs(fixed["CrossEntropyLoss"] - fixed["DiceLoss"]) > 0.02
+
+
+def test_a_run_can_be_evaluated_by_hand(compared, monkeypatch):
+    out, *_ = compared
+    folder = out / "runs/learned/lr0.002/seed0"
+    result = json.loads((folder / "result.json").read_text())
+    assert result["resumed_from"] == []
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    words = ["--config", str(folder / "config_test.yml"), "--device", "cpu"]
+    words += ["--model_path", str(folder / "model.pdparams")]
+    found = validate_from(__import__("val").parse_args(words), CONFIGS).to_dict()
+    assert found.keys() == result["test"].keys()
+    for name, value in found.items():
+        assert value == pytest.approx(result["test"][name]), name
+
+
+def test_curve_of_a_run(compared, parse):
+    """The first run was not interrupted."""
+    out, *_ = compared
+    plan = parse(out.parent / "mine.yml")
+    run = next(run for run in plan.runs() if run.variant.name == "learned")
+    folder = RunFolder(out, run)
+    curve = folder.validation_curve()
+    assert list(curve) == [1, 2, 3, 4]
+    result = folder.result()
+    assert curve[4] == pytest.approx(result["validation"]["mIoU"])
+    assert result["validation"] != result["test"]
+
+
+def test_report_files(compared):
+    out, *_ = compared
+    page = (out / "report.html").read_text()
+    references = References()
+    references.feed(page)
+    assert references.found
+    assert all(reference.startswith("data:") for reference in references.found)
+    assert "@import" not in page
+    assert "url(" not in page
+    report = (out / "report.md").read_text()
+    for picture in re.findall(r"\]\((figures/\w+\.png)\)", report):
+        assert (out / picture).is_file()
+    assert "figures/curves.png" in report
+    assert "figures/weights.png" in report
+    assert not (out / "figures/samples.png").exists()
+    assert "Test images, truth and predictions" in page
+    table = pd.read_csv(out / "results.csv")
+    done = table[table.status == "done"]
+    assert done.test_mIoU.between(0, 1).all()
+    assert (done.step_seconds > 0).all()
+    assert (done.wall_seconds > 0).all()
+
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+PROBE = """<script>addEventListener("load", () => {
+  const broken = [...document.images].filter(image => !image.naturalWidth).length;
+  const wide = document.documentElement.scrollWidth > innerWidth;
+  document.title = `images ${document.images.length} broken ${broken} wide ${wide}`;
+})</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_page_in_a_browser(compared, tmp_path):
+    """From disk, with all its pictures, and no wider than the window."""
+    out, *_ = compared
+    page = tmp_path / "page.html"
+    page.write_text((out / "report.html").read_text().replace("</body>", PROBE + "</body>"))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,800"]
+    command += [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+    ]
+    result = subprocess.run(
+        [*command, page.as_uri()], capture_output=True, text=True, timeout=120, env=os.environ
+    )
+    assert "<title>images 5 broken 0 wide false</title>" in result.stdout, result.stderr[-500:]
+    assert "learned, retrained" in result.stdout

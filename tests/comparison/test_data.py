@@ -1,0 +1,103 @@
+"""The split of the images, and the configs of the runs."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from paddleseg.cvlibs import manager
+from support.comparison import comparison_file
+
+from paddleseg_autoloss.comparison.runner import prepare
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.integration.config import load_config
+
+
+def test_split_holds_out_a_part_of_the_training_list(parse, tmp_path, base, fundus):
+    plan = parse(comparison_file(tmp_path, base=str(base), validation=0.25))
+    folders = prepare(plan, tmp_path / "out")
+    split = tmp_path / "out" / "split"
+    train, held = (
+        (split / f"{name}_list.txt").read_text().splitlines() for name in ("train", "validation")
+    )
+    source = (fundus / "train_list.txt").read_text().splitlines()
+    assert sorted(train + held) == sorted(source)
+    assert (len(train), len(held)) == (6, 2)
+    assert train == [line for line in source if line in train]
+    folder = folders[0].path
+    config, test = (
+        yaml.safe_load((folder / n).read_text()) for n in ("config.yml", "config_test.yml")
+    )
+    assert config["train_dataset"]["train_path"] == str(split / "train_list.txt")
+    assert config["val_dataset"]["val_path"] == str(split / "validation_list.txt")
+    assert test["val_dataset"]["val_path"] == str(fundus / "val_list.txt")
+    prepare(plan, tmp_path / "out")
+    assert (split / "train_list.txt").read_text().splitlines() == train
+    other = parse(comparison_file(tmp_path, base=str(base), validation=0.25, split_seed=1))
+    with pytest.raises(ConfigError, match="found another split"):
+        prepare(other, tmp_path / "out")
+
+
+def dataset_of(config: dict):
+    arguments = {k: v for k, v in config.items() if k not in ("type", "transforms", "_inherited_")}
+    return manager.DATASETS[config["type"]](transforms=[], **arguments)
+
+
+def test_split_keeps_the_separator(parse, tmp_path, base, fundus):
+    config = yaml.safe_load(base.read_text())
+    path = tmp_path / "list.txt"
+    path.write_text((fundus / "train_list.txt").read_text().replace(" ", ","))
+    val = tmp_path / "val.txt"
+    val.write_text((fundus / "val_list.txt").read_text())
+    for section, key, list_path in (("train", "train_path", path), ("val", "val_path", val)):
+        config[f"{section}_dataset"] = {
+            "_inherited_": False, "type": "Dataset", "mode": section, "num_classes": 2,
+            "dataset_root": str(fundus), key: str(list_path),
+            "transforms": [{"type": "Normalize"}],
+        }  # fmt: skip
+    config["train_dataset"]["separator"] = ","
+    base.write_text(yaml.safe_dump(config))
+    folder, *_ = prepare(parse(comparison_file(tmp_path, base=str(base))), tmp_path / "out")
+    lines = (tmp_path / "out/split/validation_list.txt").read_text().splitlines()
+    assert len(lines) == 2
+    assert set(lines) < set(path.read_text().splitlines())
+    for name, separator in (("config", ","), ("config_test", " ")):
+        written = load_config(str(folder.path / f"{name}.yml")).dic
+        assert written["val_dataset"].get("separator", " ") == separator
+        assert dataset_of(written["val_dataset"]).file_list
+
+
+def test_too_small_a_split(parse, tmp_path, base):
+    plan = parse(comparison_file(tmp_path, base=str(base), validation=0.9))
+    with pytest.raises(ConfigError, match=r"and 2, a batch, to be left; found 0\.9"):
+        prepare(plan, tmp_path / "out")
+
+
+def test_a_data_set_without_lists_cannot_be_split(parse, tmp_path, base, monkeypatch):
+    monkeypatch.setattr("paddleseg_autoloss.comparison.data.OpticDiscSeg", str)
+    plan = parse(comparison_file(tmp_path, base=str(base)))
+    with pytest.raises(ConfigError, match="validation: expected 0 for SyntheticFundus"):
+        prepare(plan, tmp_path / "out")
+
+
+def test_runs_on_other_images_do_not_pair(parse, tmp_path, base):
+    other = yaml.safe_load(base.read_text())
+    other["val_dataset"]["dataset_root"] = "elsewhere"
+    (tmp_path / "other.yml").write_text(yaml.safe_dump(other))
+    with pytest.raises(
+        ConfigError, match=r"val_dataset.dataset_root: expected .* found 'elsewhere'"
+    ):
+        prepare(parse(base, tmp_path / "other.yml"), tmp_path / "out")
+
+
+def test_a_folder_of_other_runs_is_left_alone(parse, tmp_path, base):
+    path = comparison_file(tmp_path, base=str(base))
+    prepare(parse(path), tmp_path / "out")
+    with pytest.raises(ConfigError, match="whose iters is not the present one"):
+        prepare(parse(path, "--iters", 3), tmp_path / "out")
+
+
+def test_bad_arguments_stop_it_before_anything_is_trained(parse, tmp_path, base):
+    variants = [{"method": "Sum"}, {"method": {"type": "CAGrad", "calpha": -1}}]
+    plan = parse(comparison_file(tmp_path, base=str(base), variants=variants))
+    with pytest.raises(ConfigError, match=r"CAGrad: loss: .*calpha"):
+        prepare(plan, tmp_path / "out")

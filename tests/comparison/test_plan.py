@@ -1,0 +1,137 @@
+"""Comparison files and flags, read as plans."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+from support.comparison import CONFIGS, comparison_file
+
+from paddleseg_autoloss.errors import ConfigError
+
+
+def test_the_shipped_comparisons_are_plans(parse):
+    for path in (CONFIGS / "compare").glob("*.yml"):
+        plan = parse(path)
+        assert plan.baseline == ("Sum" if "screening" in path.stem else "fixed 0.8:0.2"), path
+    assert len(parse(CONFIGS / "compare/optic_disc.yml").runs()) == 14 * 5
+    assert len(parse(CONFIGS / "compare/optic_disc_lr.yml").runs()) == 3 * 3 * 3
+
+
+def test_plan_from_flags(parse):
+    plan = parse(
+        "--config", "fixed_ce_dice_demo.yml", "--methods", "AutoWeightedLoss,PCGrad",
+        "--grid", "0.1:0.9:0.4", "--seeds", "3,5", "--lr_grid", "0.001,2e-3", "--iters", 7,
+    )  # fmt: skip
+    names = [variant.name for variant in plan.variants]
+    fixed = ["fixed 0.1:0.9", "fixed 0.5:0.5", "fixed 0.9:0.1"]
+    assert names == ["fixed_ce_dice_demo", "AutoWeightedLoss", "PCGrad", *fixed]
+    assert plan.baseline == "fixed_ce_dice_demo"
+    assert plan.seeds == (3, 5)
+    assert plan.lr_grid == (0.001, 0.002)
+    assert {variant.config["iters"] for variant in plan.variants} == {7}
+    losses = [{"type": "CrossEntropyLoss"}, {"type": "DiceLoss"}]
+    assert plan.variant("PCGrad").config["loss"]["types"] == [{"type": "PCGrad", "losses": losses}]
+    (mixed,) = plan.variant("fixed 0.9:0.1").config["loss"]["types"]
+    assert mixed == {"type": "MixedLoss", "losses": losses, "coef": [0.9, 0.1]}
+    assert len({run.path for run in plan.runs()}) == len(plan.runs()) == 6 * 2 * 2
+    run = plan.runs()[-1]
+    assert run.config["lr_scheduler"]["learning_rate"] == run.learning_rate
+
+
+def test_plan_from_train_configs(parse):
+    configs = ["fixed_ce_dice_demo.yml", "auto_ce_dice_demo.yml"]
+    plan = parse(*configs, "--seeds", 2, "--opts", "batch_size=3", "model.num_classes=5")
+    for variant in plan.variants:
+        assert (variant.config["batch_size"], variant.config["model"]["num_classes"]) == (3, 5)
+    assert [variant.name for variant in plan.variants] == [
+        "fixed_ce_dice_demo",
+        "auto_ce_dice_demo",
+    ]
+    assert plan.seeds == (0, 1)
+
+
+def test_flags_go_before_the_file(parse, tmp_path):
+    plan = parse(comparison_file(tmp_path, seeds=[4], iters=9), "--seeds", 2, "--validation", 0.5)
+    assert (plan.seeds, plan.validation) == ((0, 1), 0.5)
+    assert plan.variants[0].config["iters"] == 9
+
+
+def test_terms_come_from_every_head(parse, tmp_path):
+    """Entries that are no mixture stay as they are."""
+    base = tmp_path / "base.yml"
+    bases = [str(CONFIGS / "_base_" / name) for name in ("synthetic_fundus.yml", "hardnet_10k.yml")]
+    cross_entropy = {"type": "CrossEntropyLoss"}
+    own = {"type": "Sum", "losses": [cross_entropy, {"type": "DiceLoss"}], "names": ["a", "b"]}
+    loss = {"types": [own, cross_entropy], "coef": [1, 0.4]}
+    base.write_text(yaml.safe_dump({"_base_": bases, "loss": loss}))
+    variants = [{"method": {"type": "CAGrad", "calpha": 0.3}}, {"coef": [3, 1]}]
+    plan = parse(comparison_file(tmp_path, base="base.yml", variants=variants))
+    changed = plan.variant("CAGrad").config["loss"]
+    assert changed["coef"] == [1, 0.4]
+    assert changed["types"] == [{**own, "type": "CAGrad", "calpha": 0.3}, cross_entropy]
+
+
+ERRORS = [
+    ({"seedz": 3}, "seedz: there is no such key; did you mean seeds?"),
+    ({"seeds": "many"}, "seeds: expected their number or a list of integers, found 'many'"),
+    ({"seeds": [1, 1]}, "seeds: expected their number or a list of integers, found [1, 1]"),
+    ({"validation": 1.5}, "validation: expected a number from 0 to below 1, found 1.5"),
+    ({"lr_grid": [0.1, -1]}, "lr_grid: expected a list of positive numbers, found [0.1, -1]"),
+    ({"lr_grid": [0.1, 0.2], "validation": 0}, "lr_grid: expected validation above 0"),
+    ({"baseline": "AutoWeighted"}, "there is no variant 'AutoWeighted'; did you mean AutoWeighted"),
+    ({"variants": [{"method": "Sum"}]}, "variants: expected two or more, found 1"),
+    ({"variants": [{"method": "Sum"}] * 2}, "expected different names, found 'Sum' twice"),
+    ({"base": "no.yml"}, "no.yml was not found"),
+    ({"iters": 0}, "iters: expected an integer of at least 1, found 0"),
+]
+VARIANT_ERRORS = [
+    ({"metod": "Sum"}, "variants[1].metod: there is no such key; did you mean method?"),
+    ({"method": "PCGard"}, "variants[1].method: there is no method 'PCGard'; did you mean PCGrad?"),
+    ({"method": "Sum", "coef": [1, 1]}, "variants[1]: expected one of method, coef, config, "),
+    ({"coef": [1, 1, 1]}, "variants[1].coef: expected 2 numbers, one per loss, found [1.0, 1.0, "),
+    ({"coef": [1, -1]}, "variants[1].coef: expected a number of at least 0 per loss, found"),
+    ({"script": "no.py", "method": "Sum"}, "variants[1].script: expected a training script"),
+    ({"retrain_of": "Smu"}, "retrain_of: there is no variant 'Smu'; did you mean Sum?"),
+    ({"retrain_of": "fixed 1:0"}, "expected a variant with a method or a config"),
+    ({"config": "auto_ce_dice_demo.yaml"}, "was not found; did you mean auto_ce_dice_demo.yml?"),
+]
+
+
+@pytest.mark.parametrize(("keys", "message"), ERRORS, ids=lambda value: str(value)[:40])
+def test_plan_errors(keys, message, parse, tmp_path):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse(comparison_file(tmp_path, **keys))
+
+
+@pytest.mark.parametrize(("entry", "message"), VARIANT_ERRORS, ids=lambda value: str(value)[:40])
+def test_variant_errors(entry, message, parse, tmp_path):
+    variants = [{"method": "Sum"}, entry, {"coef": [1, 0]}]
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse(comparison_file(tmp_path, variants=variants))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "found none"),
+        (["compare/demo.yml", "--methods", "Sum"], "a comparison file stands alone"),
+        (["--config", "auto_ce_dice_demo.yml", "--grid", "1:0:2"], "--grid: expected first:last"),
+        (["--config", "auto_ce_dice_demo.yml", "--methods", "Smu"], "did you mean Sum?"),
+    ],
+)
+def test_flag_errors(words, message, parse):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse(*words)
+
+
+def test_ignored_pixels_stay_ignored(parse, tmp_path):
+    base = yaml.safe_load((CONFIGS / "sum_ce_dice_demo.yml").read_text())
+    base["_base_"] = [str(CONFIGS / name) for name in base["_base_"]]
+    base["loss"]["types"][0]["ignore_index"] = 255
+    (tmp_path / "base.yml").write_text(yaml.safe_dump(base))
+    plan = parse(comparison_file(tmp_path, base="base.yml"))
+    mixed, method = (variant.config["loss"]["types"][0] for variant in plan.variants)
+    assert method["ignore_index"] == 255
+    assert [loss["ignore_index"] for loss in mixed["losses"]] == [255, 255]

@@ -1,0 +1,72 @@
+"""Choice, costs and the report, from results that are made up."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+from support.comparison import comparison_file, pretend
+
+from paddleseg_autoloss.comparison.document import Document, Picture, Table
+from paddleseg_autoloss.comparison.report import runs_worth, write_report
+from paddleseg_autoloss.comparison.results import Results
+
+
+def test_learning_rates_are_chosen_on_validation_images(parse, tmp_path, base):
+    path = comparison_file(tmp_path, base=str(base), lr_grid=[0.1, 0.2, 0.3], seeds=2)
+    plan = parse(path)
+
+    def figure(run):
+        test = 0.9 - run.learning_rate + 0.01 * run.seed
+        # At 0.3, the best on validation images, a run of AutoWeightedLoss fails.
+        fails = run.variant.name == "AutoWeightedLoss" and (run.learning_rate, run.seed) == (0.3, 1)
+        return run.learning_rate, math.nan if fails else test
+
+    folders = pretend(plan, tmp_path / "out", figure)
+    results = Results(plan, folders)
+    assert results.rates == {"fixed 0.8:0.2": 0.3, "AutoWeightedLoss": 0.2}
+    assert results.by_seed("AutoWeightedLoss", "test_mIoU") == pytest.approx({0: 0.7, 1: 0.71})
+    assert results.by_seed("AutoWeightedLoss", "step_seconds") == {0: 2, 1: 2}
+    write_report(results, tmp_path / "out")
+    report = (tmp_path / "out/report.md").read_text()
+    assert "## Learning rates" in report
+    assert "AutoWeightedLoss, lr 0.3, seed 1:" in report
+    assert "exit status 1" in report
+    table = pd.read_csv(tmp_path / "out/results.csv")
+    assert len(table) == 12
+    assert (table.status == "failed").sum() == 1
+    assert runs_worth(plan, plan.variants[0]) == 3
+
+
+def test_costs_in_runs(parse, tmp_path, base):
+    mixes = [{"coef": [w, 10 - w]} for w in range(1, 10)]
+    variants = [*mixes, {"method": "Sum"}, {"retrain_of": "Sum"}]
+    plan = parse(comparison_file(tmp_path, base=str(base), variants=variants, seeds=1))
+    assert runs_worth(plan, plan.variant("Sum, retrained")) == 2
+    best = {"fixed 3:7": 0.9}
+    folders = pretend(plan, tmp_path / "out", lambda run: (best.get(run.variant.name, 0.5), 0.6))
+    write_report(Results(plan, folders), tmp_path / "out")
+    report = (tmp_path / "out/report.md").read_text()
+    assert "| grid search over 9 fixed mixes | 9 | 9.0 |" in report
+    assert "| Sum, retrained | 2 | 2.0 |" in report
+    assert "the grid search chooses fixed 3:7, with a test mIoU of 0.6000" in report
+
+
+def test_resumed_runs_are_named(parse, tmp_path, base):
+    plan = parse(comparison_file(tmp_path, base=str(base), seeds=2))
+    folders = pretend(plan, tmp_path / "out", lambda run: (0.5, 0.5))
+    folders[0].write_attempts([{"from": 0, "seconds": 20}, {"from": 2, "seconds": 25}])
+    result = folders[0].write_result({"paddle": "3"}, "cpu")
+    assert (result["wall_seconds"], result["resumed_from"]) == (45, [2])
+    write_report(Results(plan, folders), tmp_path / "out")
+    assert "1 run(s) were interrupted and resumed" in (tmp_path / "out/report.md").read_text()
+
+
+def test_document_escapes_what_people_name():
+    document = Document("<b>&")
+    document.add(Table(pd.DataFrame({"a|b": ["<script>"]})), Picture("p", "t", b"", private=True))
+    assert "<script>" not in document.html()
+    assert "<b>" not in document.html()
+    assert "a\\|b" in document.markdown()
+    assert "figures/p.png" not in document.markdown()

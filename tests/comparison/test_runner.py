@@ -1,0 +1,115 @@
+"""How a run is started, continued, and given a card."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import yaml
+from support.comparison import comparison_file
+from support.processes import ROOT
+
+from paddleseg_autoloss.comparison.runner import Runner, _Job, locked, prepare
+from paddleseg_autoloss.errors import ConfigError
+
+
+def test_learned_frozen_retrained(parse, tmp_path, base):
+    variants = [{"retrain_of": "Sum"}, {"method": "Sum"}]
+    plan = parse(comparison_file(tmp_path, base=str(base), variants=variants, seeds=2))
+    runs = [(run.variant.name, run.seed) for run in plan.runs()]
+    assert runs == [("Sum", 0), ("Sum, retrained", 0), ("Sum", 1), ("Sum, retrained", 1)]
+    source, retrained, *_ = prepare(plan, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"Sum, lr 0.002, seed 0 has no equivalent_mixed_loss"):
+        retrained.use_learned_loss(source)
+    learned = {"types": [{"type": "DiceLoss"}], "coef": [1]}
+    (source.path / "equivalent_mixed_loss.yml").write_text(yaml.safe_dump({"loss": learned}))
+    retrained.use_learned_loss(source)
+    assert yaml.safe_load((retrained.path / "config.yml").read_text())["loss"] == learned
+    prepare(plan, tmp_path / "out")
+
+
+@pytest.fixture
+def started(parse, tmp_path, base, monkeypatch):
+    """Return a function that starts a run in its folder, and says with which command."""
+    (tmp_path / "own.py").write_text("")
+    variants = [{"coef": [1, 1]}, {"script": "own.py"}]
+    plan = parse(comparison_file(tmp_path, base=str(base), variants=variants, seeds=1))
+    folders = prepare(plan, tmp_path / "out")
+    flags = {"device": "cpu", "num_workers": 0, "log_iters": 10, "samples": 0, "jobs": 1}
+    runner = Runner(plan, folders, Path("train.py"), Namespace(**flags))
+    commands = []
+    monkeypatch.setattr(_Job, "_launch", lambda self, log, command: commands.append(command[1:]))
+
+    def start_run(index, *checkpoints):
+        folder = folders[index]
+        for name in checkpoints:
+            (folder.path / name).mkdir()
+            for file in ("model.pdparams", "model.pdopt"):
+                (folder.path / name / file).touch()
+        _Job(folder, None, {}, runner)
+        return folder, commands.pop()
+
+    return start_run
+
+
+def test_a_fresh_run_is_trained(started):
+    folder, command = started(0)
+    assert command[0] == "train.py"
+    assert command[command.index("--save_dir") + 1] == str(folder.path)
+    assert "--resume_model" not in command
+    assert command[command.index("--log_iters") + 1] == "4"
+
+
+def test_an_interrupted_run_goes_on_from_its_last_whole_checkpoint(started):
+    folder, command = started(0, "iter_1", "iter_2")
+    assert command[command.index("--resume_model") + 1] == str(folder.path / "iter_2")
+    (folder.path / "iter_2" / "model.pdopt").unlink()
+    _, command = started(0)
+    assert command[command.index("--resume_model") + 1] == str(folder.path / "iter_1")
+
+
+def test_a_failed_run_starts_afresh(started):
+    folder, _ = started(0, "iter_2")
+    folder.write_error("exit status 1", folder.log_path)
+    _, command = started(0)
+    assert "--resume_model" not in command
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.yml", "config_test.yml"]
+
+
+def test_a_script_of_ones_own_is_never_resumed(started):
+    """What its checkpoints leave out cannot be known."""
+    _, command = started(1, "iter_2")
+    assert command[0].endswith("own.py")
+    assert "--resume_model" not in command
+
+
+def test_a_trained_run_is_evaluated(started):
+    folder, command = started(0, "iter_4", "best_model")
+    assert command[:2] == ["-m", "paddleseg_autoloss.comparison.evaluation"]
+    assert folder.model_path.is_file()
+    assert not list(folder.path.glob("iter_*"))
+    assert not (folder.path / "best_model").exists()
+
+
+def test_cards_are_shared_out(parse, tmp_path, base, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    plan = parse(comparison_file(tmp_path, base=str(base)))
+    runner = Runner(plan, [], ROOT / "tools/train.py", Namespace(device="gpu", jobs=3))
+    for expected in ("2", "5", "2"):
+        environment = runner._environment()
+        assert environment["CUDA_VISIBLE_DEVICES"] == expected
+        assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
+        runner._jobs.append(Namespace(environment=environment))
+
+
+def test_one_comparison_to_a_folder(tmp_path):
+    with (
+        locked(tmp_path),
+        pytest.raises(ConfigError, match="expected a folder that no other comparison works in"),
+        locked(tmp_path),
+    ):
+        pass
+    with locked(tmp_path):
+        pass

@@ -1,0 +1,101 @@
+"""Tests and intervals against scipy, by hand and by simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from paddleseg_autoloss.comparison.report import describe
+from paddleseg_autoloss.comparison.statistics import compare, holm, paired, smallest_gap
+
+
+def test_paired_against_scipy():
+    values = dict(enumerate([0.81, 0.85, 0.83, 0.84, 0.88]))
+    baseline = dict(enumerate([0.80, 0.82, 0.84, 0.80, 0.83, 0.99]))
+    found = paired(values, baseline)
+    ours = np.array(list(values.values()))
+    theirs = np.array([baseline[seed] for seed in values])
+    expected = stats.ttest_rel(ours, theirs)
+    assert found.seeds == (0, 1, 2, 3, 4)
+    assert found.p_t == pytest.approx(expected.pvalue)
+    interval = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.p_wilcoxon == pytest.approx(stats.wilcoxon(ours, theirs).pvalue)
+
+
+def test_wilcoxon_has_a_floor():
+    found = paired(dict(enumerate([1.0, 2.0, 3.5, 4.1, 7.0])), dict.fromkeys(range(5), 0.0))
+    assert found.p_wilcoxon == pytest.approx(2 / 2**5)
+
+
+def test_too_few_pairs_and_equal_figures():
+    assert math.isnan(paired({0: 1.0}, {1: 1.0}).mean)
+    assert paired({0: 1.5}, {0: 1.0}).mean == 0.5
+    same = compare({"a": {0: 1.0, 1: 2.0}, "b": {0: 1.0, 1: 2.0}}, "a")["b"]
+    assert (same.p_t, same.p_wilcoxon) == (1, 1)
+    assert describe(same, 1) == "the same figure in every pair of runs, which shows nothing"
+    single = compare({"a": {0: 0.5}, "b": {0: 0.51}}, "a")["b"]
+    assert describe(single, 1).startswith("+1.0 points in a single pair")
+    none = compare({"a": {0: 0.5}, "b": {1: 0.51}}, "a")["b"]
+    assert "no pair" in describe(none, 1)
+
+
+def test_holm_by_hand():
+    # 4 x 0.005, 3 x 0.01, 2 x 0.03 and then never less than the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    corrected = holm([0.01, math.nan, 0.04])
+    assert math.isnan(corrected[1])
+    assert corrected[::2] == pytest.approx([0.02, 0.04])
+
+
+def test_interval_covers_the_truth_in_95_of_100():
+    draws = np.random.default_rng(0)
+    zero = dict.fromkeys(range(5), 0.0)
+    covered = [
+        found.low <= 0.3 <= found.high
+        for _ in range(1000)
+        if (found := paired(dict(enumerate(draws.normal(0.3, 2.0, 5))), zero))
+    ]
+    # Three standard errors.
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize(("count", "level"), [(3, 0.05), (5, 0.05 / 11), (10, 0.01)])
+def test_smallest_gap_is_found_in_80_of_100(count, level):
+    gap = smallest_gap(1.5, count, level)
+    samples = np.random.default_rng(1).normal(gap, 1.5, (20000, count))
+    found = stats.ttest_1samp(samples, 0, axis=1).pvalue < level
+    assert found.mean() == pytest.approx(0.8, abs=0.012)
+
+
+def test_sentences():
+    base = {0: 0.80, 1: 0.81, 2: 0.79}
+    figures = {
+        "base": base,
+        "better": {0: 0.84, 1: 0.851, 2: 0.829},
+        "worse": {0: 0.76, 1: 0.769, 2: 0.751},
+        "alike": {0: 0.81, 1: 0.79, 2: 0.80},
+    }
+    found = compare(figures, "base")
+    assert describe(found["better"], 3) == "better by 4.0 points [3.8, 4.2]"
+    assert describe(found["worse"], 3) == "worse by 4.0 points [3.8, 4.2]"
+    text = describe(found["alike"], 3)
+    gap = 100 * smallest_gap(found["alike"].sd, 3, 0.05 / 3)
+    assert text.startswith("no difference seen (+0.0 points [-4.3, 4.3]); smallest gap")
+    assert text.endswith(f"could have shown: {gap:.1f} points")
+
+
+def test_holm_can_take_a_finding_back():
+    draws = np.random.default_rng(4)
+    base = dict.fromkeys(range(5), 0.8)
+    noise = {f"n{i}": dict(enumerate(0.8 + draws.normal(0, 0.01, 5))) for i in range(8)}
+    close = dict(enumerate([0.81, 0.82, 0.80, 0.815, 0.825]))
+    alone = compare({"base": base, "close": close}, "base")["close"]
+    among = compare({"base": base, "close": close, **noise}, "base")["close"]
+    assert alone.is_significant
+    assert not among.is_significant
+    assert "with 9 comparisons that may be chance" in describe(among, 9)

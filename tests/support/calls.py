@@ -1,0 +1,67 @@
+"""Methods called with arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_autoloss.weighting import METHODS, GramianWeighting, JacobianWeighting, Weighting
+
+
+def solve(method: GramianWeighting, jacobian: np.ndarray, losses=None) -> np.ndarray:
+    losses = np.ones(len(jacobian)) if losses is None else np.asarray(losses, float)
+    return method.solve(losses, jacobian @ jacobian.T)
+
+
+#: Eigenvalues of the cosines below 1e-8 are raised to that, which moves what a gradient of length
+#: 1 gains by at most 1e-8 times the weights of such gradients; a little more for rounding.
+RAISED = 1.01e-8
+
+
+def tensor(losses) -> paddle.Tensor:
+    return paddle.to_tensor(np.asarray(losses, "float32"))
+
+
+def weights_of(method: Weighting, losses) -> np.ndarray:
+    return method(tensor(losses)).numpy().astype("float64")
+
+
+def value_and_gradient(method: Weighting, losses, weights=None) -> tuple[float, np.ndarray]:
+    """The total and its derivatives by autograd."""
+    values = tensor(losses)
+    values.stop_gradient = False
+    total = method.total(values, method(values.detach()) if weights is None else tensor(weights))
+    assert total.shape == []
+    total.backward()
+    return float(total), values.grad.numpy().astype("float64")
+
+
+def finite_differences(formula, losses) -> np.ndarray:
+    slopes = []
+    for index, loss in enumerate(losses):
+        step = 1e-6 * max(abs(loss), 1e-3)
+        up, down = np.array(losses, float), np.array(losses, float)
+        up[index] += step
+        down[index] -= step
+        slopes.append((formula(up) - formula(down)) / (2 * step))
+    return np.array(slopes)
+
+
+def softmax(logits) -> np.ndarray:
+    exponentials = np.exp(logits - np.max(logits))
+    return exponentials / exponentials.sum()
+
+
+NAMES = [name for name, method in METHODS.items() if method.needs == "jacobian"]
+REMEMBERING = [name for name in NAMES if METHODS[name].matrices or METHODS[name].vectors]
+every_method = pytest.mark.parametrize("name", NAMES)
+
+
+def update(method: JacobianWeighting, jacobian, losses=None) -> tuple[np.ndarray, np.ndarray]:
+    """Call a method with arrays; return d and the weights."""
+    losses = np.ones(len(jacobian)) if losses is None else np.asarray(losses)
+    found = method.update(
+        paddle.to_tensor(losses, dtype="float32"), paddle.to_tensor(jacobian, dtype="float32")
+    )
+    return tuple(tensor.numpy().astype("float64") for tensor in found)
