@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from paddleseg_autoloss.gradients.aggregator import method_arguments
+from paddleseg_autoloss.text_tables import align_columns
 from paddleseg_autoloss.weighting import METHODS, JacobianWeighting, LossWeighting, Weighting
 from paddleseg_autoloss.weighting.base import own_arguments
 
@@ -176,11 +177,8 @@ def _yaml(value: Any) -> str:
 
 def text_table() -> str:
     """Return the table of methods in columns for a terminal."""
-    rows = table()
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
     left_out = [f"Left out: {name}: it {reason}." for name, reason in LEFT_OUT.items()]
-    return "\n".join([*(line.rstrip() for line in lines), "", *left_out])
+    return "\n".join([align_columns(table()), "", *left_out])
 
 
 def text_entry(name: str) -> str:

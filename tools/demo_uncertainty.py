@@ -16,7 +16,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -25,6 +24,8 @@ from pathlib import Path
 
 # The package comes before Paddle: Paddle 2.6.2 depends on the order.
 from paddleseg_autoloss.errors import AutoLossError, ConfigError, TrainingDiverged  # isort: skip
+from paddleseg_autoloss.files import write_json  # isort: skip
+from paddleseg_autoloss.text_tables import align_columns  # isort: skip
 from paddleseg_autoloss.weighting import UncertaintyWeighting  # isort: skip
 
 import matplotlib
@@ -166,13 +167,12 @@ def run(settings: Settings) -> Result:
 
 def format_table(heads: Sequence[HeadFit]) -> str:
     """Return the table of noise and sigma, one row per head."""
-    rows = [f"{'head':<6}{'true noise':>12}{'residual rms':>14}{'sigma':>10}{'difference':>12}"]
+    rows = [["head", "true noise", "residual rms", "sigma", "difference"]]
     for head in heads:
-        rows.append(
-            f"{head.name:<6}{head.true_noise:>12.4f}{head.residual_rms:>14.4f}{head.sigma:>10.4f}"
-            f"{round(head.difference_percent, 2) + 0.0:>10.2f} %"
-        )
-    return "\n".join(rows)
+        noises = [head.true_noise, head.residual_rms, head.sigma]
+        difference = round(head.difference_percent, 2) + 0.0
+        rows.append([head.name, *(f"{noise:.4f}" for noise in noises), f"{difference:.2f} %"])
+    return align_columns(rows, numbers=True)
 
 
 def plot(result: Result, path: Path) -> None:
@@ -190,13 +190,13 @@ def plot(result: Result, path: Path) -> None:
     plt.close(figure)
 
 
-def write_json(result: Result, path: Path) -> None:
+def write_figures(result: Result, path: Path) -> None:
     """Write the settings and the figures of each head."""
     heads = [
         {**asdict(head), "difference_percent": head.difference_percent} for head in result.heads
     ]
     figures = {**asdict(result.settings), "heads": heads}
-    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_json(path, figures)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.save_dir.mkdir(parents=True, exist_ok=True)
         result = run(settings)
         plot(result, args.save_dir / f"{NAME}.png")
-        write_json(result, args.save_dir / f"{NAME}.json")
+        write_figures(result, args.save_dir / f"{NAME}.json")
     except (AutoLossError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,6 +19,14 @@ from PIL import Image
 from support import ROOT, run_tool
 
 from paddleseg_autoloss.diagnosis import Diagnosis
+from paddleseg_autoloss.diagnosis.advice import (
+    coefficient_advice,
+    describe,
+    surgery_advice,
+    to_dict,
+)
+from paddleseg_autoloss.diagnosis.pictures import plot_diagnosis
+from paddleseg_autoloss.files import write_json
 from paddleseg_autoloss.integration.terms import Term
 
 STEPS, SIZE = 40, 7
@@ -92,7 +100,7 @@ def test_balancing_twice_changes_nothing(gradients):
     again = diagnosis_of(gradients, after, HEADS)
     for before, loss in zip(after, again.losses):
         assert loss.balanced_coef.value == pytest.approx(before, rel=2e-3)
-    assert "differ by up to a factor of 1." in again.advice_on_coefficients()[-1]
+    assert "differ by up to a factor of 1." in coefficient_advice(again)[-1]
 
 
 def test_conflict_in_closed_form():
@@ -104,7 +112,7 @@ def test_conflict_in_closed_form():
     assert pair.cosine.value == pytest.approx(-np.sqrt(0.5))
     assert (pair.conflict_rate, found.conflict_rate) == (1, 1)
     assert pair.shortening == pytest.approx(1 - np.sqrt(2 / 6))
-    advice = found.advice_on_surgery()
+    advice = surgery_advice(found)
     assert "something to do: in 100 % of the 4 steps" in advice
     assert "l0 with l1 in 100 % (mean cosine -0.71" in advice
     assert "shortens the update by 42.3 %" in advice
@@ -114,7 +122,7 @@ def test_update_that_works_against_a_loss():
     found = diagnosis_of(np.array([[[3.0, 0.0], [-1.0, 0.5]]]), [1, 1])
     assert found.losses[1].share.value < 0
     assert sum(loss.share.value for loss in found.losses) == pytest.approx(1)
-    assert "it works against l1" in found.advice_on_coefficients()[0]
+    assert "it works against l1" in coefficient_advice(found)[0]
 
 
 @pytest.mark.parametrize(
@@ -122,12 +130,12 @@ def test_update_that_works_against_a_loss():
     [([0.5, 1.0], "nothing to do"), ([-0.05, 1.0], "little to do"), ([-1, 0.1], "something to do")],
 )
 def test_advice_on_surgery(other, words):
-    advice = diagnosis_of(np.array([[[1.0, 0.0], other]] * 3), [1, 1]).advice_on_surgery()
+    advice = surgery_advice(diagnosis_of(np.array([[[1.0, 0.0], other]] * 3), [1, 1]))
     assert f"would have {words}" in advice
 
 
 @pytest.mark.filterwarnings("error")
-def test_loss_without_gradient():
+def test_loss_without_gradient(tmp_path):
     """It is named, and divides nothing; a head of nothing else stays as it is."""
     vectors = np.zeros([5, 4, 3])
     vectors[:, 0], vectors[:, 1] = [1, 0, 0], [0, 2, 0]
@@ -135,20 +143,21 @@ def test_loss_without_gradient():
     assert [term.name for term in found.mix.terms] == ["l0", "l1", "l3"]
     assert found.mix.coefs == [pytest.approx([2 / 3, 1 / 3], rel=1e-3), [1]]
     assert found.mix.head_coefs[1] == 0.4
-    absent = found.advice_on_coefficients()[:2]
+    absent = coefficient_advice(found)[:2]
     assert "The gradient of l2 was zero in 5 of 5 steps" in absent[0]
     assert "The gradient of l3 was zero" in absent[1]
-    json.dumps(found.to_dict(), allow_nan=False)
+    write_json(tmp_path / "found.json", to_dict(found))
+    assert "NaN" not in (tmp_path / "found.json").read_text()
 
 
 @pytest.mark.filterwarnings("error")
 def test_no_gradient_at_all_and_coefficient_zero():
     found = diagnosis_of(np.zeros([3, 2, 2]), [1.0, 0.0])
-    advice = " ".join(found.advice_on_coefficients())
+    advice = " ".join(coefficient_advice(found))
     assert "l1 has the coefficient 0" in advice
     assert "the update is zero" in advice
-    assert "no two losses have a gradient" in found.advice_on_surgery()
-    assert found.describe()
+    assert "no two losses have a gradient" in surgery_advice(found)
+    assert describe(found)
 
 
 def test_signs_stay(gradients):
@@ -160,10 +169,10 @@ def test_signs_stay(gradients):
 def test_many_pairs_stay_readable(tmp_path):
     gradients = np.random.default_rng(2).standard_normal([10, 14, 3])
     found = diagnosis_of(gradients, [1.0] * 14, list(range(14)))
-    text = found.describe()
+    text = describe(found)
     assert "(79 more pairs, of higher cosine, in the JSON file)" in text
     assert "No head has two to balance" in text
-    found.plot(tmp_path / "many.png")
+    plot_diagnosis(found, tmp_path / "many.png")
 
 
 def write_config(folder: Path, name: str, loss: dict) -> Path:
@@ -238,7 +247,7 @@ def test_files_and_table(diagnosed):
     assert len(rows) == 4
     assert {len(row) for row in rows} == {len(header)}
     assert "AutoWeightedLoss learns its weights" in result.stdout
-    assert "loss_aggregator is set aside" in result.stdout
+    assert "loss_aggregator is not used here" in result.stdout
     assert "Gradient surgery: PCGrad, CAGrad and the like would have" in result.stdout
     assert "[TRAIN]" not in result.stdout
 
@@ -317,10 +326,10 @@ def test_component_counts_as_its_losses():
     from support import ce_and_dice
 
     from paddleseg_autoloss import AutoWeightedLoss
-    from paddleseg_autoloss.diagnosis import as_fixed_mix
+    from paddleseg_autoloss.diagnosis.measurement import fixed_mix
     from paddleseg_autoloss.integration.terms import terms_of
 
     inner = [MixedLoss(ce_and_dice(), [0.3, 0.7]), *ce_and_dice()]
-    fixed = as_fixed_mix({"types": [AutoWeightedLoss(inner)], "coef": [0.5]})
+    fixed = fixed_mix({"types": [AutoWeightedLoss(inner)], "coef": [0.5]})
     assert [term.coef for term in terms_of(fixed)] == pytest.approx([0.15, 0.35, 0.5, 0.5])
     assert all(not term.sources for term in terms_of(fixed))

@@ -26,6 +26,8 @@ MODULES = sorted(
 #: DESIGN: a file imports only from layers below its own.
 LAYERS = [
     "errors",
+    "files",
+    "text_tables",
     "checks",
     "seams",
     "compat",

@@ -1,0 +1,62 @@
+"""The command ``diagnose``: measure, print and write."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from paddleseg.utils import logger
+
+from paddleseg_autoloss.diagnosis.advice import describe, to_dict, wrap
+from paddleseg_autoloss.diagnosis.measurement import diagnosis_notes, measure
+from paddleseg_autoloss.diagnosis.numbers import Diagnosis
+from paddleseg_autoloss.diagnosis.pictures import plot_diagnosis
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.files import write_json
+from paddleseg_autoloss.integration.config import find_config, load_config
+from paddleseg_autoloss.integration.parts import build_parts
+
+__all__ = ["diagnose_from"]
+
+
+def diagnose_from(args: Namespace, config_dir: Path) -> Diagnosis:
+    """Diagnose as the flags of ``tools/diagnose.py`` say; print and write the result.
+
+    Args:
+        args: the parsed flags.
+        config_dir: where bare config names are looked up.
+
+    Raises:
+        ConfigError: the config cannot work, or it has one loss only.
+    """
+    folder = Path(args.save_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--save_dir: expected a folder, found the file {folder}")
+    path = find_config(args.config, config_dir)
+    config = load_config(path, batch_size=args.batch_size, opts=args.opts)
+    with _quiet_logger():
+        parts = build_parts(config, args)
+        notes = diagnosis_notes(parts.losses)
+        diagnosis = measure(parts, args.iters, config.batch_size, args.num_workers)
+    folder.mkdir(parents=True, exist_ok=True)
+    head = {"config": path, "iterations": args.iters, "seed": args.seed, "notes": notes}
+    write_json(folder / "diagnosis.json", head | to_dict(diagnosis))
+    plot_diagnosis(diagnosis, folder / "diagnosis.png")
+    print(f"\nThe losses of {args.config} over {args.iters} iterations\n")
+    for note in notes:
+        print(f"{wrap(note)}\n")
+    print(describe(diagnosis))
+    print(f"\nThe same is in {folder / 'diagnosis.json'} and {folder / 'diagnosis.png'}")
+    return diagnosis
+
+
+@contextmanager
+def _quiet_logger() -> Iterator[None]:
+    """Let PaddleSeg log nothing but errors."""
+    level, logger.log_level = logger.log_level, 0
+    try:
+        yield
+    finally:
+        logger.log_level = level

@@ -1,0 +1,95 @@
+"""Files that are written whole or not at all, and JSON that every parser reads."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from paddleseg_autoloss.errors import DataError
+
+__all__ = ["read_json", "replace_file", "write_file", "write_json"]
+
+
+@contextmanager
+def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give the name of a temporary file; it takes the place of ``path`` at the end of the block.
+
+    The temporary file is in the same folder and is flushed to the disk before it is renamed.  If
+    the process is killed, or the block raises an error, the previous file stays as it is.
+
+    Args:
+        path: the file to replace.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replace_file(Path(folder) / "figures.txt") as temporary:
+        ...         _ = temporary.write_text("0.5")
+        ...     print([path.name for path in Path(folder).iterdir()])
+        ['figures.txt']
+    """
+    temporary = Path(f"{os.fspath(path)}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file whole or not at all; see `replace_file`.
+
+    Args:
+        path: the file.
+        content: its bytes, or its text, which is written in UTF-8.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with replace_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON whole or not at all, with ``null`` for NaN and for infinity.
+
+    JSON has neither, and strict parsers refuse ``NaN``.
+
+    Args:
+        path: the file.
+        value: anything that ``json.dumps`` accepts.
+    """
+    write_file(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """Replace every float that is not finite by None."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read JSON.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: the file cannot be read, or it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise DataError(f"{path}: expected a file of JSON: {reason}") from error
