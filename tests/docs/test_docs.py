@@ -27,6 +27,7 @@ MODULES = sorted(
 LAYERS = [
     "errors",
     "checks",
+    "yaml_files",
     "compat",
     "seams",
     "flags",
