@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from paddleseg_autoloss.errors import AutoLossError, ConfigError, root_cause
+from paddleseg_autoloss.errors import AutoLossError, ConfigError, root_cause, shown
 
 __all__ = [
     "build",
@@ -25,8 +25,17 @@ T = TypeVar("T")
 def checked_number(name: str, value: float) -> float:
     """Return ``value`` as a float, or raise ConfigError if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigError(f"{name}: expected a number, found {value!r}")
+        raise ConfigError(f"{name}: expected a number, found {shown(value)}{_hint(value)}")
     return float(value)
+
+
+def _hint(value: object) -> str:
+    """YAML 1.1 reads a number with an exponent as text where it has no point."""
+    try:
+        float(value if isinstance(value, str) else "no number")
+    except ValueError:
+        return ""
+    return "; it is text: write it without quotes, and 1e-4 as 1.0e-4"
 
 
 def checked_range(name: str, value: float, least: float, most: float = math.inf) -> float:

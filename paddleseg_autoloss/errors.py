@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: Characters of a value within an error.
+_LONGEST = 120
+
 __all__ = [
     "AutoLossError",
     "CheckpointError",
@@ -17,6 +20,7 @@ __all__ = [
     "did_you_mean",
     "one_line",
     "root_cause",
+    "shown",
 ]
 
 
@@ -79,3 +83,16 @@ def root_cause(error: BaseException) -> str:
 def one_line(error: BaseException) -> str:
     """Return the message of an error in one line."""
     return " ".join(str(error).split())
+
+
+def shown(value: object) -> str:
+    """Return a value as an error shows it: in one line that is not long.
+
+    Examples:
+        >>> shown("a")
+        "'a'"
+        >>> len(shown(list(range(1000))))
+        120
+    """
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

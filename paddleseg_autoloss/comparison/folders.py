@@ -23,6 +23,7 @@ from paddleseg_autoloss.comparison.plan import Run
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 from paddleseg_autoloss.integration.config import load_config
+from paddleseg_autoloss.yaml_files import read_yaml
 
 __all__ = ["RunFolder"]
 
@@ -104,7 +105,7 @@ class RunFolder:
 
     def _write_once(self, path: Path, content: dict[str, Any]) -> None:
         if path.is_file():
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            found = read_yaml(path)
             content = yaml.safe_load(_dumped(content))
             known = found.keys() | content.keys()
             if self.run.variant.kind == "retrain_of":
@@ -132,8 +133,10 @@ class RunFolder:
                 "or with weights that no fixed mix amounts to"
             )
         path = self.path / "config.yml"
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config["loss"] = yaml.safe_load(learned.read_text(encoding="utf-8"))["loss"]
+        config, final = read_yaml(path), read_yaml(learned)
+        if "loss" not in final:
+            raise ConfigError(f"retrain_of: {learned}: expected the key loss, found none")
+        config["loss"] = final["loss"]
         write_atomically(path, _dumped(config))
 
     def clear(self) -> None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from paddleseg.cvlibs import manager
-from paddleseg.cvlibs.config import parse_from_yaml, update_config_dict
+from paddleseg.cvlibs.config import update_config_dict
 
-from paddleseg_autoloss.errors import ConfigError, did_you_mean
-from paddleseg_autoloss.integration.config import find_config, load_config
+from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
+from paddleseg_autoloss.integration.config import find_config, load_config, read_config
 from paddleseg_autoloss.weighting import METHODS
+from paddleseg_autoloss.yaml_files import read_yaml
 
 __all__ = ["Plan", "Run", "Variant", "read_plan"]
 
@@ -188,7 +188,7 @@ def _description(args: Namespace, config_dir: Path) -> tuple[str, Path, dict[str
     if not names:
         raise ConfigError("expected a comparison file, train configs, or --config; found none")
     paths = [Path(find_config(name, config_dir)) for name in names]
-    contents = [_read_yaml(path) for path in paths]
+    contents = [read_yaml(path) for path in paths]
     comparisons = [path for path, keys in zip(paths, contents) if "variants" in keys]
     if comparisons and (len(paths) > 1 or from_flags):
         raise ConfigError(f"{comparisons[0]}: a comparison file stands alone, with no other config")
@@ -207,16 +207,6 @@ def _description(args: Namespace, config_dir: Path) -> tuple[str, Path, dict[str
         ]
         variants += [{"coef": mix} for mix in _mixes(args.grid)]
     return paths[0].stem, Path(), description
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected keys and values, found {content!r}")
-    return content
 
 
 def _mixes(grid: str | None) -> list[list[float]]:
@@ -279,6 +269,8 @@ class _Reader:
         kind = kinds[0] if kinds else "config"
         script = self._script(f"{key}.script", entry["script"]) if "script" in entry else None
         value = entry.get(kind)
+        if kind in entry and value is None:
+            raise ConfigError(f"{key}.{kind}: expected a value, found none")
         if value is not None and kind == "config":
             config = self._config(f"{key}.config", value)
         elif base is None:
@@ -287,8 +279,8 @@ class _Reader:
             config = _changed(base, kind, value, f"{key}.{kind}")
         default = Path(script).stem if script and not kinds else _default_name(kind, value)
         name = entry.get("name", default)
-        if not isinstance(name, str):
-            raise ConfigError(f"{key}.name: expected a name, found {name!r}")
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(f"{key}.name: expected a name, found {shown(name)}")
         return Variant(name, kind, config, value if kind == "retrain_of" else None, script)
 
     def _config(self, key: str, name: Any) -> dict[str, Any]:
@@ -298,7 +290,7 @@ class _Reader:
         own = self.folder / name
         path = str(own) if own.is_file() else find_config(name, self.config_dir)
         load_config(path, iters=self.iters, opts=self.opts)
-        config = update_config_dict(parse_from_yaml(path), iters=self.iters, opts=self.opts)
+        config = update_config_dict(read_config(path), iters=self.iters, opts=self.opts)
         rate = config.get("lr_scheduler", {}).get("learning_rate")
         if not isinstance(rate, (int, float)):
             raise ConfigError(

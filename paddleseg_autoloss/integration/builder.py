@@ -12,7 +12,7 @@ from paddleseg.cvlibs import SegBuilder
 from paddleseg.cvlibs.builder import Builder
 
 from paddleseg_autoloss.integration.checkpoint import check_plain
-from paddleseg_autoloss.integration.config import check_aggregator, check_policy
+from paddleseg_autoloss.integration.config_checks import check_aggregator, check_policy
 from paddleseg_autoloss.seams import replace, replaced
 
 __all__ = ["component_config", "extend_builder"]

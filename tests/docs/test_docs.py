@@ -29,6 +29,7 @@ LAYERS = [
     "files",
     "text_tables",
     "checks",
+    "yaml_files",
     "seams",
     "compat",
     "flags",

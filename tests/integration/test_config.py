@@ -98,7 +98,7 @@ class TestComponents:
                 at("loss", "types", 0, "losses", 0, "ignore_index", value=3),
                 "loss.types[0].losses[0].ignore_index: expected 255 as in train_dataset, found 3",
             ),
-            (at("loss", value={"types": []}), "should contain keys of"),
+            (at("loss", value={"types": []}), "loss.coef: expected a list"),
             (
                 at("loss", "types", value={"type": "DiceLoss"}),
                 "loss.types: expected a list of components, found {'type': 'DiceLoss'}",
@@ -182,7 +182,7 @@ class TestFiles:
             ("- a\n- b", "expected keys and values"),
             ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
             ("_base_: nowhere.yml", "_base_: .*nowhere.yml was not found"),
-            ("batch_size: 4", "No iters specified"),
+            ("batch_size: 4", "iters: expected this key in the config, found none"),
             ("_base_: 5", "_base_: expected a path or a list of paths, found \\[?5"),
             ("_base_: bad.yml", "_base_: .*bad.yml is based on itself"),
         ],

@@ -17,7 +17,7 @@ from support.training import enabled_scaler
 import paddleseg_autoloss
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.integration import training
-from paddleseg_autoloss.integration.config import check_policy
+from paddleseg_autoloss.integration.config_checks import check_policy
 from paddleseg_autoloss.integration.state import LossState
 
 BAD_STEP = 3

@@ -1,0 +1,373 @@
+"""What can be said about a config without building anything from it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import paddle
+from paddleseg.core import evaluate
+from paddleseg.cvlibs import manager
+from paddleseg.cvlibs.manager import ComponentManager
+from paddleseg.utils import logger
+
+from paddleseg_autoloss.checks import checked_integer, checked_number, checked_range
+from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
+from paddleseg_autoloss.gradients.aggregator import method_arguments
+from paddleseg_autoloss.integration.config_keys import SECTIONS, check_keys, check_top_level
+from paddleseg_autoloss.weighting import METHODS
+
+__all__ = ["check_aggregator", "check_config", "check_opts", "check_policy"]
+
+_ALL = (
+    manager.MODELS,
+    manager.BACKBONES,
+    manager.DATASETS,
+    manager.TRANSFORMS,
+    manager.LOSSES,
+    manager.OPTIMIZERS,
+)
+_NETWORKS = (manager.MODELS, manager.BACKBONES)
+_POLICIES = ("stop", "skip")
+_TRANSFORMS = ("transforms", "common_transforms", "transforms1", "transforms2")
+_WARMUP = ("warmup_iters", "warmup_start_lr")
+#: What PaddleSeg's loop gives to ``evaluate`` beside ``test_config``.
+_GIVEN_BY_LOOP = {"model", "eval_dataset", "num_workers", "precision", "amp_level"}
+
+
+def check_opts(config: dict[str, Any], opts: Sequence[str] | None) -> None:
+    """Check that ``--opts`` names places that there are; PaddleSeg then puts the values there.
+
+    Args:
+        config: the config as the files have it.
+        opts: such as ``loss.coef=[1,2]``.
+
+    Raises:
+        ConfigError: one is not of the form key=value, or lies below a key that is not there.
+    """
+    for opt in opts or ():
+        if opt.count("=") != 1:
+            raise ConfigError(f"--opts: expected key=value with a single =, found {shown(opt)}")
+        *parents, _ = opt.split("=")[0].split(".")
+        place: Any = config
+        for depth, key in enumerate(parents):
+            if not isinstance(place, dict) or key not in place:
+                hint = did_you_mean(key, map(str, place)) if isinstance(place, dict) else ""
+                path = ".".join(parents[: depth + 1])
+                raise ConfigError(f"--opts {opt}: the config has no {path}{hint}")
+            place = place[key]
+        if not isinstance(place, dict):
+            found = f"found {shown(place)}"
+            raise ConfigError(f"--opts {opt}: expected keys below {'.'.join(parents)}, {found}")
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Check all keys of a config, and the values as far as PaddleSeg names no key itself.
+
+    Args:
+        config: all keys, those of the bases included.
+
+    Raises:
+        ConfigError: a key, a component or one of its arguments does not exist, or a value cannot
+            work.
+    """
+    check_top_level(config)
+    for section in SECTIONS:
+        if section in config and not isinstance(config[section], dict):
+            found = shown(config[section])
+            raise ConfigError(f"{section}: expected keys and values, found {found}")
+    for key in ("batch_size", "iters"):
+        checked_integer(key, config[key], least=1)
+    _check_flag("to_static_training", config)
+    for key in ("train_dataset", "val_dataset"):
+        if config.get(key):
+            _check_dataset(key, config[key])
+    _check_component("model", config["model"], _NETWORKS, requires_all=False)
+    _check_num_classes("model", config["model"])
+    _check_optimizer(config["optimizer"])
+    _check_schedule(config["lr_scheduler"])
+    for key in ("loss", "distill_loss"):
+        if key in config:
+            _check_loss(key, config[key])
+    _check_ignore_index(config)
+    _check_test_config(config.get("test_config", {}))
+    check_aggregator(config.get("loss_aggregator"))
+    check_policy(config.get("on_nonfinite", "stop"))
+
+
+def check_aggregator(aggregator: Any) -> None:
+    """Check the value of the config key ``loss_aggregator``.
+
+    Raises:
+        ConfigError: it names no method, or an argument that the method does not have.
+    """
+    if aggregator is None:
+        return
+    if not isinstance(aggregator, dict) or "type" not in aggregator:
+        raise ConfigError(f"loss_aggregator: expected a 'type', found {shown(aggregator)}")
+    kind = _checked_type("loss_aggregator", aggregator, METHODS)
+    known = [argument.name for argument in method_arguments(METHODS[kind])]
+    check_keys(
+        "loss_aggregator.", aggregator, {"type", *known}, f"{kind} has no such argument", known
+    )
+    _check_finite("loss_aggregator", aggregator)
+
+
+def check_policy(policy: Any) -> None:
+    """Check the value of the config key ``on_nonfinite``.
+
+    Raises:
+        ConfigError: it is neither ``stop`` nor ``skip``.
+    """
+    if policy not in _POLICIES:
+        raise ConfigError(f"on_nonfinite: expected stop or skip, found {shown(policy)}")
+
+
+def _check_dataset(key: str, dataset: dict[str, Any]) -> None:
+    _check_component(key, dataset, (manager.DATASETS,))
+    _check_num_classes(key, dataset)
+    if "ignore_index" in dataset:
+        checked_integer(f"{key}.ignore_index", dataset["ignore_index"], least=-(2**31))
+    for name, value in dataset.items():
+        if name in _TRANSFORMS and value not in (None, []):
+            for entry_key, entry in _entries(f"{key}.{name}", value):
+                _check_component(entry_key, entry, (manager.TRANSFORMS,))
+
+
+def _check_num_classes(key: str, component: dict[str, Any]) -> None:
+    if component.get("num_classes") is not None:
+        checked_integer(f"{key}.num_classes", component["num_classes"], least=1)
+
+
+def _check_optimizer(optimizer: dict[str, Any]) -> None:
+    known = dict(manager.OPTIMIZERS.components_dict)
+    # PaddleSeg's builder takes these for the same.
+    known |= {"sgd": known["SGD"], "adam": known["Adam"]}
+    kind = _checked_type("optimizer", optimizer, known)
+    if known[kind] is known["SGD"] and "momentum" in optimizer:
+        kind = "Momentum"
+    _check_arguments("optimizer", optimizer, kind, known[kind])
+    _check_finite("optimizer", optimizer)
+    for key, value in optimizer.items():
+        if isinstance(value, (int, float)):
+            checked_range(f"optimizer.{key}", float(value), least=0)
+    if optimizer.get("custom_cfg") is not None:
+        for key, group in _entries("optimizer.custom_cfg", optimizer["custom_cfg"]):
+            _check_parameter_group(key, group)
+
+
+def _check_parameter_group(key: str, group: Any) -> None:
+    if not isinstance(group, dict) or not isinstance(group.get("name"), str):
+        raise ConfigError(f"{key}: expected a 'name' of parameters, found {shown(group)}")
+    check_keys(f"{key}.", group, ("name", "lr_mult", "lr_multi", "weight_decay_mult"))
+    if "lr_multi" in group:
+        # So it stands in PaddleSeg's configs of PP-MobileSeg.
+        logger.warning(f"{key}.lr_multi: PaddleSeg does not read this key; it reads lr_mult")
+    for name in group.keys() - {"name"}:
+        checked_range(f"{key}.{name}", group[name], least=0)
+
+
+def _check_schedule(schedule: dict[str, Any]) -> None:
+    kinds = {
+        name: kind
+        for name, kind in vars(paddle.optimizer.lr).items()
+        if inspect.isclass(kind) and issubclass(kind, paddle.optimizer.lr.LRScheduler)
+    }
+    kind = _checked_type("lr_scheduler", schedule, kinds)
+    given = {name: value for name, value in schedule.items() if name not in _WARMUP}
+    # PaddleSeg sets them for the schedule.
+    computed = {"decay_steps"} if kind == "PolynomialDecay" else set()
+    _check_arguments("lr_scheduler", given, kind, kinds[kind], computed)
+    if _WARMUP[0] in schedule:
+        checked_integer("lr_scheduler.warmup_iters", schedule["warmup_iters"], least=1)
+        if "warmup_start_lr" not in schedule or "learning_rate" not in schedule:
+            raise ConfigError(
+                "lr_scheduler.warmup_iters: expected warmup_start_lr and learning_rate beside it"
+            )
+    for key in ("learning_rate", "end_lr", "warmup_start_lr"):
+        if key in schedule:
+            checked_range(f"lr_scheduler.{key}", schedule[key], least=0)
+    for key in ("decay_steps", "step_size", "T_max", "T_0"):
+        if key in schedule:
+            checked_integer(f"lr_scheduler.{key}", schedule[key], least=1)
+    _check_finite("lr_scheduler", schedule)
+
+
+def _check_loss(section: str, loss: dict[str, Any]) -> None:
+    check_keys(f"{section}.", loss, ("types", "coef", "_inherited_"))
+    for key in ("types", "coef"):
+        if key not in loss:
+            raise ConfigError(
+                f"{section}.{key}: expected a list, one entry per output of the model"
+            )
+    types = list(_entries(f"{section}.types", loss["types"]))
+    _check_coef(f"{section}.coef", loss["coef"], len(types), one_for_all=True)
+    for key, entry in types:
+        _check_loss_entry(key, entry)
+    _check_finite(section, loss)
+
+
+def _check_loss_entry(key: str, loss: Any) -> None:
+    """Check a loss, and those inside of it."""
+    _check_component(key, loss, (manager.LOSSES,))
+    kind = loss["type"]
+    if kind == "MixedLoss" or kind in METHODS:
+        inner = list(_entries(f"{key}.losses", loss["losses"]))
+        if kind == "MixedLoss":
+            _check_coef(f"{key}.coef", loss["coef"], len(inner))
+        for inner_key, entry in inner:
+            _check_loss_entry(inner_key, entry)
+    if "weight" in loss:
+        _check_class_weights(f"{key}.weight", loss["weight"], kind)
+
+
+def _check_coef(key: str, coef: Any, count: int, one_for_all: bool = False) -> None:
+    """Check coefficients; with ``one_for_all``, a single loss serves all outputs."""
+    if not isinstance(coef, list) or not coef:
+        raise ConfigError(f"{key}: expected a list of numbers, found {shown(coef)}")
+    for index, value in enumerate(coef):
+        checked_range(f"{key}[{index}]", value, least=0)
+    if not any(coef):
+        raise ConfigError(f"{key}: expected a number above 0, found {shown(coef)}: nothing trains")
+    if len(coef) != count and not (one_for_all and count == 1):
+        raise ConfigError(f"{key}: expected {count}, one per loss, found {len(coef)}")
+
+
+def _check_class_weights(key: str, weights: Any, kind: str) -> None:
+    if weights is None or (weights == "dynamic" and kind == "BCELoss"):
+        return
+    if kind == "BCELoss":
+        raise ConfigError(f"{key}: expected dynamic or nothing, found {shown(weights)}")
+    if not isinstance(weights, list) or not weights:
+        found = shown(weights)
+        raise ConfigError(f"{key}: expected a list of numbers, one per class, found {found}")
+    for index, value in enumerate(weights):
+        checked_range(f"{key}[{index}]", value, least=0)
+    if not any(weights):
+        raise ConfigError(f"{key}: expected a number above 0, found {shown(weights)}")
+
+
+def _check_ignore_index(config: dict[str, Any]) -> None:
+    """What PaddleSeg checks for ``MixedLoss``, for the losses inside of other components."""
+    dataset = config["train_dataset"]
+    component = manager.DATASETS[dataset["type"]]
+    expected = dataset.get("ignore_index", getattr(component, "IGNORE_INDEX", None))
+    for key, loss in _losses("loss.types", config["loss"]["types"]):
+        found = loss.get("ignore_index", expected)
+        if expected is not None and found != expected:
+            raise ConfigError(
+                f"{key}.ignore_index: expected {expected} as in train_dataset, found {shown(found)}"
+            )
+
+
+def _losses(key: str, losses: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All losses, those inside of others too."""
+    for index, loss in enumerate(losses if isinstance(losses, list) else []):
+        if isinstance(loss, dict):
+            yield f"{key}[{index}]", loss
+            yield from _losses(f"{key}[{index}].losses", loss.get("losses"))
+
+
+def _check_test_config(options: dict[str, Any]) -> None:
+    """PaddleSeg reads these only when it evaluates, long after training began."""
+    known = inspect.signature(evaluate).parameters.keys() - _GIVEN_BY_LOOP
+    check_keys("test_config.", options, known, "there is no such option")
+    for name in ("aug_eval", "flip_horizontal", "flip_vertical", "is_slide", "auc_roc"):
+        _check_flag(f"test_config.{name}", options)
+    scales = options.get("scales", 1.0)
+    for scale in scales if isinstance(scales, list) else [scales]:
+        checked_range("test_config.scales", scale, least=0)
+    for name in ("crop_size", "stride"):
+        if options.get(name) is not None:
+            _check_pair(f"test_config.{name}", options[name])
+    if options.get("is_slide") and not (options.get("crop_size") and options.get("stride")):
+        raise ConfigError("test_config.is_slide: expected crop_size and stride beside it")
+
+
+def _check_flag(key: str, options: dict[str, Any]) -> None:
+    value = options.get(key.rpartition(".")[2], False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key}: expected true or false, found {shown(value)}")
+
+
+def _check_pair(key: str, pair: Any) -> None:
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise ConfigError(f"{key}: expected two positive integers, found {shown(pair)}")
+    for value in pair:
+        checked_integer(key, value, least=1)
+
+
+def _entries(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The entries of a list of components, with their keys."""
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{key}: expected a list of components, found {shown(value)}")
+    for index, entry in enumerate(value):
+        yield f"{key}[{index}]", entry
+
+
+def _check_component(
+    key: str, component: Any, managers: Sequence[ComponentManager], requires_all: bool = True
+) -> None:
+    """Check a component, and the components among its arguments."""
+    if not isinstance(component, dict) or "type" not in component:
+        raise ConfigError(f"{key}: expected a 'type', found {shown(component)}")
+    known = {name: kind for m in managers for name, kind in m.components_dict.items()}
+    kind = _checked_type(key, component, known)
+    absent = set() if requires_all else set(inspect.signature(known[kind]).parameters)
+    _check_arguments(key, component, kind, known[kind], absent)
+    for inner_key, inner in _inner_components(key, component):
+        _check_component(inner_key, inner, _ALL, requires_all=False)
+
+
+def _inner_components(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Whatever PaddleSeg's builder builds among the arguments: mappings with a type."""
+    for name, inner in value.items():
+        items = [(f"{key}.{name}", inner)]
+        if isinstance(inner, list):
+            items = [(f"{key}.{name}[{index}]", entry) for index, entry in enumerate(inner)]
+        yield from ((k, entry) for k, entry in items if isinstance(entry, dict) and "type" in entry)
+
+
+def _checked_type(key: str, component: dict[str, Any], known: dict[str, Any]) -> str:
+    if "type" not in component:
+        raise ConfigError(f"{key}: expected a 'type', found {shown(component)}")
+    kind = component["type"]
+    if not isinstance(kind, str):
+        raise ConfigError(f"{key}.type: expected a name, found {shown(kind)}")
+    if kind not in known:
+        raise ConfigError(f"{key}.type: there is no {shown(kind)}{did_you_mean(kind, known)}")
+    return kind
+
+
+def _check_arguments(
+    key: str,
+    component: dict[str, Any],
+    kind: str,
+    make: Callable[..., Any],
+    absent: Sequence[str] | set[str] = (),
+) -> None:
+    """Check that a component has all arguments that it needs, but ``absent``, and no others."""
+    parameters = inspect.signature(make).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    if not takes_any:
+        known = {"type", *names}
+        check_keys(f"{key}.", component, known, f"{kind} has no such argument", names)
+    for name in names:
+        is_needed = parameters[name].default is inspect.Parameter.empty and name not in absent
+        if is_needed and name not in component:
+            raise ConfigError(f"{key}.{name}: {kind} needs this argument, found none")
+
+
+def _check_finite(key: str, value: Any) -> None:
+    """No NaN and no infinity anywhere."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_finite(f"{key}.{name}", inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _check_finite(f"{key}[{index}]", inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        checked_number(key, value)

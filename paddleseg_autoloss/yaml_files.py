@@ -1,0 +1,199 @@
+"""The one reader of YAML files: it runs no code, is bounded, and refuses what is ambiguous.
+
+A config may come from a stranger.  So a file may not be large, nor become large: aliases count as
+if they were written out, and nesting is limited.  A key that is given twice with two values is an
+error, where YAML readers commonly take the last one.  Errors name the file and the line, and do not
+show the text of the file: ``_base_`` may name any file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from paddleseg_autoloss.errors import ConfigError
+
+__all__ = ["MAX_DEPTH", "MAX_SIZE", "Document", "read_document", "read_yaml"]
+
+#: Characters of a file, aliases written out.  PaddleSeg's longest config has about 6,000.
+MAX_SIZE = 2**16
+#: Levels of lists and mappings.
+MAX_DEPTH = 50
+#: Digits of an integer, in any base.
+_MAX_DIGITS = 100
+_SUFFIXES = (".yml", ".yaml")
+_MERGE = "tag:yaml.org,2002:merge"
+_INTEGER = "tag:yaml.org,2002:int"
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a YAML file says.
+
+    Args:
+        content: its keys and values.
+        definitions: top-level keys that hold an anchor which an alias uses.
+        size: characters of its scalars, aliases written out, and one for each node.
+    """
+
+    content: dict[str, Any]
+    definitions: frozenset[str]
+    size: int
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file.
+
+    Args:
+        path: the file; its name and that of what it links to end in ``.yml`` or ``.yaml``.
+
+    Raises:
+        ConfigError: see `read_document`.
+
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "a.yml")
+        >>> _ = path.write_text("iters: 10")
+        >>> read_yaml(path)
+        {'iters': 10}
+    """
+    return read_document(path).content
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML file.
+
+    Args:
+        path: the file; its name and that of what it links to end in ``.yml`` or ``.yaml``.
+
+    Raises:
+        ConfigError: there is no such file or it is not YAML; it has no keys at top level, a key
+            twice with two values, a tag that is not one of plain data, more than `MAX_SIZE`
+            characters, more than `MAX_DEPTH` levels, or a value that contains itself.
+    """
+    text = _text(path)
+    try:
+        loader = _Loader(text)
+        node: Any = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            kind = "nothing" if node is None else f"a {node.id}"
+            raise ConfigError(f"{path}: expected keys and values, found {kind}")
+        content = loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark: Any = error.problem_mark or error.context_mark
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        what = ": ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigError(f"{where}: {' '.join(what.split())}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: it has characters that YAML does not allow") from error
+    return Document(content, frozenset(loader.definitions), loader.sizes[node])
+
+
+def _text(path: Path) -> str:
+    """The text of a file, which is not read beyond what it may have."""
+    try:
+        if not path.is_file():
+            raise ConfigError(f"{path} was not found")
+        if not all(str(name).endswith(_SUFFIXES) for name in (path, path.resolve())):
+            raise ConfigError(f"{path}: expected a .yml file")
+        with open(path, "rb") as file:
+            content = file.read(4 * MAX_SIZE)
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: it is not text in UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    if len(text) > MAX_SIZE or len(content) == 4 * MAX_SIZE:
+        raise ConfigError(f"{path}: expected at most {MAX_SIZE} characters, found more")
+    return text
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, with limits.
+
+    Attributes:
+        sizes: characters of every node, aliases written out; a node is there once it is whole.
+        definitions: see `Document`.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.sizes: dict[yaml.Node, int] = {}
+        self.definitions: set[str] = set()
+        self._depth = 0
+        self._top = ""
+        self._tops: dict[yaml.Node, str] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> Any:
+        if self._depth == 1 and isinstance(index, yaml.ScalarNode):
+            self._top = index.value
+        event: Any = self.peek_event()
+        if self._depth > MAX_DEPTH:
+            raise _refusal(f"expected at most {MAX_DEPTH} levels, found more", event)
+        self._depth += 1
+        node: Any = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(event, yaml.AliasEvent):
+            if node not in self.sizes:
+                raise _refusal(f"the anchor {event.anchor} contains itself", event)
+            self.definitions.add(self._tops[node])
+            return node
+        self.sizes[node] = _length(node) + sum(self.sizes[child] for child in _children(node))
+        self._tops[node] = self._top
+        if self.sizes[node] > MAX_SIZE:
+            raise _refusal(
+                f"expected at most {MAX_SIZE} characters with aliases written out, found more", node
+            )
+        if isinstance(node, yaml.MappingNode):
+            self._check_keys(node)
+        return node
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
+        first: dict[tuple[str, str], tuple[yaml.Node, yaml.Node]] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                continue
+            other_key, other_value = first.setdefault((key.tag, key.value), (key, value))
+            # The same once more does no harm; some of PaddleSeg's configs have it.
+            if other_key is not key and not _is_same(other_value, value):
+                line = other_key.start_mark.line + 1
+                raise _refusal(f"{key.value} is given twice, first in line {line}", key)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        if node.tag == _INTEGER and len(node.value) > _MAX_DIGITS:
+            raise _refusal(f"expected an integer of at most {_MAX_DIGITS} digits", node)
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # A value that its explicit or implicit tag does not fit, such as 2001-99-99.
+            kind = node.tag.rpartition(":")[2]
+            raise _refusal(f"this is no {kind}", node) from error
+
+
+def _refusal(problem: str, where: Any) -> yaml.MarkedYAMLError:
+    """The error about a node or an event."""
+    return yaml.MarkedYAMLError(None, None, problem, where.start_mark)
+
+
+def _length(node: yaml.Node) -> int:
+    return 1 + len(node.value) if isinstance(node, yaml.ScalarNode) else 1
+
+
+def _children(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        yield from node.value
+    elif isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from pair
+
+
+def _is_same(first: yaml.Node, second: yaml.Node) -> bool:
+    if isinstance(first, yaml.ScalarNode) or isinstance(second, yaml.ScalarNode):
+        return (first.tag, first.value) == (second.tag, second.value)
+    pairs = list(_children(first)), list(_children(second))
+    same_shape = first.tag == second.tag and len(pairs[0]) == len(pairs[1])
+    return same_shape and all(map(_is_same, *pairs))
