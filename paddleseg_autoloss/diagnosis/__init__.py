@@ -405,7 +405,7 @@ class Diagnosis:
             "Gradient surgery: PCGrad, CAGrad and the like would have "
             f"{'little' if weak else 'something'} to do: {often} at least one pair conflicts"
             f"{', but nearly at right angles' if weak else ''}. {_named(frequent)}. Whether the "
-            "network gets better by it, only training tells: tools/train.py --loss_aggregator "
+            "network gets better by it, only training tells: autoloss train --loss_aggregator "
             "PCGrad."
         )
 
@@ -458,7 +458,7 @@ class Diagnosis:
 
 
 def diagnose_from(args: Namespace, config_dir: Path) -> Diagnosis:
-    """Diagnose as the flags of ``tools/diagnose.py`` say; print and write what was found.
+    """Diagnose as the flags of ``autoloss diagnose`` say; print and write what was found.
 
     Args:
         args: the parsed flags.

@@ -29,7 +29,8 @@ from paddleseg.models.losses import MixedLoss
 from scipy import stats
 from support import ROOT, Squares, ce_and_dice, run_training
 
-from paddleseg_autoloss.cli.commands import validate_from
+from paddleseg_autoloss.cli import val
+from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.comparison.document import Document, Picture, Table
 from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.plan import read_plan
@@ -38,17 +39,16 @@ from paddleseg_autoloss.comparison.results import Results
 from paddleseg_autoloss.comparison.runner import Runner, _Job, locked, prepare
 from paddleseg_autoloss.comparison.statistics import compare, holm, paired, smallest_gap
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.installation import package_command
 from paddleseg_autoloss.integration.config import load_config
 
 CONFIGS = ROOT / "configs"
 
 
 @pytest.fixture
-def parse(monkeypatch):
+def parse():
     """Make a plan from a command line."""
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    tool = __import__("compare")
-    return lambda *words: read_plan(tool.parse_args([str(word) for word in words]), CONFIGS)
+    return lambda *words: read_plan(parse_args(["compare", *map(str, words)]), CONFIGS)
 
 
 def comparison_file(folder: Path, **keys) -> Path:
@@ -342,7 +342,7 @@ def test_a_seed_is_the_same_for_all_variants(tmp_path):
 @pytest.mark.parametrize("naive", [True, False])
 def test_naive_recipe_adds_gradients_up(naive, tmp_path, monkeypatch):
     """Those of the loss parameters, over the whole run; the package clears them at every step."""
-    monkeypatch.syspath_prepend(ROOT / "docs" / "evidence")
+    monkeypatch.syspath_prepend(ROOT / "configs" / "compare")
     recipe = __import__("naive_recipe")
     if naive:
         monkeypatch.setattr(paddleseg.core, "train", recipe.naive_train)
@@ -552,9 +552,9 @@ def started(parse, tmp_path, base, monkeypatch):
     plan = parse(comparison_file(tmp_path, base=str(base), variants=variants, seeds=1))
     folders = prepare(plan, tmp_path / "out")
     flags = {"device": "cpu", "num_workers": 0, "log_iters": 10, "samples": 0, "jobs": 1}
-    runner = Runner(plan, folders, Path("train.py"), Namespace(**flags))
+    runner = Runner(plan, folders, Namespace(**flags))
     commands = []
-    monkeypatch.setattr(_Job, "_launch", lambda self, log, command: commands.append(command[1:]))
+    monkeypatch.setattr(_Job, "_launch", lambda self, log, command: commands.append(command))
 
     def start_run(index, *checkpoints):
         folder = folders[index]
@@ -570,7 +570,7 @@ def started(parse, tmp_path, base, monkeypatch):
 
 def test_a_fresh_run_is_trained(started):
     folder, command = started(0)
-    assert command[0] == "train.py"
+    assert command[: command.index("train")] == package_command("paddleseg_autoloss")
     assert command[command.index("--save_dir") + 1] == str(folder.path)
     assert "--resume_model" not in command
     assert command[command.index("--log_iters") + 1] == "4"
@@ -592,16 +592,17 @@ def test_a_failed_run_starts_afresh(started):
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.yml", "config_test.yml"]
 
 
-def test_a_script_of_ones_own_is_never_resumed(started):
+def test_a_script_of_ones_own_is_never_resumed(started, tmp_path):
     """What its checkpoints leave out cannot be known."""
     _, command = started(1, "iter_2")
-    assert command[0].endswith("own.py")
+    assert command[:2] == [sys.executable, str(tmp_path / "own.py")]
     assert "--resume_model" not in command
 
 
 def test_a_trained_run_is_evaluated(started):
     folder, command = started(0, "iter_4", "best_model")
-    assert command[:2] == ["-m", "paddleseg_autoloss.comparison.evaluation"]
+    program = package_command("paddleseg_autoloss.comparison.evaluation")
+    assert command[: len(program)] == program
     assert folder.model_path.is_file()
     assert not list(folder.path.glob("iter_*"))
     assert not (folder.path / "best_model").exists()
@@ -620,7 +621,7 @@ def test_resumed_runs_are_named(parse, tmp_path, base):
 def test_cards_are_shared_out(parse, tmp_path, base, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     plan = parse(comparison_file(tmp_path, base=str(base)))
-    runner = Runner(plan, [], ROOT / "tools/train.py", Namespace(device="gpu", jobs=3))
+    runner = Runner(plan, [], Namespace(device="gpu", jobs=3))
     for expected in ("2", "5", "2"):
         environment = runner._environment()
         assert environment["CUDA_VISIBLE_DEVICES"] == expected
@@ -795,15 +796,14 @@ def test_retrained_with_the_weights_that_were_learned(compared):
     assert abs(fixed["CrossEntropyLoss"] - fixed["DiceLoss"]) > 0.02
 
 
-def test_a_run_can_be_evaluated_by_hand(compared, monkeypatch):
+def test_a_run_can_be_evaluated_by_hand(compared):
     out, *_ = compared
     folder = out / "runs/learned/lr0.002/seed0"
     result = json.loads((folder / "result.json").read_text())
     assert result["resumed_from"] == []
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    words = ["--config", str(folder / "config_test.yml"), "--device", "cpu"]
+    words = ["val", "--config", str(folder / "config_test.yml"), "--device", "cpu"]
     words += ["--model_path", str(folder / "model.pdparams")]
-    found = validate_from(__import__("val").parse_args(words), CONFIGS).to_dict()
+    found = val.run(parse_args(words)).to_dict()
     assert found.keys() == result["test"].keys()
     for name, value in found.items():
         assert value == pytest.approx(result["test"][name]), name
