@@ -17,6 +17,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.9",
+    entry_points={"console_scripts": ["autoloss = paddleseg_autoloss.cli.main:main"]},
     packages=find_packages(include=["paddleseg_autoloss", "paddleseg_autoloss.*"]),
     package_data={"paddleseg_autoloss": ["py.typed"]},
     install_requires=[

@@ -1,4 +1,4 @@
-"""What ``tools/compare.py`` does, apart from parsing."""
+"""What ``autoloss compare`` does, apart from parsing."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from paddleseg_autoloss.errors import ConfigError, RunsFailed
 __all__ = ["compare_from"]
 
 
-def compare_from(args: Namespace, config_dir: Path, train_script: Path, command: str) -> None:
-    """Compare as the flags of ``tools/compare.py`` say.
+def compare_from(args: Namespace, config_dir: Path, command: str) -> None:
+    """Compare as the flags of ``autoloss compare`` say.
 
     Args:
         args: the parsed flags.
         config_dir: where bare config names are looked up.
-        train_script: ``tools/train.py``.
         command: that was typed, for the report.
 
     Raises:
@@ -37,7 +36,7 @@ def compare_from(args: Namespace, config_dir: Path, train_script: Path, command:
     with locked(save_dir):
         folders = prepare(plan, save_dir)
         write_setup(save_dir, command, args.jobs)
-        failed = _run(Runner(plan, folders, train_script, args))
+        failed = _run(Runner(plan, folders, args))
         _report(plan, save_dir, args)
     if failed:
         raise RunsFailed(

@@ -43,8 +43,8 @@ class _NoAliases(yaml.SafeDumper):
 class RunFolder:
     """The folder of one run.
 
-    ``config.yml`` is all that ``tools/train.py`` needs to train the run by hand; with
-    ``config_test.yml`` ``tools/val.py`` evaluates it on the test images.  ``result.json`` is
+    ``config.yml`` is all that ``autoloss train`` needs to train the run by hand; with
+    ``config_test.yml`` ``autoloss val`` evaluates it on the test images.  ``result.json`` is
     written last: where it is, the run is done.
 
     Args:

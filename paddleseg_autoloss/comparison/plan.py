@@ -41,7 +41,7 @@ class Variant:
         kind: ``"config"``, ``"method"``, ``"coef"`` or ``"retrain_of"``: where its loss comes from.
         config: the complete PaddleSeg config.  For ``"retrain_of"`` the loss is a stand-in.
         source: for ``"retrain_of"``, the name of the variant whose final weights it trains with.
-        script: the training script, or None for ``tools/train.py``.
+        script: the training script, or None for ``autoloss train``.
     """
 
     name: str
@@ -144,7 +144,7 @@ class Plan:
 
 
 def read_plan(args: Namespace, config_dir: Path) -> Plan:
-    """Make the plan that the flags of ``tools/compare.py`` ask for.
+    """Make the plan that the flags of ``autoloss compare`` ask for.
 
     Args:
         args: the flags; those that are not None go before what a comparison file says.

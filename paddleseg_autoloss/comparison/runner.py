@@ -27,6 +27,7 @@ from paddleseg_autoloss.comparison.data import Split, check_same_data, split_dat
 from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.plan import Plan, Run
 from paddleseg_autoloss.errors import AutoLossError, ConfigError
+from paddleseg_autoloss.installation import CHECKOUT, package_command
 
 __all__ = ["Runner", "locked", "prepare", "versions"]
 
@@ -74,16 +75,12 @@ class Runner:
     Args:
         plan: the comparison.
         folders: of its runs, in the order to start them.
-        train_script: ``tools/train.py``.
         args: the flags ``jobs``, ``device``, ``num_workers``, ``log_iters`` and ``samples``.
     """
 
-    def __init__(
-        self, plan: Plan, folders: Sequence[RunFolder], train_script: Path, args: Namespace
-    ) -> None:
+    def __init__(self, plan: Plan, folders: Sequence[RunFolder], args: Namespace) -> None:
         self.plan = plan
         self.folders = list(folders)
-        self.train_script = train_script
         self.args = args
         self.by_key = {_key(folder.run): folder for folder in folders}
         self.failed: list[RunFolder] = []
@@ -148,9 +145,10 @@ class Runner:
 
     def _environment(self) -> dict[str, str]:
         """Let a process find this package, and have a card of its own where there are several."""
-        package = str(Path(paddleseg_autoloss.__file__).resolve().parents[1])
-        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path}
+        environment = dict(os.environ)
+        if CHECKOUT is not None:
+            path = filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")])
+            environment["PYTHONPATH"] = os.pathsep.join(path)
         if self._devices:
             used = [job.environment["CUDA_VISIBLE_DEVICES"] for job in self._jobs]
             environment["CUDA_VISIBLE_DEVICES"] = min(self._devices, key=used.count)
@@ -241,7 +239,9 @@ class _Job:
 
     def _train_command(self, checkpoint: Path | None) -> list[str]:
         run, args = self.folder.run, self._runner.args
-        script = run.variant.script or self._runner.train_script
+        program = [*package_command("paddleseg_autoloss"), "train"]
+        if run.variant.script is not None:
+            program = [sys.executable, str(run.variant.script)]
         iterations = run.config["iters"]
         interval = min(self._runner.plan.interval(run.variant), iterations)
         options = {
@@ -257,15 +257,15 @@ class _Job:
         if checkpoint is not None:
             options["resume_model"] = checkpoint
         flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        return [sys.executable, str(script), *flags, "--do_eval", "--use_vdl"]
+        return [*program, *flags, "--do_eval", "--use_vdl"]
 
     def _evaluation_command(self) -> list[str]:
         args = self._runner.args
         # The report shows predictions of the first seed only.
         samples = args.samples if self.folder.run.seed == self._runner.plan.seeds[0] else 0
-        module = ["-m", "paddleseg_autoloss.comparison.evaluation", "--folder"]
+        program = package_command("paddleseg_autoloss.comparison.evaluation")
         options = ["--device", args.device, "--num_workers", args.num_workers, "--samples", samples]
-        return [sys.executable, *module, str(self.folder.path), *map(str, options)]
+        return [*program, "--folder", str(self.folder.path), *map(str, options)]
 
     def _launch(self, log: Path, command: list[str]) -> None:
         self._log = log

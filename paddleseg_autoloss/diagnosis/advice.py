@@ -225,7 +225,7 @@ def surgery_advice(diagnosis: Diagnosis) -> str:
         "Gradient surgery: PCGrad, CAGrad and the like would have "
         f"{'little' if weak else 'something'} to do: {often} at least one pair conflicts"
         f"{', but nearly at right angles' if weak else ''}. {_conflicts(frequent)}. Whether the "
-        "network gets better by it, only training tells: tools/train.py --loss_aggregator "
+        "network gets better by it, only training tells: autoloss train --loss_aggregator "
         "PCGrad."
     )
 

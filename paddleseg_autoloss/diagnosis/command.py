@@ -22,7 +22,7 @@ __all__ = ["diagnose_from"]
 
 
 def diagnose_from(args: Namespace, config_dir: Path) -> Diagnosis:
-    """Diagnose as the flags of ``tools/diagnose.py`` say; print and write the result.
+    """Diagnose as the flags of ``autoloss diagnose`` say; print and write the result.
 
     Args:
         args: the parsed flags.

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import pytest
 from support.comparison import CONFIGS, write_base
-from support.processes import ROOT
 
+from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.comparison.plan import read_plan
 
 
 @pytest.fixture
-def parse(monkeypatch):
+def parse():
     """Make a plan from a command line."""
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    tool = __import__("compare")
-    return lambda *words: read_plan(tool.parse_args([str(word) for word in words]), CONFIGS)
+    return lambda *words: read_plan(parse_args(["compare", *map(str, words)]), CONFIGS)
 
 
 @pytest.fixture

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.comparison import CONFIGS, comparison_file, write_base
+from support.comparison import comparison_file, write_base
 from support.processes import ROOT
 
-from paddleseg_autoloss.cli.commands import validate_from
+from paddleseg_autoloss.cli import val
+from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.comparison.folders import RunFolder
 
 
@@ -167,15 +168,14 @@ def test_retrained_with_the_weights_that_were_learned(compared):
     assert abs(fixed["CrossEntropyLoss"] - fixed["DiceLoss"]) > 0.02
 
 
-def test_a_run_can_be_evaluated_by_hand(compared, monkeypatch):
+def test_a_run_can_be_evaluated_by_hand(compared):
     out, *_ = compared
     folder = out / "runs/learned/lr0.002/seed0"
     result = json.loads((folder / "result.json").read_text())
     assert result["resumed_from"] == []
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    words = ["--config", str(folder / "config_test.yml"), "--device", "cpu"]
+    words = ["val", "--config", str(folder / "config_test.yml"), "--device", "cpu"]
     words += ["--model_path", str(folder / "model.pdparams")]
-    found = validate_from(__import__("val").parse_args(words), CONFIGS).to_dict()
+    found = val.run(parse_args(words)).to_dict()
     assert found.keys() == result["test"].keys()
     for name, value in found.items():
         assert value == pytest.approx(result["test"][name]), name

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +13,7 @@ from support.processes import ROOT
 
 from paddleseg_autoloss.comparison.runner import Runner, _Job, locked, prepare
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.installation import package_command
 
 
 def test_learned_frozen_retrained(parse, tmp_path, base):
@@ -38,9 +39,9 @@ def started(parse, tmp_path, base, monkeypatch):
     plan = parse(comparison_file(tmp_path, base=str(base), variants=variants, seeds=1))
     folders = prepare(plan, tmp_path / "out")
     flags = {"device": "cpu", "num_workers": 0, "log_iters": 10, "samples": 0, "jobs": 1}
-    runner = Runner(plan, folders, Path("train.py"), Namespace(**flags))
+    runner = Runner(plan, folders, Namespace(**flags))
     commands = []
-    monkeypatch.setattr(_Job, "_launch", lambda self, log, command: commands.append(command[1:]))
+    monkeypatch.setattr(_Job, "_launch", lambda self, log, command: commands.append(command))
 
     def start_run(index, *checkpoints):
         folder = folders[index]
@@ -56,7 +57,7 @@ def started(parse, tmp_path, base, monkeypatch):
 
 def test_a_fresh_run_is_trained(started):
     folder, command = started(0)
-    assert command[0] == "train.py"
+    assert command[: command.index("train")] == package_command("paddleseg_autoloss")
     assert command[command.index("--save_dir") + 1] == str(folder.path)
     assert "--resume_model" not in command
     assert command[command.index("--log_iters") + 1] == "4"
@@ -78,16 +79,17 @@ def test_a_failed_run_starts_afresh(started):
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.yml", "config_test.yml"]
 
 
-def test_a_script_of_ones_own_is_never_resumed(started):
+def test_a_script_of_ones_own_is_never_resumed(started, tmp_path):
     """What its checkpoints leave out cannot be known."""
     _, command = started(1, "iter_2")
-    assert command[0].endswith("own.py")
+    assert command[:2] == [sys.executable, str(tmp_path / "own.py")]
     assert "--resume_model" not in command
 
 
 def test_a_trained_run_is_evaluated(started):
     folder, command = started(0, "iter_4", "best_model")
-    assert command[:2] == ["-m", "paddleseg_autoloss.comparison.evaluation"]
+    program = package_command("paddleseg_autoloss.comparison.evaluation")
+    assert command[: len(program)] == program
     assert folder.model_path.is_file()
     assert not list(folder.path.glob("iter_*"))
     assert not (folder.path / "best_model").exists()
@@ -96,7 +98,7 @@ def test_a_trained_run_is_evaluated(started):
 def test_cards_are_shared_out(parse, tmp_path, base, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     plan = parse(comparison_file(tmp_path, base=str(base)))
-    runner = Runner(plan, [], ROOT / "tools/train.py", Namespace(device="gpu", jobs=3))
+    runner = Runner(plan, [], Namespace(device="gpu", jobs=3))
     for expected in ("2", "5", "2"):
         environment = runner._environment()
         assert environment["CUDA_VISIBLE_DEVICES"] == expected

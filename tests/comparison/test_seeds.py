@@ -50,7 +50,7 @@ def test_a_seed_is_the_same_for_all_variants(tmp_path):
 @pytest.mark.parametrize("naive", [True, False])
 def test_naive_recipe_adds_gradients_up(naive, tmp_path, monkeypatch):
     """Those of the loss parameters, over the whole run; the package clears them at every step."""
-    monkeypatch.syspath_prepend(ROOT / "docs" / "evidence")
+    monkeypatch.syspath_prepend(ROOT / "configs" / "compare")
     recipe = __import__("naive_recipe")
     if naive:
         monkeypatch.setattr(paddleseg.core, "train", recipe.naive_train)

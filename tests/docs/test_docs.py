@@ -25,6 +25,7 @@ MODULES = sorted(
 )
 #: DESIGN: a file imports only from layers below its own.
 LAYERS = [
+    "installation",
     "errors",
     "files",
     "text_tables",

@@ -11,7 +11,6 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import paddleseg_autoloss  # noqa: F401  isort: skip  before paddle
 
@@ -21,11 +20,10 @@ from paddleseg.cvlibs import SegBuilder
 from tqdm import trange
 
 from paddleseg_autoloss.flags import run_command
+from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.config import find_config, load_config
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.session import TrainingSession
-
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:

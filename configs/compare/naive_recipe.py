@@ -1,14 +1,13 @@
 """AutoWeightedLoss as forum answers have it: loss parameters put into the optimizer by hand.
 
 PaddleSeg's own loop then clears the gradients of the model only, so those of the loss parameters
-add up over the whole run.  The flags are those of ``tools/train.py``, except that such a run cannot
+add up over the whole run.  The flags are those of ``autoloss train``, except that such a run cannot
 be resumed: its checkpoints do not hold the loss parameters.
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import paddleseg_autoloss  # noqa: F401  isort: skip  before paddle
@@ -16,13 +15,11 @@ import paddleseg_autoloss  # noqa: F401  isort: skip  before paddle
 import paddle
 import paddleseg.core
 
+from paddleseg_autoloss.cli.main import main
 from paddleseg_autoloss.integration.history import WeightHistory
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.terms import terms_of
 from paddleseg_autoloss.integration.training import train as session_train
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-import train as command
 
 #: PaddleSeg's function, which this package replaces when it is imported.
 stock_train = session_train.__wrapped__
@@ -72,4 +69,4 @@ def naive_train(
 
 if __name__ == "__main__":
     paddleseg.core.train = naive_train
-    sys.exit(command.main())
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,0 +1,63 @@
+"""Does it help? Train several losses with several seeds, and report what may be concluded."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from paddleseg_autoloss.cli import options
+from paddleseg_autoloss.comparison.command import compare_from
+from paddleseg_autoloss.flags import non_negative_int, positive_int
+from paddleseg_autoloss.installation import CONFIG_DIR
+
+__all__ = ["add_flags", "run"]
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Add the flags of the command."""
+    add = parser.add_argument
+    add("configs", nargs="*", help="a comparison file, or the train configs to compare")
+    add("--config", help="one train config, for --methods and --grid")
+    add("--methods", help="methods to weigh the config's losses with, such as PCGrad,CAGrad")
+    add("--grid", help="fixed mixes of its two losses, as first:last:step, such as 0.1:0.9:0.2")
+    add("--seeds", help="number of seeds, or a list such as 3,5,8; default: 5")
+    add("--lr_grid", help="learning rates to train each variant with, such as 0.001,0.002")
+    add("--baseline", help="variant to measure the others against; default: the first")
+    add("--validation", type=float, help="share of the training list to hold out; default: 0.2")
+
+    add("--save_dir", help="folder of the comparison; default: output/compare/NAME")
+    add(
+        "--jobs",
+        type=positive_int,
+        default=1,
+        help="runs at a time, on a GPU each if there are several; default: %(default)s",
+    )
+    options.add_device(parser)
+    add(
+        "--num_workers",
+        type=non_negative_int,
+        default=0,
+        help="processes that load data, for each run; default: %(default)s",
+    )
+    add("--iters", type=positive_int, help="iterations, instead of the configs'")
+    add("--save_interval", type=positive_int, help="iterations between points of the curves")
+    add(
+        "--log_iters",
+        type=positive_int,
+        default=10,
+        help="iterations between log lines; default: %(default)s",
+    )
+    options.add_opts(parser)
+
+    add("--report_only", action="store_true", help="train nothing, report on what there is")
+    add(
+        "--samples",
+        type=non_negative_int,
+        default=4,
+        help="test images to show in report.html; default: %(default)s",
+    )
+    add("--no_samples", dest="samples", action="store_const", const=0, help="show none")
+
+
+def run(args: Namespace) -> None:
+    """Compare as the flags say."""
+    compare_from(args, CONFIG_DIR, args.command_line)

@@ -1,0 +1,43 @@
+"""Show what each loss of a config does to the network, and which fixed weights balance them.
+
+Trains for a few iterations in a temporary folder, keeps nothing of it, and writes diagnosis.json
+and diagnosis.png.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from paddleseg_autoloss.cli import options
+from paddleseg_autoloss.diagnosis import Diagnosis, diagnose_from
+from paddleseg_autoloss.flags import positive_int
+from paddleseg_autoloss.installation import CONFIG_DIR
+
+__all__ = ["add_flags", "run"]
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Add the flags of the command."""
+    add = parser.add_argument
+    options.add_config(parser)
+    add(
+        "--iters",
+        type=positive_int,
+        default=50,
+        help="iterations to look at; default: %(default)s",
+    )
+    add("--batch_size", type=positive_int, help="images per step, instead of the config's")
+    options.add_device(parser)
+    options.add_num_workers(parser)
+    options.add_seed(parser)
+    add(
+        "--save_dir",
+        default="output/diagnosis",
+        help="folder of the two files; default: %(default)s",
+    )
+    options.add_opts(parser)
+
+
+def run(args: Namespace) -> Diagnosis:
+    """Diagnose as the flags say; return what was found."""
+    return diagnose_from(args, CONFIG_DIR)

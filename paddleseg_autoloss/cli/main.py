@@ -1,0 +1,92 @@
+"""The command line ``autoloss``, which the scripts in ``tools/`` call too."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from types import ModuleType
+
+import paddleseg_autoloss
+from paddleseg_autoloss.cli import compare, diagnose, predict, run, show, train, val
+from paddleseg_autoloss.cli import list as list_
+from paddleseg_autoloss.flags import run_command
+
+__all__ = ["COMMANDS", "main", "parse_args", "tool_main"]
+
+#: The commands by name, in the order of ``autoloss --help``.
+COMMANDS: dict[str, ModuleType] = {
+    "train": train,
+    "val": val,
+    "predict": predict,
+    "diagnose": diagnose,
+    "compare": compare,
+    "list": list_,
+    "show": show,
+    "run": run,
+}
+
+
+def main(argv: Sequence[str] | None = None, program: Sequence[str] = ("autoloss",)) -> int:
+    """Run the command that the first word names, and return the exit status.
+
+    Args:
+        argv: the words after the program; by default those of this process.
+        program: how the program was called, for messages and reports.
+    """
+    return _run(_parser(program), program, sys.argv[1:] if argv is None else argv)
+
+
+def tool_main(name: str) -> int:
+    """Run one command as a script of its own, such as ``tools/train.py``; return the exit status.
+
+    Args:
+        name: of the command.
+    """
+    program = ("python", sys.argv[0])
+    parser = ArgumentParser(prog=" ".join(program), allow_abbrev=False)
+    _add_version(parser)
+    _add_command(parser, name)
+    return _run(parser, program, sys.argv[1:])
+
+
+def parse_args(argv: Sequence[str]) -> Namespace:
+    """Return the flags of a command line of ``autoloss``.
+
+    Args:
+        argv: the words after ``autoloss``, the name of the command first.
+    """
+    return _parser(("autoloss",)).parse_args(argv)
+
+
+def _run(parser: ArgumentParser, program: Sequence[str], words: Sequence[str]) -> int:
+    args = parser.parse_args(words)
+    args.command_line = shlex.join([*program, *words])
+    return run_command(lambda: args.run(args))
+
+
+def _parser(program: Sequence[str]) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=" ".join(program),
+        description="Automatic loss weighting for PaddleSeg.",
+        allow_abbrev=False,
+    )
+    _add_version(parser)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        summary = str(command.__doc__).partition("\n")[0]
+        _add_command(commands.add_parser(name, help=summary, allow_abbrev=False), name)
+    return parser
+
+
+def _add_version(parser: ArgumentParser) -> None:
+    version = f"paddleseg_autoloss {paddleseg_autoloss.__version__}"
+    parser.add_argument("--version", action="version", version=version)
+
+
+def _add_command(parser: ArgumentParser, name: str) -> None:
+    command = COMMANDS[name]
+    parser.description = command.__doc__
+    command.add_flags(parser)
+    parser.set_defaults(run=command.run)

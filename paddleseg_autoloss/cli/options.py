@@ -1,0 +1,183 @@
+"""Flags that several commands have, with the checks and the actions that go with them."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from paddleseg.cvlibs import Config
+from paddleseg.utils import utils
+
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.flags import default_device, non_negative_int
+from paddleseg_autoloss.integration.checkpoint import check_plain
+
+__all__ = [
+    "add_augmentation",
+    "add_config",
+    "add_data_format",
+    "add_device",
+    "add_num_workers",
+    "add_opts",
+    "add_seed",
+    "add_window",
+    "augmentation",
+    "check_model_path",
+    "check_weights",
+    "check_window",
+    "set_data_format",
+    "show_config",
+    "window",
+]
+
+
+def add_config(parser: ArgumentParser) -> None:
+    """Add ``--config``."""
+    parser.add_argument(
+        "--config", help="config file, or the name of one that comes with the package"
+    )
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument(
+        "--device",
+        choices=["cpu", "gpu", "xpu", "npu", "mlu"],
+        default=default_device(),
+        help="gpu is the default where there is one; default here: %(default)s",
+    )
+
+
+def add_num_workers(parser: ArgumentParser) -> None:
+    """Add ``--num_workers``."""
+    parser.add_argument(
+        "--num_workers",
+        type=non_negative_int,
+        default=0,
+        help="processes that load data; default: %(default)s",
+    )
+
+
+def add_seed(parser: ArgumentParser) -> None:
+    """Add ``--seed``."""
+    parser.add_argument(
+        "--seed", type=non_negative_int, help="seed of initial weights, data order and augmentation"
+    )
+
+
+def add_opts(parser: ArgumentParser) -> None:
+    """Add ``--opts``."""
+    parser.add_argument(
+        "--opts", nargs="+", help="config keys to change, as key=value or key.inner=value"
+    )
+
+
+def add_data_format(parser: ArgumentParser) -> None:
+    """Add ``--data_format``; see `set_data_format`."""
+    parser.add_argument(
+        "--data_format",
+        choices=["NCHW", "NHWC"],
+        default="NCHW",
+        help="layout of the input; default: %(default)s",
+    )
+
+
+def set_data_format(config: Config, data_format: str) -> None:
+    """Pass the layout of the input on to the model and the losses, as PaddleSeg's tools do.
+
+    Raises:
+        ConfigError: the model does not support the layout.
+    """
+    if data_format == "NCHW":
+        return
+    model = config.dic["model"]
+    if model["type"] != "DeepLabV3P":
+        raise ConfigError(f"--data_format: NHWC needs the model DeepLabV3P, found {model['type']}")
+    model["data_format"] = data_format
+    model["backbone"]["data_format"] = data_format
+    for loss in _leaf_losses(config.dic["loss"]["types"]):
+        loss["data_format"] = data_format
+
+
+def _leaf_losses(losses: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    leaves = []
+    for loss in losses:
+        leaves += _leaf_losses(loss["losses"]) if "losses" in loss else [loss]
+    return leaves
+
+
+def add_augmentation(parser: ArgumentParser, switch: str) -> None:
+    """Add the flags of test-time augmentation.
+
+    Args:
+        parser: of the command.
+        switch: name of the flag that turns it on, PaddleSeg's ``aug_eval`` or ``aug_pred``.
+    """
+    add = parser.add_argument
+    add(f"--{switch}", action="store_true", help="average over scales and flips")
+    add(
+        "--scales",
+        nargs="+",
+        type=float,
+        default=1.0,
+        help=f"scales for --{switch}; default: %(default)s",
+    )
+    add("--flip_horizontal", action="store_true", help=f"flip for --{switch}")
+    add("--flip_vertical", action="store_true", help=f"flip for --{switch}")
+
+
+def augmentation(args: Namespace, switch: str) -> dict[str, Any]:
+    """Return the arguments of PaddleSeg's functions that the flags of `add_augmentation` give."""
+    names = (switch, "scales", "flip_horizontal", "flip_vertical")
+    return {name: getattr(args, name) for name in names} if getattr(args, switch) else {}
+
+
+def add_window(parser: ArgumentParser) -> None:
+    """Add the flags of a sliding window."""
+    add = parser.add_argument
+    add("--is_slide", action="store_true", help="look at the image through a sliding window")
+    add("--crop_size", nargs=2, type=int, help="width and height of the window, pixels")
+    add("--stride", nargs=2, type=int, help="horizontal and vertical step of the window, pixels")
+
+
+def check_window(args: Namespace) -> None:
+    """Check the flags of `add_window`.
+
+    Raises:
+        ConfigError: the window has no size or no step.
+    """
+    if args.is_slide and (args.crop_size is None or args.stride is None):
+        raise ConfigError("--is_slide: expected --crop_size and --stride beside it")
+
+
+def window(args: Namespace) -> dict[str, Any]:
+    """Return the arguments of PaddleSeg's functions that the flags of `add_window` give."""
+    names = ("is_slide", "crop_size", "stride")
+    return {name: getattr(args, name) for name in names} if args.is_slide else {}
+
+
+def check_model_path(path: str | None) -> None:
+    """Check ``--model_path`` before anything is built.
+
+    Raises:
+        ConfigError: it is no address, and no file is there.
+    """
+    if path is not None and "://" not in path and not Path(path).is_file():
+        raise ConfigError(f"--model_path: expected a .pdparams file, found nothing at {path}")
+
+
+def check_weights(path: str | None) -> None:
+    """Check that the file at ``--model_path`` holds nothing but tensors.
+
+    Raises:
+        CheckpointError: it holds something else.
+    """
+    if path is not None and "://" not in path:
+        check_plain("--model_path", path)
+
+
+def show_config(config: Config) -> None:
+    """Log the machine and the config, as PaddleSeg's tools do."""
+    utils.show_env_info()
+    utils.show_cfg_info(config)

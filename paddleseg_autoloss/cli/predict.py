@@ -1,0 +1,65 @@
+"""Write overlays and pseudo-colour masks of a trained model; the flags are PaddleSeg's own."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from paddleseg.core import predict
+from paddleseg.cvlibs import SegBuilder
+from paddleseg.transforms import Compose
+from paddleseg.utils import get_image_list, logger, utils
+
+from paddleseg_autoloss.checks import build
+from paddleseg_autoloss.cli import options
+from paddleseg_autoloss.data_checks import check_files
+from paddleseg_autoloss.installation import CONFIG_DIR
+from paddleseg_autoloss.integration.config import find_config, load_config
+
+__all__ = ["add_flags", "run"]
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Add the flags of the command."""
+    add = parser.add_argument
+    options.add_config(parser)
+    add("--model_path", required=True, help="trained weights")
+    add("--image_path", required=True, help="an image, a list of images, or a folder of images")
+    add(
+        "--save_dir",
+        default="./output/result",
+        help="folder for the pictures; default: %(default)s",
+    )
+    options.add_device(parser)
+    add("--device_id", type=int, default=0, help="which of the devices; default: %(default)s")
+    options.add_augmentation(parser, "aug_pred")
+    options.add_window(parser)
+    add("--custom_color", nargs="+", type=int, help="colours of the classes, as R G B R G B ...")
+
+
+def run(args: Namespace) -> None:
+    """Predict as the flags say."""
+    options.check_model_path(args.model_path)
+    options.check_window(args)
+    config = load_config(find_config(args.config, CONFIG_DIR))
+    options.check_weights(args.model_path)
+    builder = SegBuilder(config)
+    options.show_config(config)
+    utils.set_device(args.device if args.device == "cpu" else f"{args.device}:{args.device_id}")
+
+    chosen = options.augmentation(args, "aug_pred") | options.window(args)
+    if args.custom_color is not None:
+        chosen["custom_color"] = args.custom_color
+    of_evaluation = {"aug_eval", "auc_roc"}
+    of_config = {k: v for k, v in config.test_config.items() if k not in of_evaluation}
+    images, image_dir = build("--image_path", lambda: get_image_list(args.image_path or ""))
+    check_files("--image_path", Namespace(file_list=[(image,) for image in images]))
+    logger.info(f"The number of images: {len(images)}")
+    predict(
+        build("model", lambda: builder.model),
+        model_path=args.model_path,
+        transforms=Compose(build("val_dataset.transforms", lambda: builder.val_transforms)),
+        image_list=images,
+        image_dir=image_dir,
+        save_dir=args.save_dir,
+        **of_config | chosen,
+    )

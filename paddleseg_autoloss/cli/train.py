@@ -1,0 +1,127 @@
+"""Train a PaddleSeg config with learned loss weights; the flags are PaddleSeg's own."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+import paddleseg.core
+
+from paddleseg_autoloss.cli import options
+from paddleseg_autoloss.flags import positive_int
+from paddleseg_autoloss.installation import CONFIG_DIR
+from paddleseg_autoloss.integration.checkpoint import checkpoint_iteration
+from paddleseg_autoloss.integration.config import find_config, load_config
+from paddleseg_autoloss.integration.parts import build_parts
+
+__all__ = ["add_flags", "run"]
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Add the flags of the command."""
+    add = parser.add_argument
+    options.add_config(parser)
+    options.add_device(parser)
+    add("--save_dir", default="./output", help="folder of the run; default: %(default)s")
+    options.add_num_workers(parser)
+    add("--do_eval", action="store_true", help="evaluate at every save_interval")
+    add("--use_vdl", action="store_true", help="write VisualDL curves")
+    add("--use_ema", action="store_true", help="keep a moving average of the model")
+
+    add("--resume_model", help="folder to continue from, such as output/iter_1000, or latest")
+    add("--iters", type=positive_int, help="iterations, instead of the config's")
+    add("--batch_size", type=positive_int, help="images per card and step, instead of the config's")
+    add("--learning_rate", type=float, help="learning rate, instead of the config's")
+    add(
+        "--save_interval",
+        type=positive_int,
+        default=1000,
+        help="iterations between checkpoints; default: %(default)s",
+    )
+    add(
+        "--log_iters",
+        type=positive_int,
+        default=10,
+        help="iterations between log lines; default: %(default)s",
+    )
+    add(
+        "--keep_checkpoint_max",
+        type=int,
+        default=5,
+        help="how many checkpoints to keep; default: %(default)s",
+    )
+
+    options.add_seed(parser)
+    add("--loss_aggregator", help="weigh all terms of the loss with this method, such as PCGrad")
+    policies = ["stop", "skip"]
+    add("--on_nonfinite", choices=policies, help="what to do about NaN or infinity; default: stop")
+    add(
+        "--precision",
+        choices=["fp32", "fp16"],
+        default="fp32",
+        help="fp16: mixed precision; default: %(default)s",
+    )
+    add(
+        "--amp_level",
+        choices=["O1", "O2"],
+        default="O1",
+        help="level of mixed precision; default: %(default)s",
+    )
+    add("--profiler_options", help="see paddleseg/utils/train_profiler.py")
+    options.add_data_format(parser)
+    add(
+        "--repeats",
+        type=positive_int,
+        default=1,
+        help="times every sample occurs in an epoch; default: %(default)s",
+    )
+    options.add_opts(parser)
+
+
+def run(args: Namespace) -> None:
+    """Train as the flags say."""
+    if args.resume_model not in (None, "latest"):
+        checkpoint_iteration(args.resume_model)
+    config = load_config(
+        find_config(args.config, CONFIG_DIR),
+        learning_rate=args.learning_rate,
+        iters=args.iters,
+        batch_size=args.batch_size,
+        opts=_opts(args),
+    )
+    options.show_config(config)
+    options.set_data_format(config, args.data_format)
+    parts = build_parts(config, args, with_val_dataset=args.do_eval)
+    if args.repeats > 1:
+        parts.train_dataset.file_list *= args.repeats
+    paddleseg.core.train(
+        parts.model,
+        parts.train_dataset,
+        val_dataset=parts.val_dataset,
+        optimizer=parts.optimizer,
+        save_dir=args.save_dir,
+        iters=config.iters,
+        batch_size=config.batch_size,
+        resume_model=args.resume_model,
+        save_interval=args.save_interval,
+        log_iters=args.log_iters,
+        num_workers=args.num_workers,
+        use_vdl=args.use_vdl,
+        use_ema=args.use_ema,
+        losses=parts.losses,
+        keep_checkpoint_max=args.keep_checkpoint_max,
+        test_config=config.test_config,
+        precision=args.precision,
+        amp_level=args.amp_level,
+        profiler_options=args.profiler_options,
+        to_static_training=config.to_static_training,
+    )
+
+
+def _opts(args: Namespace) -> list[str]:
+    """PaddleSeg's ``--opts``, with the flags that stand for config keys before them."""
+    flags = []
+    if args.loss_aggregator is not None:
+        flags.append(f"loss_aggregator={{'type': '{args.loss_aggregator}'}}")
+    if args.on_nonfinite is not None:
+        flags.append(f"on_nonfinite={args.on_nonfinite}")
+    return [*flags, *(args.opts or [])]

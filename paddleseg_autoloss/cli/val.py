@@ -1,0 +1,79 @@
+"""Evaluate a trained model: mIoU, Dice, Kappa, accuracy; the flags are PaddleSeg's own."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
+
+from paddleseg.core import evaluate
+from paddleseg.cvlibs import SegBuilder
+from paddleseg.utils import logger, utils
+
+from paddleseg_autoloss.checks import build
+from paddleseg_autoloss.cli import options
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.installation import CONFIG_DIR
+from paddleseg_autoloss.integration.config import find_config, load_config
+from paddleseg_autoloss.integration.evaluation import Figures, captured_figures
+from paddleseg_autoloss.integration.parts import build_val_dataset
+
+__all__ = ["add_flags", "run"]
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Add the flags of the command."""
+    add = parser.add_argument
+    options.add_config(parser)
+    add("--model_path", help="trained weights, such as output/best_model/model.pdparams")
+    options.add_num_workers(parser)
+    options.add_device(parser)
+    add("--json", help="file to write the figures to")
+    options.add_augmentation(parser, "aug_eval")
+    options.add_window(parser)
+    options.add_data_format(parser)
+    add(
+        "--auc_roc",
+        nargs="?",
+        type=_boolean,
+        const=True,
+        default=False,
+        metavar="True",
+        help="also the area under the ROC curve; PaddleSeg's form, --auc_roc True, does it too",
+    )
+    options.add_opts(parser)
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("True", "False"):
+        raise ArgumentTypeError(f"expected True, False or nothing, found {text}")
+    return text == "True"
+
+
+def run(args: Namespace) -> Figures:
+    """Evaluate as the flags say, and return the figures."""
+    options.check_model_path(args.model_path)
+    options.check_window(args)
+    if args.json is not None and not Path(args.json).absolute().parent.is_dir():
+        raise ConfigError(f"--json: there is no folder {Path(args.json).parent}")
+    config = load_config(find_config(args.config, CONFIG_DIR), opts=args.opts)
+    options.check_weights(args.model_path)
+    builder = SegBuilder(config)
+    options.show_config(config)
+    utils.set_device(args.device)
+    options.set_data_format(config, args.data_format)
+
+    chosen = options.augmentation(args, "aug_eval") | options.window(args)
+    if args.auc_roc:
+        chosen["auc_roc"] = True
+    val_dataset = build_val_dataset(config, builder)
+    model = build("model", lambda: builder.model)
+    if args.model_path is not None:
+        utils.load_entire_model(model, args.model_path)
+        logger.info("Loaded trained weights successfully.")
+    with captured_figures() as figures:
+        evaluate(model, val_dataset, num_workers=args.num_workers, **config.test_config | chosen)
+    if args.json is not None:
+        Path(args.json).write_text(json.dumps(figures().to_dict(), indent=2) + "\n")
+        logger.info(f"The figures are in {args.json}")
+    return figures()

@@ -1,0 +1,33 @@
+"""Where this package lies: in a checkout of its repository, or installed from a wheel."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+__all__ = ["CHECKOUT", "CONFIG_DIR", "package_command"]
+
+_PACKAGE = Path(__file__).resolve().parent
+
+#: The checkout that holds this package, or None where a wheel was installed.
+CHECKOUT = None if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
+
+#: The folder of the configs that come with the package.
+CONFIG_DIR = (CHECKOUT or _PACKAGE) / "configs"
+
+
+def package_command(module: str) -> list[str]:
+    """Return the start of a command line that runs a module of this copy of the package.
+
+    ``python -m`` does not promise that: it first looks into the current folder, where another copy
+    may lie, and it finds an installed copy rather than the checkout of a script.
+
+    Args:
+        module: its full name, such as ``paddleseg_autoloss``.
+    """
+    first = [str(CHECKOUT)] if CHECKOUT is not None else []
+    code = (
+        f"import runpy, sys; sys.path = {first!r} + [path for path in sys.path if path]; "
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    )
+    return [sys.executable, "-c", code]
