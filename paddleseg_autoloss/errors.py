@@ -15,6 +15,7 @@ __all__ = [
     "DataError",
     "RunsFailed",
     "TrainingDiverged",
+    "UnclearedGradientError",
     "UnheldParameterError",
     "UnsupportedVersionError",
     "did_you_mean",
@@ -60,6 +61,10 @@ class TrainingDiverged(AutoLossError, FloatingPointError):
 
 class UnsupportedVersionError(AutoLossError, ImportError):
     """The installed PaddleSeg lacks something that this package builds upon."""
+
+
+class UnclearedGradientError(AutoLossError, RuntimeError):
+    """The gradient of learned loss weights is never cleared, and adds up from step to step."""
 
 
 class UnheldParameterError(AutoLossError, RuntimeError):

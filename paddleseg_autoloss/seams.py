@@ -8,19 +8,20 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from paddleseg_autoloss.errors import UnsupportedVersionError
 
-__all__ = ["SEAMS", "Seam", "check_seams", "replace", "replaced"]
+__all__ = ["SEAMS", "Seam", "check_seams", "redirect", "replace", "replaced"]
 
 _LOOP = "paddleseg.core.train:train"
 _PROCESS, _RUN = "never", "the run ends"
@@ -53,13 +54,7 @@ SEAMS = (
     Seam(
         "paddleseg.core.train.train",
         "integration/training.py: train",
-        "one run with learned loss weights around PaddleSeg's loop",
-        _PROCESS,
-    ),
-    Seam(
-        "paddleseg.core.train",
-        "integration/training.py: train",
-        "the same function, by its shorter name",
+        "one run with learned loss weights around PaddleSeg's loop, whoever imported it before",
         _PROCESS,
     ),
     Seam(
@@ -233,6 +228,35 @@ def replace(owner: Any, name: str, value: Any) -> None:
     if not any(f"{kind}.{name}" in _NAMES for kind in _kinds(owner)):
         raise LookupError(f"seams.SEAMS lists no {_kinds(owner)[0]}.{name}")
     setattr(owner, name, value)
+
+
+def redirect(function: FunctionType, target: Callable) -> FunctionType:
+    """Let a function call another one, also for those who have imported it already.
+
+    Args:
+        function: of a module; a call of it becomes a call of ``target``.
+        target: takes the same arguments.
+
+    Returns:
+        A function that does what ``function`` did.
+
+    Raises:
+        LookupError: `SEAMS` does not list it.
+    """
+    name = f"{function.__module__}.{function.__name__}"
+    if name not in _NAMES:
+        raise LookupError(f"seams.SEAMS lists no {name}")
+    stock = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__
+    )
+    functools.update_wrapper(stock, function)
+    del stock.__wrapped__  # type: ignore[attr-defined]
+    function.__globals__["_redirected"] = target
+    function.__code__ = (lambda *args, **kwargs: _redirected(*args, **kwargs)).__code__  # type: ignore[name-defined]  # noqa: F821
+    function.__defaults__ = None
+    # Its signature and its source are still those of PaddleSeg.
+    function.__wrapped__ = stock  # type: ignore[attr-defined]
+    return stock
 
 
 @contextmanager

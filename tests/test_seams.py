@@ -10,14 +10,14 @@ from unittest import mock
 import paddle
 import paddleseg.core
 import pytest
-from support import ce_and_dice, run_training
+from support import ce_and_dice, run_tool, run_training
 
 import paddleseg_autoloss
 from paddleseg_autoloss import seams
 from paddleseg_autoloss.errors import UnsupportedVersionError
 from paddleseg_autoloss.integration import training
 from paddleseg_autoloss.integration.loop import LOOP
-from paddleseg_autoloss.seams import SEAMS, check_seams, replace, replaced
+from paddleseg_autoloss.seams import SEAMS, check_seams, redirect, replace, replaced
 
 IN_LOOP = [seam for seam in SEAMS if seam.uses and seam.user == "paddleseg.core.train:train"]
 
@@ -94,7 +94,30 @@ def test_a_run_gives_back_all_that_it_replaces(tmp_path):
 
 
 def test_every_permanent_seam_is_in_force():
-    assert paddleseg.core.train is LOOP.train is training.train
+    assert paddleseg.core.train is LOOP.train
+    assert LOOP.train.__globals__["_redirected"] is training.train
+
+
+def test_a_function_that_was_imported_before_calls_ours():
+    program = (
+        "import zlib\n"
+        "from paddleseg.core import train\n"
+        "from paddleseg_autoloss.integration import training\n"
+        "import inspect, paddleseg.core\n"
+        "assert train is paddleseg.core.train\n"
+        "assert 'save_interval' in inspect.signature(train).parameters\n"
+        "try:\n"
+        "    train(None, [], None, save_dir='unused', batch_size=2)\n"
+        "except training.ConfigError as error:\n"
+        "    print(error)\n"
+    )
+    done = run_tool("-c", program)
+    assert "batch_size: expected at most 0" in done.stdout, done.stderr
+
+
+def test_only_what_the_table_lists_is_redirected():
+    with pytest.raises(LookupError, match=r"lists no paddle"):
+        redirect(paddle.seed, print)
 
 
 @pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.name)

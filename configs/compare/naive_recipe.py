@@ -7,6 +7,7 @@ be resumed: its checkpoints do not hold the loss parameters.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Any
 
@@ -22,7 +23,7 @@ from paddleseg_autoloss.integration.terms import terms_of
 from paddleseg_autoloss.integration.training import train as session_train
 
 #: PaddleSeg's function, which this package replaces when it is imported.
-stock_train = session_train.__wrapped__
+stock_train = inspect.unwrap(session_train)
 
 
 def naive_train(
@@ -37,6 +38,8 @@ def naive_train(
     """Train as the recipe does, and record the weights as ``loss_weights.csv``."""
     for loss in losses["types"]:
         optimizer._parameter_list.extend(loss.parameters())
+        # Outside of a session the loss would report that nobody clears its gradients.
+        loss.aggregator.raises = False
 
     monitor, history = (
         TermMonitor(terms_of(losses), save_dir, start_iter=0),

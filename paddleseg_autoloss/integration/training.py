@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import paddle
-import paddleseg.core
 
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.integration.builder import extend_builder
@@ -19,11 +19,11 @@ from paddleseg_autoloss.integration.checkpoint import (
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.report import TrainLogger
 from paddleseg_autoloss.integration.session import TrainingSession
-from paddleseg_autoloss.seams import check_seams, replace
+from paddleseg_autoloss.seams import check_seams, redirect
 
 __all__ = ["install", "train"]
 
-_stock_train = LOOP.train
+_stock_train: Callable = LOOP.train
 
 
 @functools.wraps(_stock_train)
@@ -108,13 +108,12 @@ def _check_static_training(session: TrainingSession) -> None:
 
 
 def install() -> None:
-    """Put `train` in the place of ``paddleseg.core.train``, and extend the builder.
+    """Let ``paddleseg.core.train`` call `train`, and extend the builder.
 
     Raises:
-        UnsupportedVersionError: the installed PaddleSeg's loop is not what this package reckons
-            with.
+        UnsupportedVersionError: the installed PaddleSeg lacks something that this package needs.
     """
+    global _stock_train
     check_seams()
-    replace(LOOP, "train", train)
-    replace(paddleseg.core, "train", train)
+    _stock_train = redirect(LOOP.train, train)
     extend_builder()
