@@ -180,7 +180,8 @@ class LossAggregator(nn.Layer):
                 not given.
             ConfigError: weights can be negative, some parameters are not reached by all losses,
                 and the options do not allow to tell these apart.
-            TrainingDiverged: a gradient is NaN or infinite, and no gradient scaler will skip it.
+            TrainingDiverged: a gradient is NaN or infinite, no gradient scaler will skip it, and
+                `raises` is true.
             UnheldParameterError: the method learns its weights, training has begun, and no
                 optimizer holds them.
         """

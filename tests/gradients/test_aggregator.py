@@ -9,6 +9,7 @@ import paddle
 import pytest
 from paddleseg.models.losses import MixedLoss
 from support.assertions import close
+from support.calls import methods_of
 from support.networks import (
     IMAGES,
     LABELS,
@@ -28,11 +29,12 @@ from paddleseg_autoloss.integration.terms import terms_of
 from paddleseg_autoloss.weighting import (
     METHODS,
     CAGradWeighting,
+    GramianWeighting,
     PCGradWeighting,
     RelobraloWeighting,
 )
 
-GRADIENT_METHODS = [name for name, method in METHODS.items() if method.needs == "gramian"]
+GRADIENT_METHODS = methods_of(GramianWeighting)
 
 
 @pytest.mark.parametrize("name", GRADIENT_METHODS)

@@ -129,7 +129,8 @@ GRADIENTS = (
     + """
 import json
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
-from paddleseg_autoloss.weighting import METHODS
+from paddleseg_autoloss.weighting import METHODS, JacobianWeighting
+from support.calls import weigh
 
 paddle.set_device("cpu")
 paddle.distributed.init_parallel_env()
@@ -173,10 +174,10 @@ for name, method in METHODS.items():
         values = paddle.concat([x.reshape([1]) for x in whole.values()]).detach()
         rows = [paddle.grad(x, model.parameters(), retain_graph=True) for x in whole.values()]
         jacobian = paddle.to_tensor(np.stack([flat(row) for row in rows]))
-        if method.needs == "jacobian":
+        if issubclass(method, JacobianWeighting):
             expected, weights = alone.weighting.update(values, jacobian)
         else:
-            weights = alone.weighting(values, jacobian @ jacobian.T)
+            weights = weigh(alone.weighting, values, jacobian @ jacobian.T)
             expected = weights.detach() @ jacobian
         steps.append({
             "weights": aggregator.last_weights.tolist(), "expected_weights": weights.tolist(),

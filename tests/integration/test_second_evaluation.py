@@ -12,6 +12,7 @@ import pytest
 from paddle import nn
 from support import Squares, TinyNet, ce_and_dice, run_training
 
+from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.losses import WeightedLoss
@@ -176,5 +177,5 @@ def test_methods_that_do_not_look_again_remember_nothing_of_it():
 
 
 def test_observe_is_for_methods_that_define_it():
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(ConfigError, match="SumWeighting: it does not ask for the losses after"):
         SumWeighting(2).observe_after_step(paddle.ones([2]))

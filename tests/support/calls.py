@@ -6,7 +6,24 @@ import numpy as np
 import paddle
 import pytest
 
-from paddleseg_autoloss.weighting import METHODS, GramianWeighting, JacobianWeighting, Weighting
+from paddleseg_autoloss.weighting import (
+    METHODS,
+    GramianWeighting,
+    JacobianWeighting,
+    LossWeighting,
+    Weighting,
+)
+
+
+def methods_of(kind: type[Weighting]) -> list[str]:
+    """The names of the methods that are of a kind with their default arguments."""
+    defaults = {name: method(method.least_losses) for name, method in METHODS.items()}
+    return [name for name, method in defaults.items() if isinstance(method, kind)]
+
+
+def weigh(method: Weighting, losses: paddle.Tensor, gramian: paddle.Tensor) -> paddle.Tensor:
+    """The weights of a method of losses or of the Gramian."""
+    return method(losses) if isinstance(method, LossWeighting) else method(losses, gramian)
 
 
 def solve(method: GramianWeighting, jacobian: np.ndarray, losses=None) -> np.ndarray:
@@ -53,7 +70,7 @@ def softmax(logits) -> np.ndarray:
     return exponentials / exponentials.sum()
 
 
-NAMES = [name for name, method in METHODS.items() if method.needs == "jacobian"]
+NAMES = methods_of(JacobianWeighting)
 REMEMBERING = [name for name in NAMES if METHODS[name].matrices or METHODS[name].vectors]
 every_method = pytest.mark.parametrize("name", NAMES)
 

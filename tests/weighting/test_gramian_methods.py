@@ -7,13 +7,14 @@ import paddle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.calls import solve
+from support.calls import methods_of, solve
 from support.samplers import J, jacobians
 
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting import (
     METHODS,
     CAGradWeighting,
+    GramianWeighting,
     NormBalanceWeighting,
     NTKWeighting,
     PCGradWeighting,
@@ -35,7 +36,7 @@ def test_golden_weights(name):
     np.testing.assert_allclose(solve(method, J), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.needs == "gramian"])
+@pytest.mark.parametrize("name", methods_of(GramianWeighting))
 def test_called_as_a_layer_it_returns_a_tensor_of_weights(name):
     count = max(2, METHODS[name].least_losses)
     method = METHODS[name](count)
