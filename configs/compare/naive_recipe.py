@@ -39,7 +39,7 @@ def naive_train(
     for loss in losses["types"]:
         optimizer._parameter_list.extend(loss.parameters())
         # Outside of a session the loss would report that nobody clears its gradients.
-        loss.aggregator.raises = False
+        loss.aggregator.in_session = True
 
     monitor, history = (
         TermMonitor(terms_of(losses), save_dir, start_iter=0),

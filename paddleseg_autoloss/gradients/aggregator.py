@@ -17,6 +17,7 @@ from paddle.optimizer import Optimizer
 from paddleseg_autoloss.checks import checked_choice, checked_integer
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients.held_parameters import HeldParameter
+from paddleseg_autoloss.gradients.stale_gradients import StaleGradient
 from paddleseg_autoloss.gradients.strategies import LossesOfStep, choose_strategy
 from paddleseg_autoloss.gradients.substeps import Substeps
 from paddleseg_autoloss.ranks import mean_over_ranks
@@ -65,8 +66,8 @@ class LossAggregator(nn.Layer):
         substeps: the optimizer's further steps, for ``step: each``; None otherwise.
         loss_scale: returns the factor of a gradient scaler, by which the total will be multiplied,
             or None; None where there is no scaler.
-        raises: whether a gradient that is NaN or infinite raises an error.  If not, it reaches the
-            parameters, and `not_finite` names it.
+        in_session: whether ``paddleseg.core.train`` looks after the steps.  A gradient that is NaN
+            or infinite then raises no error: it reaches the parameters, and `not_finite` names it.
         not_finite: what was NaN or infinite at the latest call, or None.
 
     Raises:
@@ -121,12 +122,13 @@ class LossAggregator(nn.Layer):
         self.last_weights: Tensor | None = None
         self.last_gramian: np.ndarray | None = None
         self.loss_scale: Callable[[], Tensor | None] | None = None
-        self.raises = True
+        self.in_session = False
         self.not_finite: str | None = None
         self.network_parameters: list[Tensor] | None = None
         self.substeps: Substeps | None = None
         self.held_by_optimizer = weighting.learned() is None
         self._held_parameter = HeldParameter(weighting)
+        self._stale_gradient = StaleGradient(weighting)
         self._observing = False
 
     @property
@@ -184,11 +186,15 @@ class LossAggregator(nn.Layer):
                 `raises` is true.
             UnheldParameterError: the method learns its weights, training has begun, and no
                 optimizer holds them.
+            UnclearedGradientError: the gradient of the learned weights is not cleared between the
+                steps of a loop of your own.
         """
         if losses.keys() != set(self.names):
             raise ConfigError(f"losses: expected {sorted(self.names)}, found {sorted(losses)}")
         if self.training and not self.held_by_optimizer:
             self.held_by_optimizer = self._held_parameter.is_held()
+        if self.training and not self.in_session:
+            self._stale_gradient.check()
         in_order = [losses[name] for name in self.names]
         # Under mixed precision the sum of weighted losses would be taken in half precision.
         with auto_cast(enable=False):

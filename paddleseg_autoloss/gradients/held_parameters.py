@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,15 @@ class HeldParameter:
         if not self._had_gradient and parameter.grad is None:
             return False
         optimizers = [o for o in gc.get_objects() if issubclass(type(o), Optimizer)]
-        if any(p is parameter for o in optimizers for p in _trainable_parameters(o)):
+        holders = [o for o in optimizers if any(p is parameter for p in _trainable_parameters(o))]
+        if holders:
+            if any(_decays(optimizer, parameter) for optimizer in holders):
+                warnings.warn(
+                    f"{self._weighting.class_name}: the optimizer's weight decay pulls the learned "
+                    f"parameter {self._weighting.parameter_name!r} to 0, which changes the weights;"
+                    " put it into a parameter group with weight_decay 0.0",
+                    stacklevel=2,
+                )
             self._hook.remove()
             self._hook = None
             return True
@@ -81,6 +90,22 @@ class HeldParameter:
 
     def _note_gradient(self, gradient: Tensor) -> None:
         self._had_gradient = True
+
+
+def _decays(optimizer: Optimizer, parameter: Tensor) -> bool:
+    """Return whether an optimizer has weight decay for a parameter that it holds."""
+    applies = getattr(optimizer, "_apply_decay_param_fun", None)
+    if applies is not None and not applies(parameter.name):
+        return False
+    groups = [group for group in optimizer._param_groups if isinstance(group, dict)]
+    own = [g for g in groups if any(p is parameter for p in g["params"])]
+    settings = [group["weight_decay"] for group in own if "weight_decay" in group]
+    settings.append(getattr(parameter, "regularizer", None))
+    for name in ("regularization", "_weight_decay", "_regularization_coeff"):
+        settings.append(getattr(optimizer, name, None))
+    # The innermost setting counts.
+    decay = next((setting for setting in settings if setting is not None), 0.0)
+    return float(getattr(decay, "_coeff", decay)) != 0
 
 
 def _trainable_parameters(optimizer: Optimizer) -> list[Tensor]:

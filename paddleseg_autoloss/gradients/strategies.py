@@ -130,7 +130,7 @@ class FromGradients(Strategy):
             ConfigError: what the gradients are to be taken for is not known, or weights can be
                 negative where some targets are not reached by all losses.
             TrainingDiverged: a gradient is NaN or infinite, no gradient scaler will skip it, and
-                the aggregator raises errors.
+                no session guards the steps.
         """
         if _is_due(aggregator):
             return self._update(aggregator, losses)
@@ -285,7 +285,7 @@ def _take_gradients(aggregator: LossAggregator, losses: LossesOfStep) -> Gradien
     aggregator.not_finite = None
     if not is_finite:
         aggregator.not_finite = _name_not_finite(aggregator.names, on_host, products)
-        if aggregator.raises and scale is None:
+        if scale is None and not aggregator.in_session:
             raise TrainingDiverged(aggregator.not_finite)
     return Gradients(jacobian, shared, on_host, products, is_finite)
 

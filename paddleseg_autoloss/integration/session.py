@@ -220,7 +220,7 @@ class TrainingSession:
         # A loss inside may have parameters of its own, which are trained like the model's.
         parameters = [*self.model.parameters(), *self.state.parameters.values()]
         for aggregator in self.aggregators:
-            aggregator.raises = False
+            aggregator.in_session = True
             if aggregator.uses_gradients:
                 aggregator.bind(parameters, self.optimizer)
 
@@ -237,5 +237,5 @@ class TrainingSession:
         # The last to wrap the optimizer's step is the first to give it back.
         for aggregator in reversed(self.aggregators):
             aggregator.held_by_optimizer = aggregator.weighting.learned() is None
-            aggregator.raises = True
+            aggregator.in_session = False
             aggregator.unbind()
