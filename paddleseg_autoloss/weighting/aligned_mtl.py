@@ -33,8 +33,10 @@ class AlignedMTLWeighting(GramianWeighting):
         TorchJD's importances are 1 / K; ``reduction: mean`` gives that.  Eigenvalues up to
         :math:`10^{-6} K \lambda_{max}` count as 0 and are left out, where the authors have the
         float epsilon :math:`1.2 \times 10^{-7}` in the place of :math:`10^{-6}`: sums in single
-        precision leave more noise than that, which ``min`` would take for :math:`\sigma`.  A loss
-        without gradient gets weight 0; if none has one, all get 1.
+        precision leave more noise than that, which ``min`` would take for :math:`\sigma`.  As in
+        the paper's own definition d jumps where an eigenvalue begins to count as 0, with ``min``
+        from almost 0 to the length of the next one.  A loss without gradient gets weight 0; if
+        none has one, all get 1.
 
     Args:
         num_losses: K, the number of losses.

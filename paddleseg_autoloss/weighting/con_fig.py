@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from paddleseg_autoloss.weighting.base import GramianWeighting
-from paddleseg_autoloss.weighting.imtl_g import equal_projections
+from paddleseg_autoloss.weighting.solvers import LEAST_EIGENVALUE, certainty, directions
 
 __all__ = ["ConFIGWeighting"]
 
@@ -31,11 +31,15 @@ class ConFIGWeighting(GramianWeighting):
     are all 1: the scale of the losses' sum.
 
     Deviations:
-        Eigenvalues of C below :math:`10^{-5}`, which single precision cannot tell from 0, count as
-        0.  Where v is 0 (two opposite gradients), so is d; the weights are then the limit, the mean
-        of the :math:`\lVert g_j \rVert` over :math:`\lVert g_i \rVert`.  Linearly dependent
-        gradients that allow no common angle get the least-squares solution, which can conflict with
-        some of them.  A loss without gradient takes no part and gets weight 0; 1 if none has one.
+        The paper's pseudo-inverse jumps where gradients become linearly dependent: just before, d
+        is almost 0 or turns to a direction in which they still differ; there, it is the
+        least-squares solution, which can conflict with some of them.  Single precision cannot tell
+        the two apart, so d goes from one to the other without a jump, where the smallest
+        eigenvalue of C falls below :math:`10^{-5}`.  In any case :math:`\lVert d \rVert \le
+        \sum_i \lVert g_i \rVert`.  Where v is 0 (two opposite gradients), so is d; the weights are
+        then the limit, the mean of the :math:`\lVert g_j \rVert` over :math:`\lVert g_i \rVert`.
+        A loss without gradient takes no part and gets weight 0; 1 if none has one.  d jumps there,
+        as the direction of a gradient does.
 
     Args:
         num_losses: K, the number of losses.
@@ -53,14 +57,17 @@ class ConFIGWeighting(GramianWeighting):
 
     def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
         """Return the weights, shape [K]."""
-        lengths = np.sqrt(np.diag(gramian))
-        some = lengths > 0
-        if not some.any():
-            return np.ones(len(gramian))
-        lengths = lengths[some]
-        x, projections = equal_projections(gramian[np.ix_(some, some)])
-        # |v|^2 is x C x, the sum of x; the limit for v = 0 has equal x and projections.
-        size = lengths @ projections if projections.any() else lengths.sum()
         weights = np.zeros(len(gramian))
-        weights[some] = x * size / (x.sum() * lengths)
+        some, lengths, cosines = directions(gramian)
+        if not len(some):
+            return np.ones(len(gramian))
+        values, vectors = np.linalg.eigh(cosines)
+        sums = certainty(values) * vectors.sum(axis=0)
+        if sums @ sums < 1e-10:
+            # The limit: all x alike.
+            weights[some] = lengths.mean() / lengths
+            return weights
+        x = vectors @ (sums / np.maximum(values, LEAST_EIGENVALUE))
+        projections = cosines @ x
+        weights[some] = x * (lengths @ projections) / (x @ projections) / lengths
         return weights

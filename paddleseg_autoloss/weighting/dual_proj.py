@@ -25,7 +25,8 @@ class DualProjWeighting(GramianWeighting):
     D. Lopez-Paz, M. Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017, the
     quadratic programs of section 3; the name is that of P. Quinton, V. Rey, "Jacobian Descent for
     Multi-Objective Optimization", arXiv:2406.16232.  No weight is below 1 / K; without conflict all
-    are 1 / K, so the update has the scale of the losses' mean.  No loss gets worse to first order.
+    are 1 / K, so the update has the scale of the losses' mean, and is never longer than the mean of
+    the gradients.  No loss gets worse to first order.
 
     Deviations:
         GEM projects the gradient of the present task, with those of past tasks as constraints; here

@@ -27,7 +27,9 @@ class FairGradWeighting(GramianWeighting):
     algorithm 1.  The weights are positive and sum to nothing in particular.  The length of d is
     :math:`\sqrt{K}` for :math:`\alpha = 1`, however long the gradients are; in general it grows as
     their length to the power :math:`(1 - \alpha) / (1 + \alpha)`.  So the learning rate has to fall
-    for the training to settle.
+    for the training to settle.  For :math:`\alpha \le 1`, :math:`\lVert d \rVert^{1 + \alpha} \le
+    \sum_i \lVert g_i \rVert^{1 - \alpha}`; for :math:`\alpha > 1` there is no bound, and d becomes
+    longer the more the losses conflict.
 
     Deviations:
         The equation is solved exactly at any scale of the gradients, by Newton's method, where the

@@ -30,7 +30,9 @@ class GradVacWeighting(GramianWeighting):
     Z. Wang, Y. Tsvetkov, O. Firat, Y. Cao, "Gradient Vaccine: Investigating and Improving
     Multi-task Optimization in Massively Multilingual Models", ICLR 2021, algorithm 1, with the
     whole model as the one group of parameters.  No weight is below 1; they sum to K, the scale of
-    the losses' sum, where no gradient is turned.  With :math:`\beta = 0` it is PCGrad.
+    the losses' sum, where no gradient is turned.  A turn makes a gradient at most :math:`1 /
+    \sqrt{1 - \hat\phi^2}` times as long, which is 7.1 at the largest target.  With
+    :math:`\beta = 0` it is PCGrad.
 
     Deviations:
         The default of beta is that of LibMTL and TorchJD.  A target counts as 0.99 at most: one of

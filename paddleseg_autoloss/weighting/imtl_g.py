@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from paddleseg_autoloss.weighting.base import GramianWeighting
+from paddleseg_autoloss.weighting.solvers import LEAST_EIGENVALUE, certainty, directions
 
-__all__ = ["IMTLGWeighting", "equal_projections", "impartial"]
+__all__ = ["IMTLGWeighting", "impartial"]
+
+#: The square of what rounding can make of a 0 in a sum over an eigenvector, with a margin.
+_ROUNDING = 1e-6
 
 
 class IMTLGWeighting(GramianWeighting):
@@ -18,7 +22,8 @@ class IMTLGWeighting(GramianWeighting):
         d = \sum_i \alpha_i g_i, \qquad \langle d, u_i \rangle = \langle d, u_j \rangle, \qquad
         \sum_i \alpha_i = 1
 
-    which is :math:`\alpha \propto G^{+} (\lVert g_1 \rVert, \dots, \lVert g_K \rVert)^T`.
+    which is :math:`\alpha \propto G^{-1} (\lVert g_1 \rVert, \dots, \lVert g_K \rVert)^T`, or
+    :math:`\alpha_i \lVert g_i \rVert = x_i` with :math:`x \propto C^{-1} 1` and the cosines C.
 
     L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao, W. Zhang, "Towards Impartial
     Multi-task Learning", ICLR 2021, gradient balance.  For two losses
@@ -30,10 +35,16 @@ class IMTLGWeighting(GramianWeighting):
         The sum that :math:`\alpha` is divided by can be 0 or negative, where the paper's weights
         become infinite or make every loss ascend.  It is at least a tenth of
         :math:`\sum_i |\alpha_i|` here, so that d always keeps its direction and the sizes of the
-        weights sum to at most 10.  The inverse is the pseudo-inverse of the cosines, whose
-        eigenvalues below :math:`10^{-5}` single precision cannot tell from 0.  Where no d has a
-        projection other than 0 (two opposite gradients), :math:`\alpha_i \propto 1 / \lVert g_i
-        \rVert`, the limit.  A loss without gradient gets weight 0, but 1 / K if none has one.
+        weights sum to at most 10.  Hence :math:`\lVert d \rVert \le 10 \rho \max_i \lVert g_i
+        \rVert` with :math:`\rho \le 1` the distance from 0 to the plane through all
+        :math:`u_i`, but for eigenvalues of C below :math:`10^{-8}`, which are raised to that.
+
+        Linearly dependent gradients allow no projection but 0, so d goes to 0 with :math:`\rho`.
+        Gradients that become parallel are the exception: the limit of the paper's d depends on how
+        they do.  It is that of equal gradients here, which share a weight.  In single precision
+        that begins where two are a thousandth apart; d changes fast there but does not jump.
+        A loss without gradient gets weight 0, but 1 / K if none has one; d jumps there, as
+        the direction of a gradient does.
 
     Args:
         num_losses: K, the number of losses.
@@ -61,28 +72,24 @@ def impartial(gramian: np.ndarray) -> np.ndarray:
     Args:
         gramian: inner products of the gradients, shape [K, K].
     """
-    lengths = np.sqrt(np.diag(gramian))
-    some = lengths > 0
-    if not some.any():
+    some, lengths, cosines = directions(gramian)
+    if not len(some):
         return np.full(len(gramian), 1 / len(gramian))
     alpha = np.zeros(len(gramian))
-    alpha[some] = equal_projections(gramian[np.ix_(some, some)])[0] / lengths[some]
+    alpha[some] = _solution(cosines) / lengths
     return alpha / max(alpha.sum(), 0.1 * np.abs(alpha).sum())
 
 
-def equal_projections(gramian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    r"""Return x with :math:`\sum_i x_i u_i` in equal projection onto all, and the projections.
-
-    The least-squares solution where there is no other; all 1, and projections of 0, where even that
-    is 0.
+def _solution(cosines: np.ndarray) -> np.ndarray:
+    """Return a positive multiple of C^-1 1 or, where C is singular, of its limit, shape [m].
 
     Args:
-        gramian: inner products of gradients, none of them 0, shape [K, K].
+        cosines: C, of gradients that are not 0, shape [m, m].
     """
-    lengths = np.sqrt(np.diag(gramian))
-    values, vectors = np.linalg.eigh(gramian / np.outer(lengths, lengths))
-    kept = vectors[:, values > 1e-5]
-    along = kept.sum(axis=0)
-    if along @ along < 1e-10:
-        return np.ones(len(gramian)), np.zeros(len(gramian))
-    return kept @ (along / values[values > 1e-5]), kept @ along
+    values, vectors = np.linalg.eigh(cosines)
+    sums = vectors.sum(axis=0)
+    doubt = 1 - certainty(values)
+    # Parallel gradients have a sum of 0 there, which a small eigenvalue must not magnify.
+    square = doubt @ sums**2
+    counted = 1 - doubt * _ROUNDING / (_ROUNDING + square)
+    return vectors @ (counted * sums / np.maximum(values, LEAST_EIGENVALUE))

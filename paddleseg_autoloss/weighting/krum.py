@@ -32,7 +32,9 @@ class KrumWeighting(GramianWeighting):
         none for the scores, whose distances TorchJD does not square.  The paper proves its bounds
         for :math:`K \ge 2 f + 3`; here, as in TorchJD, K has to be f + 3 or more.  Scores that
         agree to six digits tie, and of them the first loss wins; with three losses two of them
-        always tie.  Gradients closer than a thousandth of their lengths have distance 0.
+        always tie.  Gradients closer than a thousandth of their lengths have distance 0.  As in
+        the paper d jumps where another gradient gets the least score; it is never longer than the
+        longest gradient.
 
     Args:
         num_losses: K, the number of losses, at least ``n_byzantine`` + 3.

@@ -49,6 +49,7 @@ class PCDWeighting(GramianWeighting):
         means the same for gradients of any size.  Constraints that cannot all be met, as those of
         two opposed secondary losses, are dropped for the step, as in algorithm 1; that is, where
         the correction cancels to a thousandth, which single precision cannot tell from opposed.
+        There d jumps, as in the paper, to the gradient of the primary loss.
         :math:`\tilde d` of almost 0, which only a tiny :math:`\tau` allows, is not lengthened
         more than :math:`10^4` times.  A secondary loss without gradient takes no part and gets the
         weight 0; if the primary loss has none, d is 0, as in the paper, and the weights are those

@@ -25,7 +25,8 @@ class PCGradWeighting(GramianWeighting):
     T. Yu, S. Kumar, A. Gupta, S. Levine, K. Hausman, C. Finn, "Gradient Surgery for Multi-Task
     Learning", NeurIPS 2020, algorithm 1.  The projections are combinations of the gradients, so
     weights that follow from the Gramian alone give the same d.  No weight is below 1; without
-    conflict all are 1, and they sum to K.  A loss without gradient projects nothing.
+    conflict all are 1, and they sum to K.  No projection lengthens, so d is no longer than all
+    gradients together.  A loss without gradient projects nothing.
 
     Deviations:
         none.  Peers project a gradient onto its own normal plane too (j = i), which the paper does

@@ -12,9 +12,11 @@ import numpy as np
 from scipy.linalg.lapack import dposv, dsyevd
 from scipy.optimize import nnls
 
-__all__ = ["LEAST_EIGENVALUE", "directions", "factor", "fair_shares", "nonnegative"]
+__all__ = ["LEAST_EIGENVALUE", "certainty", "directions", "factor", "fair_shares", "nonnegative"]
 
 LEAST_EIGENVALUE = 1e-8
+#: From here on an eigenvalue of cosines, found in single precision, is more than rounding.
+_CERTAIN = 1e-5
 
 
 def directions(gramian: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -32,6 +34,16 @@ def directions(gramian: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         lengths, gramian = lengths[some], gramian[np.ix_(some, some)]
     cosines = gramian / (lengths * lengths[:, None])
     return some, lengths, np.minimum(np.maximum(cosines, -1), 1)
+
+
+def certainty(eigenvalues: np.ndarray) -> np.ndarray:
+    """Return how sure it is that eigenvalues of cosines are not 0: from 0 to 1, without a jump.
+
+    Args:
+        eigenvalues: of cosines found in single precision, shape [m].
+    """
+    # The cube divided by the eigenvalue still falls with it.
+    return np.clip(eigenvalues / _CERTAIN, 0, 1) ** 3
 
 
 def factor(cosines: np.ndarray) -> np.ndarray:

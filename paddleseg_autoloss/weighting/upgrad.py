@@ -26,7 +26,8 @@ class UPGradWeighting(GramianWeighting):
 
     P. Quinton, V. Rey, "Jacobian Descent for Multi-Objective Optimization", arXiv:2406.16232,
     section 3.  No weight is below 1 / K; without conflict all are 1 / K, so the update has the
-    scale of the losses' mean.  No loss gets worse to first order.  For two losses it is the update
+    scale of the losses' mean, and is no longer than the mean length of the gradients.  No loss
+    gets worse to first order.  For two losses it is the update
     of PCGrad divided by 2.
 
     Deviations:
