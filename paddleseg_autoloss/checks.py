@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -16,15 +17,37 @@ __all__ = [
     "checked_lr_mult",
     "checked_number",
     "checked_range",
+    "describe_integer",
+    "is_integer",
+    "is_number",
     "one_for_each",
 ]
 
 T = TypeVar("T")
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; True and False are not numbers."""
+    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def is_integer(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
+    """Whether a value is an integer within bounds; True and False are not integers."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return is_whole and least <= int(value) <= most
+
+
+def describe_integer(least: int, most: float = math.inf) -> str:
+    """Return the words for an integer within bounds, for an error."""
+    if most != math.inf:
+        return f"an integer from {least} to {most}"
+    return "a positive integer" if least == 1 else f"an integer of at least {least}"
+
+
 def checked_number(name: str, value: float) -> float:
     """Return ``value`` as a float, or raise ConfigError if it is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_number(value):
         raise ConfigError(f"{name}: expected a number, found {shown(value)}{_hint(value)}")
     return float(value)
 
@@ -53,12 +76,11 @@ def checked_choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
-def checked_integer(name: str, value: int, least: int) -> int:
-    """Return ``value``, or raise ConfigError if it is not an integer of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
-        raise ConfigError(f"{name}: expected {kind}, found {value!r}")
-    return value
+def checked_integer(name: str, value: Any, least: int, most: float = math.inf) -> int:
+    """Return ``value`` as an int, or raise ConfigError if it is not an integer within bounds."""
+    if not is_integer(value, least, most):
+        raise ConfigError(f"{name}: expected {describe_integer(least, most)}, found {shown(value)}")
+    return int(value)
 
 
 def checked_length(name: str, values: Sequence[Any], num_losses: int) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from paddleseg_autoloss.errors import DataError
 
-__all__ = ["read_json", "replace_file", "write_file", "write_json"]
+__all__ = ["json_number", "read_json", "replace_file", "write_file", "write_json"]
 
 
 @contextmanager
@@ -93,3 +93,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise DataError(f"{path}: expected a file of JSON: {reason}") from error
+
+
+def json_number(value: float | None) -> float:
+    """Return a number that `write_json` wrote: NaN for ``null``."""
+    return math.nan if value is None else float(value)

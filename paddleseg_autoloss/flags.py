@@ -9,6 +9,7 @@ from typing import Any
 
 import paddle
 
+from paddleseg_autoloss.checks import describe_integer, is_integer
 from paddleseg_autoloss.errors import AutoLossError
 
 __all__ = ["default_device", "non_negative_int", "positive_int", "run_command"]
@@ -40,8 +41,9 @@ def non_negative_int(text: str) -> int:
 
 
 def _integer(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise ArgumentTypeError(f"expected an integer of at least {least}, found {text}")
+    value = int(text) if text.isdecimal() else None
+    if not is_integer(value, least):
+        raise ArgumentTypeError(f"expected {describe_integer(least)}, found {text}")
     return int(text)
 
 

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 # The package comes before Paddle: Paddle 2.6.2 depends on the order.
+from paddleseg_autoloss.checks import checked_integer  # isort: skip
 from paddleseg_autoloss.errors import AutoLossError, ConfigError, TrainingDiverged  # isort: skip
 from paddleseg_autoloss.files import write_json  # isort: skip
 from paddleseg_autoloss.text_tables import align_columns  # isort: skip
@@ -80,14 +81,12 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.iters < 1:
-            raise ConfigError(f"--iters: expected a positive integer, found {self.iters}")
+        checked_integer("--iters", self.iters, least=1)
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(
                 f"--learning_rate: expected a positive number, found {self.learning_rate}"
             )
-        if self.seed < 0:
-            raise ConfigError(f"--seed: expected an integer of at least 0, found {self.seed}")
+        checked_integer("--seed", self.seed, least=0)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from paddleseg.datasets import OpticDiscSeg
 from paddleseg_autoloss.comparison.plan import Plan
 from paddleseg_autoloss.data_checks import build_dataset
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.files import write_file
 
 __all__ = ["Split", "check_same_data", "split_data"]
 
@@ -129,7 +130,7 @@ def _write_once(path: Path, text: str) -> None:
             "--save_dir"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_file(path, text)
 
 
 def _with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:

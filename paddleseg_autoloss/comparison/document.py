@@ -11,7 +11,9 @@ from typing import Protocol
 
 import pandas as pd
 
-__all__ = ["Code", "Document", "Heading", "Items", "Paragraph", "Picture", "Table"]
+from paddleseg_autoloss.files import write_file
+
+__all__ = ["Banner", "Code", "Document", "Heading", "Items", "Paragraph", "Picture", "Table"]
 
 _STYLE = """
 body { font: 16px/1.5 sans-serif; color: #222; max-width: 70rem }
@@ -20,6 +22,7 @@ table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: a
 th, td { border-bottom: 1px solid #ddd; padding: .3rem .7rem; text-align: left }
 th { border-bottom: 2px solid #888 }
 img { max-width: 100%; height: auto }
+.warning { background: #fff3cd; border-left: .4rem solid #d39e00; padding: .7rem 1rem }
 pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; white-space: pre-wrap }
 """
 
@@ -72,6 +75,25 @@ class Paragraph:
     def html(self) -> str:
         """Return it as HTML."""
         return f"<p>{escape(self.text)}</p>"
+
+
+@dataclass(frozen=True)
+class Banner:
+    """A paragraph that stands out.
+
+    Args:
+        text: of the paragraph.
+    """
+
+    text: str
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        return f"> **Warning:** {self.text}"
+
+    def html(self) -> str:
+        """Return it as HTML."""
+        return f'<p class="warning" role="alert"><strong>Warning:</strong> {escape(self.text)}</p>'
 
 
 @dataclass(frozen=True)
@@ -207,6 +229,6 @@ class Document:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         for picture in pictures:
             if not picture.private:
-                (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
-        (folder / "report.md").write_text(self.markdown(), encoding="utf-8")
-        (folder / "report.html").write_text(self.html(), encoding="utf-8")
+                write_file(folder / "figures" / f"{picture.name}.png", picture.png)
+        write_file(folder / "report.md", self.markdown())
+        write_file(folder / "report.html", self.html())

@@ -1,4 +1,4 @@
-"""Evaluates one finished run; a process of its own, so that it gives its memory back.
+"""Evaluates one finished run, in a process of its own, whose end frees the memory.
 
 ``python -m paddleseg_autoloss.comparison.evaluation --folder RUN`` writes ``evaluation.json`` and,
 if asked for, ``samples.npz`` into the folder of the run.
@@ -6,8 +6,6 @@ if asked for, ``samples.npz`` into the folder of the run.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -25,11 +23,12 @@ from paddleseg.utils import utils
 
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.data_checks import build_dataset
+from paddleseg_autoloss.files import replace_file, write_json
 from paddleseg_autoloss.flags import non_negative_int, run_command
 from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.integration.evaluation import captured_figures
 
-__all__ = ["evaluate_run", "main", "write_atomically"]
+__all__ = ["evaluate_run", "main"]
 
 #: Longer side of a sample, in pixels.
 _SAMPLE_SIZE = 192
@@ -58,14 +57,7 @@ def evaluate_run(folder: Path, device: str, num_workers: int, samples: int) -> N
         figures["validation"] = _figures(model, validation, _val_dataset(validation), num_workers)
     if samples:
         _write_samples(folder / "samples.npz", model, test, test_data, samples)
-    write_atomically(folder / "evaluation.json", json.dumps(figures, indent=2) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    write_json(folder / "evaluation.json", figures)
 
 
 def _val_dataset(config: Config) -> Any:
@@ -93,12 +85,11 @@ def _write_samples(path: Path, model: nn.Layer, config: Config, dataset: Any, co
             predicted, _ = inference(model, batch, trans_info=item["trans_info"], **options)
         if image is not None:
             kept[f"image{number}"] = _small(image[:, :, ::-1], cv2.INTER_AREA)
-            for name, mask in (
-                ("truth", item["label"][0]),
-                ("prediction", predicted.numpy()[0, 0]),
-            ):
+            masks = {"truth": item["label"][0], "prediction": predicted.numpy()[0, 0]}
+            for name, mask in masks.items():
                 kept[f"{name}{number}"] = _small(mask.astype("uint8"), cv2.INTER_NEAREST)
-    np.savez_compressed(path, **kept)
+    with replace_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **kept)
 
 
 def _small(picture: np.ndarray, interpolation: int) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""What a run has in its folder, and what the next start makes of it."""
+"""The folders of the runs: configs, checkpoints, results, and the reason of a failure."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import statistics
@@ -17,19 +16,19 @@ import yaml
 from paddleseg.cvlibs import SegBuilder
 
 from paddleseg_autoloss.checks import build
-from paddleseg_autoloss.comparison.data import Split
-from paddleseg_autoloss.comparison.evaluation import write_atomically
-from paddleseg_autoloss.comparison.plan import Run
+from paddleseg_autoloss.comparison.data import Split, check_same_data, split_data
+from paddleseg_autoloss.comparison.plan import Plan, Run
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.files import read_json, write_file, write_json
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.yaml_files import read_yaml
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "prepare"]
 
 _CONFIGS = ("config.yml", "config_test.yml")
 _STEP = re.compile(r"iter: (\d+)/\d+, .*batch_cost: ([\d.]+)")
-#: Lines of its log that a failed run is remembered by.
+#: Number of lines at the end of the log to keep of a failed run.
 _ERROR_LINES = 20
 #: Bytes at the end of a log that hold its latest line of training.
 _LOG_TAIL = 8192
@@ -67,8 +66,8 @@ class RunFolder:
         return self.result_path.is_file()
 
     def result(self) -> dict[str, Any] | None:
-        """Return what the run found, or None if it is not done."""
-        return json.loads(self.result_path.read_text(encoding="utf-8")) if self.is_done else None
+        """Return the results of the run, or None if it is not done."""
+        return read_json(self.result_path) if self.is_done else None
 
     def error(self) -> str | None:
         """Return the last lines of a run that failed, or None if it did not."""
@@ -77,13 +76,13 @@ class RunFolder:
         return self.error_path.read_text(encoding="utf-8")
 
     def write_configs(self, split: Split) -> None:
-        """Write the complete config, or check that the one that is there is the same.
+        """Write the complete config; if there is one already, check that it is the same.
 
         Args:
             split: the data sets to train and to evaluate on.
 
         Raises:
-            ConfigError: it cannot be loaded, or the folder has a run of another config.
+            ConfigError: it cannot be loaded, or the folder belongs to a run with another config.
         """
         config = split.training(self.run.config)
         test_data = {**split.test(self.run.config), "_inherited_": False}
@@ -105,39 +104,43 @@ class RunFolder:
 
     def _write_once(self, path: Path, content: dict[str, Any]) -> None:
         if path.is_file():
-            found = read_yaml(path)
-            content = yaml.safe_load(_dumped(content))
-            known = found.keys() | content.keys()
-            if self.run.variant.kind == "retrain_of":
-                known -= {"loss"}
-            for key in sorted(known):
-                if found.get(key) != content.get(key):
-                    raise ConfigError(
-                        f"--save_dir: found a run of another config in {path}, whose {key} is not "
-                        "the present one; choose another --save_dir"
-                    )
+            self._check_same(path, read_yaml(path), yaml.safe_load(_yaml(content)))
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, _dumped(content))
+        write_file(path, _yaml(content))
+
+    def _check_same(self, path: Path, found: dict[str, Any], content: dict[str, Any]) -> None:
+        known = found.keys() | content.keys()
+        if self.run.variant.kind == "retrain_of":
+            known -= {"loss"}
+        for key in sorted(known):
+            if found.get(key) != content.get(key):
+                raise ConfigError(
+                    f"--save_dir: {path} belongs to a run with another {key}; expected that of "
+                    "the present config; choose another --save_dir"
+                )
 
     def use_learned_loss(self, source: RunFolder) -> None:
-        """Take the final weights of another run as the fixed mix to train with.
+        """Train with the final weights of another run as fixed coefficients.
+
+        Args:
+            source: folder of that run.
 
         Raises:
-            ConfigError: that run learned none that amount to a fixed mix.
+            ConfigError: that run has no weights that a fixed mix can have.
         """
         learned = source.path / "equivalent_mixed_loss.yml"
         if not learned.is_file():
             raise ConfigError(
-                f"retrain_of: {source.run} has no equivalent_mixed_loss.yml: it weighed nothing, "
-                "or with weights that no fixed mix amounts to"
+                f"retrain_of: {source.run} has no equivalent_mixed_loss.yml: it learned no "
+                "weights, or weights that fixed coefficients cannot replace"
             )
         path = self.path / "config.yml"
         config, final = read_yaml(path), read_yaml(learned)
         if "loss" not in final:
             raise ConfigError(f"retrain_of: {learned}: expected the key loss, found none")
         config["loss"] = final["loss"]
-        write_atomically(path, _dumped(config))
+        write_file(path, _yaml(config))
 
     def clear(self) -> None:
         """Delete all but the configs."""
@@ -155,14 +158,14 @@ class RunFolder:
     def attempts(self) -> list[dict[str, float]]:
         """List the times that training was started: from which iteration, for how many seconds."""
         path = self.path / "attempts.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        return read_json(path) if path.is_file() else []
 
     def write_attempts(self, attempts: list[dict[str, float]]) -> None:
         """Write what `attempts` reads."""
-        write_atomically(self.path / "attempts.json", json.dumps(attempts) + "\n")
+        write_json(self.path / "attempts.json", attempts)
 
     def keep_model(self) -> bool:
-        """Keep the network of the final checkpoint and nothing of the others; return success."""
+        """Keep the network of the final checkpoint, delete the others; return success."""
         final = self.path / f"iter_{self.run.config['iters']}" / self.model_path.name
         if not final.is_file():
             return False
@@ -181,11 +184,11 @@ class RunFolder:
         return int(steps[-1][0]) if steps else 0
 
     def write_result(self, versions: Mapping[str, str], device: str) -> dict[str, Any]:
-        """Gather what the run found, and mark it as done.
+        """Write the results of the run, which is done then.
 
         Args:
-            versions: of what it ran with.
-            device: that it ran on.
+            versions: of the software, by name.
+            device: that the run used.
         """
         attempts = self.attempts()
         steps = _STEP.findall(self.log_path.read_text(encoding="utf-8", errors="replace"))
@@ -198,12 +201,12 @@ class RunFolder:
             "step_seconds": statistics.median(float(cost) for _, cost in steps) if steps else None,
             "resumed_from": [attempt["from"] for attempt in attempts if attempt["from"]],
             "weights": self._final_weights(),
-            **json.loads(self.evaluation_path.read_text(encoding="utf-8")),
+            **read_json(self.evaluation_path),
             "device": device,
             "versions": dict(versions),
         }
         self.error_path.unlink(missing_ok=True)
-        write_atomically(self.result_path, json.dumps(result, indent=2) + "\n")
+        write_json(self.result_path, result)
         return result
 
     def _final_weights(self) -> dict[str, float]:
@@ -229,12 +232,33 @@ class RunFolder:
         return dict(sorted(curve.items()))
 
     def write_error(self, reason: str, log: Path) -> None:
-        """Remember why the run failed, with the last lines of a log."""
+        """Write why the run failed, with the last lines of a log."""
         lines = []
         if log.is_file():
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        write_atomically(self.error_path, "\n".join([reason, *lines[-_ERROR_LINES:]]) + "\n")
+        write_file(self.error_path, "\n".join([reason, *lines[-_ERROR_LINES:]]) + "\n")
 
 
-def _dumped(content: dict[str, Any]) -> str:
+def _yaml(content: dict[str, Any]) -> str:
     return yaml.dump(content, Dumper=_NoAliases, sort_keys=False, allow_unicode=True)
+
+
+def prepare(plan: Plan, save_dir: Path) -> list[RunFolder]:
+    """Check all that can be checked before training, and write lists and configs of all runs.
+
+    Args:
+        plan: the comparison.
+        save_dir: its folder.
+
+    Raises:
+        ConfigError: something cannot work; nothing has been trained then.
+        DataError: an image is missing or broken.
+    """
+    check_same_data(plan)
+    split = split_data(plan, save_dir / "split")
+    folders = [RunFolder(save_dir, run) for run in plan.runs()]
+    for folder in folders:
+        folder.write_configs(split)
+    for folder in {folder.run.variant.name: folder for folder in folders}.values():
+        folder.check_loss()
+    return folders

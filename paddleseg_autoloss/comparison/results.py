@@ -1,9 +1,8 @@
-"""What the runs found, in one table."""
+"""The results of all runs, in one table."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pandas as pd
 
 from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.plan import Plan, Variant
+from paddleseg_autoloss.files import json_number, write_file
 
 __all__ = ["METRICS", "Results"]
 
@@ -20,7 +20,7 @@ _PARTS = ("validation", "test")
 
 
 class Results:
-    """The table of all runs, and what is chosen from it.
+    """The table of all runs, and the learning rate of each variant.
 
     Args:
         plan: the comparison.
@@ -28,14 +28,15 @@ class Results:
 
     Attributes:
         table: a row for each run, done or not.  ``status`` is ``done``, ``failed`` or ``missing``;
-            ``weights`` are the final ones; times are in seconds.
+            ``weights`` are the final ones; times are in seconds; ``collapsed`` says whether the
+            network gets at most one class right on the test images.
         rates: for each variant that has results, the learning rate with the best mean mIoU on the
             validation images; a rate at which a run failed is taken only if one did at every rate.
     """
 
     def __init__(self, plan: Plan, folders: Sequence[RunFolder]) -> None:
         self.plan = plan
-        self.folders = {(f.run.variant.name, f.run.learning_rate, f.run.seed): f for f in folders}
+        self.folders = {folder.run.key: folder for folder in folders}
         order = {variant.name: index for index, variant in enumerate(plan.variants)}
         ordered = sorted(folders, key=lambda folder: order[folder.run.variant.name])
         self.table = pd.DataFrame([_row(folder) for folder in ordered])
@@ -51,7 +52,8 @@ class Results:
             return None
         whole = own.groupby("learning_rate").filter(lambda rows: (rows.status != "failed").all())
         candidates = own if whole.empty or whole.validation_mIoU.isna().all() else whole
-        return float(candidates.groupby("learning_rate").validation_mIoU.mean().idxmax())
+        means = candidates.groupby("learning_rate").validation_mIoU.mean()
+        return float(means.index[0] if means.isna().all() else means.idxmax())
 
     @property
     def variants(self) -> list[Variant]:
@@ -72,9 +74,14 @@ class Results:
         """The folders of the finished runs of a variant at its chosen learning rate."""
         return [self.folders[name, self.rates[name], int(seed)] for seed in self.done(name).seed]
 
+    def collapsed(self, name: str) -> list[int]:
+        """The seeds at which a variant's network gets at most one class right."""
+        rows = self.done(name)
+        return [int(seed) for seed in rows.seed[rows.collapsed.astype(bool)]]
+
     def write_csv(self, path: Path) -> None:
         """Write the table."""
-        self.table.to_csv(path, index=False)
+        write_file(path, self.table.to_csv(index=False))
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def _row(folder: RunFolder) -> dict[str, Any]:
     status = "done" if result else "failed" if error else "missing"
     found = result or {}
     figures = {
-        f"{part}_{metric}": found.get(part, {}).get(metric, math.nan)
+        f"{part}_{metric}": json_number(found.get(part, {}).get(metric))
         for part in _PARTS
         for metric in METRICS
     }
@@ -93,10 +100,17 @@ def _row(folder: RunFolder) -> dict[str, Any]:
         "seed": run.seed,
         "status": status,
         **figures,
-        "step_seconds": found.get("step_seconds") or math.nan,
-        "wall_seconds": found.get("wall_seconds", math.nan),
+        "collapsed": _is_collapsed(found.get("test", {})),
+        "step_seconds": json_number(found.get("step_seconds")),
+        "wall_seconds": json_number(found.get("wall_seconds")),
         "iterations": run.variant.config["iters"],
         "resumed_from": " ".join(str(int(i)) for i in found.get("resumed_from", [])),
-        "weights": ", ".join(f"{name} {weight:.4g}" for name, weight in weights.items()),
+        "weights": ", ".join(f"{name} {json_number(w):.4g}" for name, w in weights.items()),
         "error": (error or "").split("\n", 1)[0],
     }
+
+
+def _is_collapsed(figures: Mapping[str, Any]) -> bool:
+    """Whether at most one class has an intersection over union above 0."""
+    ious = [json_number(iou) for iou in figures.get("class_IoU", ())]
+    return len(ious) > 1 and sum(iou > 0 for iou in ious) <= 1

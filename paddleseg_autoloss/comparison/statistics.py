@@ -1,8 +1,8 @@
 r"""What paired runs allow to conclude.
 
-Two variants trained with the same seed share initial weights and augmentation, so the spread that
-seeds bring to both cancels in their difference.  With the differences :math:`d_1, \dots, d_n`, mean
-:math:`\bar d` and standard deviation :math:`s`:
+Two variants that are trained with the same seed share initial weights and augmentation, so the part
+of the spread that both have in common cancels in their difference.  With the differences
+:math:`d_1, \dots, d_n`, mean :math:`\bar d` and standard deviation :math:`s`:
 
 - the 95 % confidence interval is :math:`\bar d \pm t_{0.975, n-1}\, s / \sqrt n` (paired t);
 - the p values are those of the paired t-test and of Wilcoxon's signed-rank test, which cannot go
@@ -17,7 +17,7 @@ seeds bring to both cancels in their difference.  With the differences :math:`d_
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,18 +37,23 @@ _QUANTILES = 4000
 class Difference:
     """How a variant differs from the baseline over the seeds that both have.
 
+    Nothing is tested with fewer than two seeds, if a figure is undefined, or if a network of a pair
+    has collapsed; then all figures but the mean are NaN.
+
     Args:
         seeds: the seeds.
-        values: the variant's figure less the baseline's, for each seed.
+        values: the variant's figure minus the baseline's, for each seed.
         mean: their mean; NaN without any.
-        sd: their standard deviation; NaN with fewer than two, as all that follows.
+        sd: their standard deviation.
         low: lower end of the 95 % confidence interval of the mean.
         high: its upper end.
         p_t: p value of the paired t-test.
         p_wilcoxon: p value of Wilcoxon's signed-rank test.
-        p_t_holm: the first after Holm's correction over all variants.
-        p_wilcoxon_holm: the second likewise.
+        p_t_holm: ``p_t`` after Holm's correction over all variants.
+        p_wilcoxon_holm: ``p_wilcoxon`` after that correction.
         gap: the smallest gap that the comparison could have shown.
+        collapsed: the seeds at which the variant's or the baseline's network gets at most one class
+            right.
     """
 
     seeds: tuple[int, ...]
@@ -62,6 +67,7 @@ class Difference:
     p_t_holm: float = math.nan
     p_wilcoxon_holm: float = math.nan
     gap: float = math.nan
+    collapsed: tuple[int, ...] = ()
 
     @property
     def is_significant(self) -> bool:
@@ -69,12 +75,15 @@ class Difference:
         return self.p_t_holm < LEVEL
 
 
-def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
+def paired(
+    values: Mapping[int, float], baseline: Mapping[int, float], collapsed: Collection[int] = ()
+) -> Difference:
     """Compare the figures of a variant with those of the baseline, seed by seed.
 
     Args:
         values: the variant's figure for each seed.
-        baseline: the baseline's.
+        baseline: the baseline's figure for each seed.
+        collapsed: seeds at which one of the two networks gets at most one class right.
 
     Example:
         >>> d = paired({0: 0.82, 1: 0.84, 2: 0.83}, {0: 0.80, 1: 0.81, 2: 0.82, 3: 0.9})
@@ -84,9 +93,11 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
     seeds = tuple(seed for seed in values if seed in baseline)
     differences = np.array([values[seed] - baseline[seed] for seed in seeds])
     as_tuple = tuple(map(float, differences))
-    if len(seeds) < 2:
-        return Difference(seeds, as_tuple, mean=as_tuple[0] if seeds else math.nan)
-    mean, sd = float(differences.mean()), float(differences.std(ddof=1))
+    mean = float(differences.mean()) if seeds else math.nan
+    unusable = tuple(seed for seed in seeds if seed in collapsed)
+    if len(seeds) < 2 or unusable or math.isnan(mean):
+        return Difference(seeds, as_tuple, mean, collapsed=unusable)
+    sd = float(differences.std(ddof=1))
     half = float(stats.t.isf(LEVEL / 2, len(seeds) - 1)) * sd / math.sqrt(len(seeds))
     return Difference(
         seeds,
@@ -152,18 +163,26 @@ def smallest_gap(sd: float, count: int, level: float = LEVEL, power: float = POW
     return optimize.brentq(missing, 0.0, largest) * sd / math.sqrt(count)
 
 
-def compare(figures: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Difference]:
-    """Compare every variant with the baseline, with Holm's correction over all of them.
+def compare(
+    figures: Mapping[str, Mapping[int, float]],
+    baseline: str,
+    collapsed: Mapping[str, Collection[int]] | None = None,
+) -> dict[str, Difference]:
+    """Compare every variant with the baseline, with Holm's correction over all that are tested.
 
     Args:
         figures: for each variant its figure for each seed.
         baseline: name of the baseline.
+        collapsed: for each variant the seeds at which its network gets at most one class right.
 
     Returns:
         The differences by name, in the order of ``figures``, without the baseline.
     """
+    unusable = collapsed or {}
     found = {
-        name: paired(values, figures[baseline])
+        name: paired(
+            values, figures[baseline], {*unusable.get(name, ()), *unusable.get(baseline, ())}
+        )
         for name, values in figures.items()
         if name != baseline
     }
@@ -176,7 +195,7 @@ def compare(figures: Mapping[str, Mapping[int, float]], baseline: str) -> dict[s
             p_t_holm=p,
             p_wilcoxon_holm=w,
             gap=smallest_gap(difference.sd, len(difference.seeds), LEVEL / tests)
-            if len(difference.seeds) > 1
+            if not math.isnan(difference.sd)
             else math.nan,
         )
         for (name, difference), p, w in zip(found.items(), p_t, p_wilcoxon)

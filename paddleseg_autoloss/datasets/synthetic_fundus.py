@@ -8,11 +8,9 @@ Images in the making are float32 of shape (3, size, size), RGB, 0 to 1; colours 
 from __future__ import annotations
 
 import json
-import numbers
 import os
 import shutil
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +23,7 @@ from paddleseg.datasets import OpticDiscSeg
 from paddleseg.utils import logger
 from PIL import Image
 
+from paddleseg_autoloss.checks import checked_integer, is_integer
 from paddleseg_autoloss.errors import ConfigError
 
 __all__ = ["GENERATOR_VERSION", "SyntheticFundus"]
@@ -558,42 +557,34 @@ def _check_recipe(root: Path, expected: dict[str, Any]) -> None:
         )
 
 
-def _checked_int(key: str, value: Any, wanted: str, fits: Callable[[int], bool]) -> int:
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or not fits(int(value)):
-        raise ConfigError(f"{key}: found {value!r}, expected {wanted}")
-    return int(value)
-
-
 def _checked_recipe(seed: Any, num_train: Any, num_val: Any, image_size: Any) -> dict[str, Any]:
     return {
         "generator": "SyntheticFundus",
         "version": GENERATOR_VERSION,
-        "seed": _checked_int(
-            "seed", seed, "an integer from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32
-        ),
-        "num_train": _checked_int(
-            "num_train", num_train, "a positive integer", lambda value: value > 0
-        ),
-        "num_val": _checked_int("num_val", num_val, "a positive integer", lambda value: value > 0),
-        "image_size": _checked_int(
-            "image_size",
-            image_size,
-            "a multiple of 32, at least 64 (pixels)",
-            lambda value: value >= 64 and value % 32 == 0,
-        ),
+        "seed": checked_integer("seed", seed, least=0, most=2**32 - 1),
+        "num_train": checked_integer("num_train", num_train, least=1),
+        "num_val": checked_integer("num_val", num_val, least=1),
+        "image_size": _checked_size(image_size),
     }
+
+
+def _checked_size(image_size: Any) -> int:
+    if not is_integer(image_size, least=64) or image_size % 32 != 0:
+        raise ConfigError(
+            f"image_size: expected a multiple of 32 of at least 64 (pixels), found {image_size!r}"
+        )
+    return int(image_size)
 
 
 def _checked_root(dataset_root: Any) -> Path:
     if not isinstance(dataset_root, (str, os.PathLike)) or not os.fspath(dataset_root):
-        raise ConfigError(f"dataset_root: found {dataset_root!r}, expected the path of a folder")
+        raise ConfigError(f"dataset_root: expected the path of a folder, found {dataset_root!r}")
     return Path(dataset_root)
 
 
 def _checked_mode(mode: Any) -> str:
     if not isinstance(mode, str) or mode.lower() not in _SPLITS:
-        raise ConfigError(f"mode: found {mode!r}, expected 'train' or 'val'")
+        raise ConfigError(f"mode: expected 'train' or 'val', found {mode!r}")
     return mode.lower()
 
 

@@ -131,7 +131,7 @@ def test_val(flags, trained, fundus, tmp_path):
 @pytest.mark.parametrize(
     ("tool", "flags", "message"),
     [
-        ("train", ["--log_iters", "0"], "--log_iters: expected an integer of at least 1, found 0"),
+        ("train", ["--log_iters", "0"], "--log_iters: expected a positive integer, found 0"),
         ("train", ["--seed", "-1"], "--seed: expected an integer of at least 0, found -1"),
         ("val", ["--is_slide"], "--is_slide: expected --crop_size and --stride beside it"),
         ("val", ["--json", "no/such/folder.json"], "--json: there is no folder no/such"),

@@ -8,7 +8,7 @@ import pytest
 from support.comparison import CONFIGS, write_base
 
 from paddleseg_autoloss.cli.main import parse_args
-from paddleseg_autoloss.comparison.plan import read_plan
+from paddleseg_autoloss.comparison.plan_reader import read_plan
 
 
 @pytest.fixture

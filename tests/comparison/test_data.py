@@ -7,7 +7,7 @@ import yaml
 from paddleseg.cvlibs import manager
 from support.comparison import comparison_file
 
-from paddleseg_autoloss.comparison.runner import prepare
+from paddleseg_autoloss.comparison.folders import prepare
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.config import load_config
 
@@ -92,7 +92,7 @@ def test_runs_on_other_images_do_not_pair(parse, tmp_path, base):
 def test_a_folder_of_other_runs_is_left_alone(parse, tmp_path, base):
     path = comparison_file(tmp_path, base=str(base))
     prepare(parse(path), tmp_path / "out")
-    with pytest.raises(ConfigError, match="whose iters is not the present one"):
+    with pytest.raises(ConfigError, match="belongs to a run with another iters"):
         prepare(parse(path, "--iters", 3), tmp_path / "out")
 
 

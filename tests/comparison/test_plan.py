@@ -84,7 +84,7 @@ ERRORS = [
     ({"variants": [{"method": "Sum"}]}, "variants: expected two or more, found 1"),
     ({"variants": [{"method": "Sum"}] * 2}, "expected different names, found 'Sum' twice"),
     ({"base": "no.yml"}, "no.yml was not found"),
-    ({"iters": 0}, "iters: expected an integer of at least 1, found 0"),
+    ({"iters": 0}, "iters: expected a positive integer, found 0"),
 ]
 VARIANT_ERRORS = [
     ({"metod": "Sum"}, "variants[1].metod: there is no such key; did you mean method?"),

@@ -9,8 +9,9 @@ import pytest
 from support.comparison import comparison_file, pretend
 
 from paddleseg_autoloss.comparison.document import Document, Picture, Table
-from paddleseg_autoloss.comparison.report import runs_worth, write_report
+from paddleseg_autoloss.comparison.report import write_report
 from paddleseg_autoloss.comparison.results import Results
+from paddleseg_autoloss.comparison.tables import runs_worth
 
 
 def test_learning_rates_are_chosen_on_validation_images(parse, tmp_path, base):

@@ -11,7 +11,10 @@ import yaml
 from support.comparison import comparison_file
 from support.processes import ROOT
 
-from paddleseg_autoloss.comparison.runner import Runner, _Job, locked, prepare
+from paddleseg_autoloss.comparison.folders import prepare
+from paddleseg_autoloss.comparison.job import Commands, Job
+from paddleseg_autoloss.comparison.processes import lock_folder
+from paddleseg_autoloss.comparison.runner import Runner
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.installation import package_command
 
@@ -39,9 +42,14 @@ def started(parse, tmp_path, base, monkeypatch):
     plan = parse(comparison_file(tmp_path, base=str(base), variants=variants, seeds=1))
     folders = prepare(plan, tmp_path / "out")
     flags = {"device": "cpu", "num_workers": 0, "log_iters": 10, "samples": 0, "jobs": 1}
-    runner = Runner(plan, folders, Namespace(**flags))
+    job_commands = Commands(plan, Namespace(**flags))
     commands = []
-    monkeypatch.setattr(_Job, "_launch", lambda self, log, command: commands.append(command))
+
+    def start_process(command, environment, log):
+        commands.append(command)
+        return Namespace(poll=lambda: None)
+
+    monkeypatch.setattr("paddleseg_autoloss.comparison.job.start_process", start_process)
 
     def start_run(index, *checkpoints):
         folder = folders[index]
@@ -49,7 +57,7 @@ def started(parse, tmp_path, base, monkeypatch):
             (folder.path / name).mkdir()
             for file in ("model.pdparams", "model.pdopt"):
                 (folder.path / name / file).touch()
-        _Job(folder, None, {}, runner)
+        Job(folder, None, {}, job_commands)
         return folder, commands.pop()
 
     return start_run
@@ -108,10 +116,10 @@ def test_cards_are_shared_out(parse, tmp_path, base, monkeypatch):
 
 def test_one_comparison_to_a_folder(tmp_path):
     with (
-        locked(tmp_path),
-        pytest.raises(ConfigError, match="expected a folder that no other comparison works in"),
-        locked(tmp_path),
+        lock_folder(tmp_path),
+        pytest.raises(ConfigError, match="expected a folder that no other comparison uses"),
+        lock_folder(tmp_path),
     ):
         pass
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         pass

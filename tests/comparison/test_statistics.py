@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from paddleseg_autoloss.comparison.report import describe
+from paddleseg_autoloss.comparison.sentences import describe_difference
 from paddleseg_autoloss.comparison.statistics import compare, holm, paired, smallest_gap
 
 
@@ -36,11 +36,12 @@ def test_too_few_pairs_and_equal_figures():
     assert paired({0: 1.5}, {0: 1.0}).mean == 0.5
     same = compare({"a": {0: 1.0, 1: 2.0}, "b": {0: 1.0, 1: 2.0}}, "a")["b"]
     assert (same.p_t, same.p_wilcoxon) == (1, 1)
-    assert describe(same, 1) == "the same figure in every pair of runs, which shows nothing"
+    nothing = "the same figure in every pair of runs, which shows nothing"
+    assert describe_difference(same, 1) == nothing
     single = compare({"a": {0: 0.5}, "b": {0: 0.51}}, "a")["b"]
-    assert describe(single, 1).startswith("+1.0 points in a single pair")
+    assert describe_difference(single, 1).startswith("+1.0 points in a single pair")
     none = compare({"a": {0: 0.5}, "b": {1: 0.51}}, "a")["b"]
-    assert "no pair" in describe(none, 1)
+    assert "no pair" in describe_difference(none, 1)
 
 
 def test_holm_by_hand():
@@ -81,9 +82,9 @@ def test_sentences():
         "alike": {0: 0.81, 1: 0.79, 2: 0.80},
     }
     found = compare(figures, "base")
-    assert describe(found["better"], 3) == "better by 4.0 points [3.8, 4.2]"
-    assert describe(found["worse"], 3) == "worse by 4.0 points [3.8, 4.2]"
-    text = describe(found["alike"], 3)
+    assert describe_difference(found["better"], 3) == "better by 4.0 points [3.8, 4.2]"
+    assert describe_difference(found["worse"], 3) == "worse by 4.0 points [3.8, 4.2]"
+    text = describe_difference(found["alike"], 3)
     gap = 100 * smallest_gap(found["alike"].sd, 3, 0.05 / 3)
     assert text.startswith("no difference seen (+0.0 points [-4.3, 4.3]); smallest gap")
     assert text.endswith(f"could have shown: {gap:.1f} points")
@@ -98,4 +99,4 @@ def test_holm_can_take_a_finding_back():
     among = compare({"base": base, "close": close, **noise}, "base")["close"]
     assert alone.is_significant
     assert not among.is_significant
-    assert "with 9 comparisons that may be chance" in describe(among, 9)
+    assert "with 9 comparisons that may be chance" in describe_difference(among, 9)

@@ -215,15 +215,15 @@ def test_place_without_room_for_a_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("seed", -1, "0 to 2**32 - 1"),
-        ("seed", 2**32, "0 to 2**32 - 1"),
-        ("seed", None, "0 to 2**32 - 1"),
+        ("seed", -1, "an integer from 0 to 4294967295"),
+        ("seed", 2**32, "an integer from 0 to 4294967295"),
+        ("seed", None, "an integer from 0 to 4294967295"),
         ("num_train", 0, "a positive integer"),
         ("num_train", True, "a positive integer"),
         ("num_val", 2.5, "a positive integer"),
         ("num_val", "3", "a positive integer"),
-        ("image_size", 32, "a multiple of 32, at least 64"),
-        ("image_size", 100, "a multiple of 32, at least 64"),
+        ("image_size", 32, "a multiple of 32 of at least 64"),
+        ("image_size", 100, "a multiple of 32 of at least 64"),
         ("mode", "test", "'train' or 'val'"),
         ("mode", None, "'train' or 'val'"),
         ("dataset_root", None, "the path of a folder"),
@@ -234,7 +234,7 @@ def test_bad_arguments_are_refused_in_one_line(
     tmp_path: Path, key: str, value: object, expected: str
 ) -> None:
     arguments = {"dataset_root": tmp_path / "fundus", **SMALL, key: value}
-    pattern = f"^{key}: found {re.escape(repr(value))}, expected .*{re.escape(expected)}"
+    pattern = f"^{key}: expected {re.escape(expected)}.*, found {re.escape(repr(value))}"
     with pytest.raises(ConfigError, match=pattern):
         SyntheticFundus(**arguments)
     assert os.listdir(tmp_path) == []
@@ -334,7 +334,7 @@ def test_builds_from_a_config(tmp_path: Path) -> None:
     assert isinstance(data, SyntheticFundus)
     assert data[1]["img"].shape == (3, 32, 32)
     assert np.isin(data[1]["label"], (0, 1)).all()
-    with pytest.raises(RuntimeError, match="num_val: found 0, expected a positive integer"):
+    with pytest.raises(RuntimeError, match="num_val: expected a positive integer, found 0"):
         SegBuilder(None).build_component({**config, "num_val": 0})
 
 

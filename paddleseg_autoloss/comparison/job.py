@@ -1,0 +1,213 @@
+"""One run at work: train, evaluate, write the result."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paddle
+import paddleseg
+
+import paddleseg_autoloss
+from paddleseg_autoloss.comparison.folders import RunFolder
+from paddleseg_autoloss.comparison.plan import Plan
+from paddleseg_autoloss.comparison.processes import describe_status, start_process, stop_process
+from paddleseg_autoloss.errors import AutoLossError, ConfigError
+from paddleseg_autoloss.installation import package_command
+
+__all__ = ["Commands", "Job"]
+
+
+class _ProcessFailed(AutoLossError):
+    """A process of a run failed."""
+
+
+@dataclass(frozen=True)
+class Commands:
+    """The command lines of the runs.
+
+    Args:
+        plan: the comparison.
+        args: the flags ``device``, ``num_workers``, ``log_iters`` and ``samples``.
+    """
+
+    plan: Plan
+    args: Namespace
+
+    def train(self, folder: RunFolder, checkpoint: Path | None) -> list[str]:
+        """Return the command that trains a run, from a checkpoint if there is one."""
+        run, iterations = folder.run, folder.run.config["iters"]
+        program = [*package_command("paddleseg_autoloss"), "train"]
+        if run.variant.script is not None:
+            program = [sys.executable, str(run.variant.script)]
+        options: dict[str, Any] = {
+            "config": folder.path / "config.yml",
+            "save_dir": folder.path,
+            "seed": run.seed,
+            "device": self.args.device,
+            "num_workers": self.args.num_workers,
+            "save_interval": min(self.plan.interval(run.variant), iterations),
+            "log_iters": min(self.args.log_iters, iterations),
+            "keep_checkpoint_max": 1,
+        }
+        if checkpoint is not None:
+            options["resume_model"] = checkpoint
+        return [*program, *_flags(options), "--do_eval", "--use_vdl"]
+
+    def evaluate(self, folder: RunFolder) -> list[str]:
+        """Return the command that evaluates the final network of a run."""
+        options: dict[str, Any] = {
+            "folder": folder.path,
+            "device": self.args.device,
+            "num_workers": self.args.num_workers,
+            # The report shows predictions of the first seed only.
+            "samples": self.args.samples if folder.run.seed == self.plan.seeds[0] else 0,
+        }
+        program = package_command("paddleseg_autoloss.comparison.evaluation")
+        return [*program, *_flags(options)]
+
+
+def _flags(options: dict[str, Any]) -> list[str]:
+    return [part for name, value in options.items() for part in (f"--{name}", str(value))]
+
+
+class Job:
+    """A run at work: one process trains, then another one evaluates.
+
+    Args:
+        folder: of the run.
+        source: folder of the run whose weights it trains with, or None.
+        environment: variables of its processes.
+        commands: of the comparison.
+
+    Attributes:
+        error: why the run failed, or None.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        source: RunFolder | None,
+        environment: dict[str, str],
+        commands: Commands,
+    ) -> None:
+        self.folder = folder
+        self.environment = environment
+        self.error: str | None = None
+        self._commands = commands
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = folder.log_path
+        self._iteration = 0
+        self._is_over = False
+        self._steps = self._work(source)
+        self._go_on()
+
+    def _work(self, source: RunFolder | None) -> Generator[None, None, None]:
+        """Do all that the run still needs; yields while one of its processes is at work."""
+        folder = self.folder
+        if self._must_start_again():
+            folder.clear()
+        if source is not None and not source.is_done:
+            raise ConfigError(
+                f"retrain_of: {source.run} failed, so there are no weights to train with"
+            )
+        if not folder.model_path.is_file():
+            if source is not None:
+                folder.use_learned_loss(source)
+            yield from self._train()
+        if not folder.evaluation_path.is_file():
+            yield from self._run(folder.path / "evaluation.log", self._commands.evaluate(folder))
+        folder.write_result(_versions(), self._commands.args.device)
+
+    def _must_start_again(self) -> bool:
+        """Whether the run failed before, or has a script whose checkpoints may be incomplete."""
+        folder = self.folder
+        has_script = folder.run.variant.script is not None
+        return folder.error_path.is_file() or (has_script and not folder.model_path.is_file())
+
+    def _train(self) -> Generator[None, None, None]:
+        folder, iterations = self.folder, self.folder.run.config["iters"]
+        checkpoint = folder.checkpoint()
+        start = int(checkpoint.name[5:]) if checkpoint else 0
+        if start != iterations:
+            since = time.monotonic()
+            try:
+                yield from self._run(folder.log_path, self._commands.train(folder, checkpoint))
+            finally:
+                self._note_attempt(start, time.monotonic() - since)
+        if not folder.keep_model():
+            raise _ProcessFailed(f"the script wrote no iter_{iterations}")
+
+    def _run(self, log: Path, command: list[str]) -> Generator[None, None, None]:
+        """Run a command; yields while it is at work.
+
+        Raises:
+            _ProcessFailed: its exit status is not 0.
+        """
+        self._log = log
+        process = self._process = start_process(command, self.environment, log)
+        while process.poll() is None:
+            yield
+        self._process = None
+        if process.returncode != 0:
+            raise _ProcessFailed(describe_status(process.returncode))
+
+    def _note_attempt(self, start: int, seconds: float) -> None:
+        attempt = {"from": start, "seconds": round(seconds, 2)}
+        self.folder.write_attempts([*self.folder.attempts(), attempt])
+
+    def is_over(self) -> bool:
+        """Do what can be done by now; return whether the run is done or has failed."""
+        if not self._is_over:
+            self._go_on()
+        return self._is_over
+
+    def _go_on(self) -> None:
+        """Work up to the next wait; an error is that of the run, not of the comparison."""
+        try:
+            next(self._steps)
+        except StopIteration:
+            self._is_over = True
+        except AutoLossError as error:
+            self._fail(str(error))
+        except (OSError, ValueError, KeyError) as error:
+            self._fail(f"{type(error).__name__}: {error}")
+
+    def _fail(self, reason: str) -> None:
+        self._is_over = True
+        self.error = reason
+        self.folder.write_error(reason, self._log)
+
+    def iteration(self) -> int:
+        """Return the latest iteration of training that was seen in the log."""
+        self._iteration = max(self._iteration, self.folder.iteration())
+        return self._iteration
+
+    def interrupt(self) -> None:
+        """Ask the process to stop as after Ctrl-C: training can be continued."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+
+    def wait(self) -> None:
+        """Wait until the process has stopped, and close the run."""
+        if self._process is not None:
+            stop_process(self._process)
+        self._steps.close()
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what a run is made with."""
+    return {
+        "paddleseg_autoloss": paddleseg_autoloss.__version__,
+        "paddle": paddle.__version__,
+        "paddleseg": paddleseg.__version__,
+        "python": platform.python_version(),
+    }

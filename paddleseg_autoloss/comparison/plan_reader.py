@@ -1,0 +1,167 @@
+"""Reads the plan of a comparison from a comparison file and from flags."""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from paddleseg_autoloss.checks import checked_integer, is_integer, is_number
+from paddleseg_autoloss.comparison.plan import Plan, Variant
+from paddleseg_autoloss.comparison.variants import VariantReader
+from paddleseg_autoloss.errors import ConfigError, did_you_mean
+from paddleseg_autoloss.integration.config import find_config
+from paddleseg_autoloss.yaml_files import read_yaml
+
+__all__ = ["read_plan"]
+
+_KEYS = {
+    "base", "variants", "baseline", "seeds", "lr_grid", "validation", "split_seed", "iters",
+    "save_interval",
+}  # fmt: skip
+#: The keys that flags can give too.
+_FLAGS = ("seeds", "lr_grid", "baseline", "validation", "iters", "save_interval")
+
+
+def read_plan(args: Namespace, config_dir: Path) -> Plan:
+    """Read the plan that the flags of ``autoloss compare`` ask for.
+
+    Args:
+        args: the flags; one that is not None overrides the key of a comparison file.
+        config_dir: where bare config names are looked up.
+
+    Raises:
+        ConfigError: a key, a name or a value cannot work, or one of the configs cannot be loaded.
+    """
+    paths = _config_paths(args, config_dir)
+    folder, description = _description(args, paths)
+    description |= {key: getattr(args, key) for key in _FLAGS if getattr(args, key) is not None}
+    for key in description.keys() - _KEYS:
+        raise ConfigError(f"{key}: there is no such key{did_you_mean(key, _KEYS)}")
+    iters = _optional(description, "iters", _positive)
+    variants = VariantReader(folder, config_dir, iters, args.opts).read(description)
+    plan = Plan(
+        name=paths[0].stem,
+        variants=variants,
+        baseline=_baseline(description.get("baseline"), variants),
+        seeds=_seeds(description.get("seeds", 5)),
+        lr_grid=_optional(description, "lr_grid", _lr_grid),
+        validation=_fraction("validation", description.get("validation", 0.2)),
+        split_seed=checked_integer("split_seed", description.get("split_seed", 0), least=0),
+        save_interval=_optional(description, "save_interval", _positive),
+    )
+    _check_rate_choice(plan)
+    return plan
+
+
+def _config_paths(args: Namespace, config_dir: Path) -> list[Path]:
+    """Return the paths of the configs that the flags name."""
+    if args.config is not None and args.configs:
+        raise ConfigError(f"--config: expected no configs beside it, found {args.configs[0]}")
+    names = args.configs or ([args.config] if args.config is not None else [])
+    if not names:
+        raise ConfigError("expected a comparison file, train configs, or --config; found none")
+    return [Path(find_config(name, config_dir)) for name in names]
+
+
+def _description(args: Namespace, paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
+    """Return the folder that relative paths start from, and the keys of the comparison."""
+    has_variant_flags = args.methods is not None or args.grid is not None
+    contents = [read_yaml(path) for path in paths]
+    comparisons = [path for path, keys in zip(paths, contents) if "variants" in keys]
+    if comparisons and (len(paths) > 1 or has_variant_flags):
+        raise ConfigError(f"{comparisons[0]}: a comparison file stands alone, with no other config")
+    if comparisons:
+        return paths[0].parent, contents[0]
+    variants: list[dict[str, Any]] = [
+        {"name": path.stem, "config": str(path.absolute())} for path in paths
+    ]
+    if not has_variant_flags:
+        return Path(), {"variants": variants}
+    if len(paths) > 1:
+        raise ConfigError("--methods, --grid: expected a single config, found several")
+    methods = [{"method": name.strip()} for name in (args.methods or "").split(",") if name]
+    mixes = [{"coef": mix} for mix in _grid_mixes(args.grid)]
+    return Path(), {"base": str(paths[0].absolute()), "variants": [*variants, *methods, *mixes]}
+
+
+def _grid_mixes(grid: str | None) -> list[list[float]]:
+    """Return the fixed mixes of ``--grid first:last:step``, values of the first coefficient."""
+    if grid is None:
+        return []
+    try:
+        first, last, step = (float(part) for part in grid.split(":"))
+        valid = 0 <= first <= last <= 1 and step > 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigError(f"--grid: expected first:last:step within 0 and 1, found {grid}")
+    count = math.floor((last - first) / step + 1e-6) + 1
+    weights = [round(first + step * index, 6) for index in range(count)]
+    return [[weight, round(1 - weight, 6)] for weight in weights]
+
+
+def _baseline(name: Any, variants: Sequence[Variant]) -> str:
+    names = [variant.name for variant in variants]
+    if name is None:
+        return names[0]
+    if name not in names:
+        raise ConfigError(f"baseline: there is no variant {name!r}{did_you_mean(name, names)}")
+    return name
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    """Return the seeds of a list, or as many as a number says."""
+    if isinstance(value, str):
+        parts = [part for part in value.split(",") if part.strip()]
+        value = [_parse(part) for part in parts] if "," in value else _parse(value)
+    seeds = list(range(value)) if is_integer(value) else value
+    valid = isinstance(seeds, list) and seeds and all(is_integer(seed, 0) for seed in seeds)
+    if not valid or len(set(seeds)) != len(seeds):
+        raise ConfigError(f"seeds: expected their number or a list of integers, found {value!r}")
+    return tuple(seeds)
+
+
+def _lr_grid(key: str, value: Any) -> tuple[float, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    rates = [_parse(item) for item in items] if isinstance(items, list) else []
+    if not rates or not all(is_number(rate) and rate > 0 for rate in rates):
+        raise ConfigError(f"{key}: expected a list of positive numbers, found {value!r}")
+    if len({f"{rate:g}" for rate in rates}) != len(rates):
+        raise ConfigError(f"{key}: expected different numbers, found {value!r}")
+    return tuple(float(rate) for rate in rates)
+
+
+def _check_rate_choice(plan: Plan) -> None:
+    if plan.lr_grid and len(plan.lr_grid) > 1 and plan.validation == 0:
+        raise ConfigError(
+            "lr_grid: expected validation above 0, as the best rate must not be chosen on the "
+            f"images that the result is reported on; found {list(plan.lr_grid)} with validation 0"
+        )
+
+
+def _parse(text: Any) -> Any:
+    """Return the number in a string (YAML reads 1e-3 as a string); anything else stays."""
+    for kind in (int, float):
+        try:
+            return kind(text) if isinstance(text, str) else text
+        except ValueError:
+            continue
+    return text
+
+
+def _fraction(key: str, value: Any) -> float:
+    if not is_number(value) or not 0 <= value < 1:
+        raise ConfigError(f"{key}: expected a number from 0 to below 1, found {value!r}")
+    return float(value)
+
+
+def _positive(key: str, value: Any) -> int:
+    return checked_integer(key, value, least=1)
+
+
+def _optional(description: Mapping[str, Any], key: str, check: Callable[[str, Any], Any]) -> Any:
+    value = description.get(key)
+    return None if value is None else check(key, value)

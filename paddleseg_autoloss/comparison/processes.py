@@ -1,0 +1,142 @@
+"""What a comparison needs of the operating system: processes, signals, a lock and the cards."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import paddle
+
+from paddleseg_autoloss.errors import ConfigError
+
+__all__ = [
+    "Interruption",
+    "describe_status",
+    "lock_folder",
+    "start_process",
+    "stop_process",
+    "visible_cards",
+]
+
+#: Seconds that a process gets to stop by itself.
+_GRACE = 30
+#: The option PR_SET_PDEATHSIG of Linux's prctl.
+_SET_PARENT_DEATH_SIGNAL = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def start_process(
+    command: Sequence[str], environment: Mapping[str, str], log: Path
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own; it ends when this process is killed.
+
+    Args:
+        command: the program and its arguments.
+        environment: its environment variables.
+        log: the file that its output is appended to.
+    """
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_follow_parent,
+        )
+
+
+def _follow_parent() -> None:
+    """Between fork and exec: stop at Ctrl-C, and end when the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def stop_process(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process has ended; kill it with its children after 30 seconds."""
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def describe_status(status: int) -> str:
+    """Say how a process ended.
+
+    Args:
+        status: its exit status; negative for the number of the signal that killed it.
+    """
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+
+
+def visible_cards() -> list[str]:
+    """List the cards that runs can use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [card for card in named.split(",") if card.strip()]
+    return [str(index) for index in range(paddle.device.cuda.device_count())]
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep other comparisons out of a folder.
+
+    Args:
+        folder: of the comparison; it is created.
+
+    Raises:
+        ConfigError: another comparison uses it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"--save_dir: expected a folder that no other comparison uses, found {folder}"
+            ) from error
+        yield
+
+
+class Interruption:
+    """Delays Ctrl-C and SIGTERM until `check`, so that no process is started half.
+
+    A second signal stops at once.
+    """
+
+    def __init__(self) -> None:
+        self._requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Shells let background jobs ignore Ctrl-C.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._requested:
+            raise KeyboardInterrupt
+        self._requested = True
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was a signal."""
+        if self._requested:
+            raise KeyboardInterrupt

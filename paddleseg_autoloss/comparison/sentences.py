@@ -1,0 +1,139 @@
+"""The sentences of a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from paddleseg_autoloss.comparison.plan import Plan
+from paddleseg_autoloss.comparison.statistics import LEVEL, POWER, Difference
+
+__all__ = [
+    "COSTS",
+    "CURVES",
+    "RATES",
+    "describe_collapse",
+    "describe_difference",
+    "describe_split",
+    "explain_test",
+]
+
+COSTS = (
+    "Number of trainings that an approach needs for one network. A grid of fixed mixes trains "
+    "every mix, and a grid of learning rates multiplies that number. A variant that is retrained "
+    "with learned weights also costs the training that learns them. Minutes are measured for one "
+    "seed and include the evaluations during training; runs that work at the same time slow each "
+    "other down."
+)
+RATES = (
+    "Each variant was trained with every rate. The rate with the best mean mIoU on the validation "
+    "images is marked, and the results above are those of this rate on the test images. A rate at "
+    "which a run failed is not chosen, unless a run failed at every rate."
+)
+CURVES = "Thin: single runs. Thick: their mean."
+
+_POINTS = 100
+
+
+def describe_collapse(collapsed: Mapping[str, Sequence[int]], runs: int) -> str:
+    """Warn of networks that have learned nothing.
+
+    Args:
+        collapsed: for each variant the seeds of those networks.
+        runs: number of runs that the report compares.
+    """
+    count = sum(map(len, collapsed.values()))
+    names = "; ".join(
+        f"{name} (seed {', '.join(map(str, seeds))})" for name, seeds in collapsed.items() if seeds
+    )
+    return (
+        f"{count} of {runs} networks get at most one class right on the test images: they predict "
+        "the background everywhere, or another class, and have learned nothing. Their figures say "
+        "nothing about the losses, so no interval, no p value and no gap is shown for a comparison "
+        f"that they are part of. They are: {names}. Train for more iterations, and check the "
+        "learning rate and the labels."
+    )
+
+
+def describe_difference(difference: Difference, tests: int) -> str:
+    """Say in a sentence what a paired comparison allows to conclude.
+
+    Args:
+        difference: of a variant to the baseline, as a share; the sentence has points.
+        tests: the number of variants that were tested against the baseline.
+
+    Example:
+        >>> from paddleseg_autoloss.comparison.statistics import compare
+        >>> figures = {"a": {0: 0.80, 1: 0.81, 2: 0.79}, "b": {0: 0.84, 1: 0.86, 2: 0.83}}
+        >>> found = compare(figures, "a")
+        >>> describe_difference(found["b"], tests=1)
+        'better by 4.3 points [2.9, 5.8]'
+    """
+    if not difference.seeds:
+        return "no pair of runs with the same seed yet"
+    if difference.collapsed:
+        return (
+            f"not compared: in {len(difference.collapsed)} of {len(difference.seeds)} pairs of "
+            "runs a network gets at most one class right"
+        )
+    if math.isnan(difference.mean):
+        return "not compared: the figure is undefined in at least one run"
+    if len(difference.seeds) == 1:
+        points = _POINTS * difference.mean
+        return f"{points:+.1f} points in a single pair of runs, which shows nothing"
+    if not any(difference.values):
+        return "the same figure in every pair of runs, which shows nothing"
+    return _describe_test(difference, tests)
+
+
+def _describe_test(difference: Difference, tests: int) -> str:
+    mean, low, high = (_POINTS * x for x in (difference.mean, difference.low, difference.high))
+    if difference.is_significant and mean > 0:
+        return f"better by {mean:.1f} points [{low:.1f}, {high:.1f}]"
+    if difference.is_significant:
+        return f"worse by {-mean:.1f} points [{-high:.1f}, {-low:.1f}]"
+    text = (
+        f"no difference seen ({mean:+.1f} points [{low:.1f}, {high:.1f}]); smallest gap this "
+        f"comparison could have shown: {_POINTS * difference.gap:.1f} points"
+    )
+    if difference.p_t < LEVEL:
+        text += f"; 0 is outside of the interval, but with {tests} comparisons that may be chance"
+    return text
+
+
+def explain_test(differences: Mapping[str, Difference]) -> str:
+    """Explain the numbers of the paired comparisons.
+
+    Args:
+        differences: of each variant to the baseline.
+    """
+    tested = [d for d in differences.values() if not math.isnan(d.p_t)]
+    text = "Points are hundredths. Runs with the same seed form a pair."
+    if not tested:
+        return text
+    tests, pairs = len(tested), max(len(difference.seeds) for difference in tested)
+    floor = 2 / 2**pairs
+    never = ", so after the correction it can never be significant here"
+    return (
+        f"{text} In brackets the 95 % confidence interval of the mean difference (paired t, not "
+        f"corrected). A difference counts as seen if p of the paired t-test is below {LEVEL:g} "
+        f"after Holm's correction for {tests} comparisons. The smallest gap is the true difference "
+        f"that this test would find with a probability of {POWER:.0%} at the level of Holm's first "
+        f"step ({LEVEL:g} / {tests}), given the spread of the differences. With {pairs} pairs "
+        f"Wilcoxon's p cannot go below 2/2^{pairs} = {floor:.3g}"
+        f"{never if floor * tests >= LEVEL else ''}."
+    )
+
+
+def describe_split(plan: Plan) -> str:
+    """Say which images are the validation and which the test images.
+
+    Args:
+        plan: the comparison.
+    """
+    if plan.validation == 0:
+        return "No images were held out of the training list."
+    return (
+        f"{plan.validation:.0%} of the training list were held out as validation images (split "
+        f"seed {plan.split_seed}); the config's val_dataset is the test set."
+    )

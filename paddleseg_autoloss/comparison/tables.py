@@ -1,0 +1,176 @@
+"""The tables of a report, as data frames of strings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from paddleseg_autoloss.comparison.plan import Plan, Variant
+from paddleseg_autoloss.comparison.results import METRICS, Results
+from paddleseg_autoloss.comparison.statistics import Difference
+from paddleseg_autoloss.files import json_number
+
+__all__ = [
+    "cost_table",
+    "difference_table",
+    "fixed_mixes",
+    "rate_table",
+    "result_table",
+    "runs_worth",
+    "show_spread",
+]
+
+_POINTS = 100
+_DASH = "-"
+_UNDEFINED = "undefined"
+
+
+def result_table(results: Results) -> pd.DataFrame:
+    """Return the figures of each variant at its chosen learning rate, mean and deviation.
+
+    Args:
+        results: of the comparison.
+    """
+    rows = []
+    for name, rate in results.rates.items():
+        row = {"variant": name, "runs": str(len(results.done(name))), "learning rate": f"{rate:g}"}
+        for metric in METRICS:
+            row[metric] = show_spread(results.by_seed(name, f"test_{metric}").values(), 4)
+        row["seconds per step"] = show_spread(
+            results.by_seed(name, "step_seconds").values(), 3, missing=_DASH
+        )
+        row["final weights"] = _mean_weights(results, name)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _mean_weights(results: Results, name: str) -> str:
+    found = [(folder.result() or {}).get("weights", {}) for folder in results.folders_of(name)]
+    numbers = [{term: json_number(weight) for term, weight in row.items()} for row in found]
+    means = pd.DataFrame(numbers).mean()
+    return ", ".join(f"{term} {weight:.3g}" for term, weight in means.items()) or _DASH
+
+
+def show_spread(values: Iterable[float], digits: int, missing: str = _UNDEFINED) -> str:
+    """Return mean and standard deviation as text.
+
+    Args:
+        values: one for each run, at least one; NaN where it is undefined.
+        digits: digits after the point.
+        missing: stands for the mean if one of the values is NaN.
+
+    Example:
+        >>> show_spread([0.5, 0.75], 2), show_spread([0.5], 2), show_spread([0.5, float("nan")], 2)
+        ('0.62 ± 0.18', '0.50', 'undefined')
+    """
+    array = np.array(list(values))
+    if np.isnan(array).any():
+        return missing
+    mean = f"{array.mean():.{digits}f}"
+    return f"{mean} ± {array.std(ddof=1):.{digits}f}" if len(array) > 1 else mean
+
+
+def difference_table(differences: Mapping[str, Difference]) -> pd.DataFrame:
+    """Return the paired difference of each variant to the baseline, with its tests.
+
+    Args:
+        differences: of each variant to the baseline, as shares; the table has points.
+    """
+    return pd.DataFrame(
+        {
+            "variant": name,
+            "pairs": str(len(d.seeds)),
+            "mean, points": _mean(d),
+            "95 % interval": _interval(d),
+            "p (t)": _number(d.p_t, ".3g"),
+            "p (t, Holm)": _number(d.p_t_holm, ".3g"),
+            "p (Wilcoxon)": _number(d.p_wilcoxon, ".3g"),
+            "p (Wilcoxon, Holm)": _number(d.p_wilcoxon_holm, ".3g"),
+            "smallest gap, points": _number(_POINTS * d.gap, ".2f"),
+        }
+        for name, d in differences.items()
+    )
+
+
+def _mean(difference: Difference) -> str:
+    if difference.seeds and math.isnan(difference.mean):
+        return _UNDEFINED
+    return _number(_POINTS * difference.mean, "+.2f")
+
+
+def _interval(difference: Difference) -> str:
+    low, high = (_POINTS * end for end in (difference.low, difference.high))
+    return _DASH if math.isnan(low) else f"[{low:.2f}, {high:.2f}]"
+
+
+def _number(value: float, form: str) -> str:
+    return _DASH if math.isnan(value) else format(value, form)
+
+
+def rate_table(results: Results) -> pd.DataFrame:
+    """Return the mIoU of each variant at each learning rate.
+
+    Args:
+        results: of the comparison.
+    """
+    rows = []
+    for (name, rate), own in results.table.groupby(["variant", "learning_rate"], sort=False):
+        done = own[own.status == "done"]
+        chosen = results.rates.get(str(name)) == rate
+        row = {"variant": str(name), "learning rate": f"{rate:g}", "runs": str(len(done))}
+        for part in ("validation", "test"):
+            values = done[f"{part}_mIoU"]
+            row[f"{part} mIoU"] = show_spread(values, 4) if len(values) else _DASH
+        rows.append({**row, "chosen": "chosen" if chosen else ""})
+    return pd.DataFrame(rows)
+
+
+def runs_worth(plan: Plan, variant: Variant) -> int:
+    """Return how many trainings a variant takes for each seed.
+
+    Args:
+        plan: the comparison.
+        variant: one of its variants.
+    """
+    source = runs_worth(plan, plan.variant(variant.source)) if variant.source else 0
+    return len(plan.rates(variant)) + source
+
+
+def fixed_mixes(plan: Plan) -> list[Variant]:
+    """List the variants with fixed coefficients, which form a grid search together.
+
+    Args:
+        plan: the comparison.
+    """
+    return [v for v in plan.variants if v.kind == "coef" and v.script is None]
+
+
+def cost_table(results: Results) -> pd.DataFrame:
+    """Return the trainings and minutes that each approach takes for one seed.
+
+    Args:
+        results: of the comparison.
+    """
+    plan = results.plan
+    approaches = [(variant.name, [variant]) for variant in plan.variants]
+    mixes = fixed_mixes(plan)
+    if len(mixes) > 1:
+        approaches.append((f"grid search over {len(mixes)} fixed mixes", mixes))
+    return pd.DataFrame(
+        {
+            "approach": name,
+            "runs' worth": str(sum(runs_worth(plan, variant) for variant in variants)),
+            "minutes": _number(sum(_minutes(results, variant) for variant in variants), ".1f"),
+        }
+        for name, variants in approaches
+    )
+
+
+def _minutes(results: Results, variant: Variant) -> float:
+    own = results.table[results.table.variant == variant.name]
+    own_seconds = own.groupby("learning_rate").wall_seconds.mean().sum(min_count=1)
+    source = _minutes(results, results.plan.variant(variant.source)) if variant.source else 0
+    return float(own_seconds) / 60 + source

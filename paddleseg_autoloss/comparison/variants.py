@@ -1,0 +1,217 @@
+"""Reads the variants of a comparison: each is a complete config, made from a short description."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddleseg.cvlibs.config import update_config_dict
+
+from paddleseg_autoloss.checks import is_number
+from paddleseg_autoloss.comparison.plan import Variant
+from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
+from paddleseg_autoloss.integration.config import find_config, load_config, read_config
+from paddleseg_autoloss.weighting import METHODS
+
+__all__ = ["VariantReader"]
+
+#: The keys that say where a variant's loss comes from.
+_KINDS = ("method", "coef", "config", "retrain_of")
+_KEYS = {"name", "script", *_KINDS}
+#: The keys of a mixture of losses that name its terms.
+_TERM_KEYS = ("losses", "names", "ignore_index")
+
+
+@dataclass(frozen=True)
+class VariantReader:
+    """Reads the variants of a comparison.
+
+    Args:
+        folder: where relative paths start.
+        config_dir: where bare config names are looked up.
+        iters: iterations, or None for those of the configs.
+        opts: config keys to change, or None.
+    """
+
+    folder: Path
+    config_dir: Path
+    iters: int | None
+    opts: list[str] | None
+
+    def read(self, description: Mapping[str, Any]) -> tuple[Variant, ...]:
+        """Return the variants.
+
+        Args:
+            description: the keys of a comparison file, of which ``variants`` and ``base`` are read.
+
+        Raises:
+            ConfigError: a key or a value cannot work, or one of the configs cannot be loaded.
+        """
+        entries = description.get("variants")
+        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+            raise ConfigError(f"variants: expected a list of variants, found {entries!r}")
+        base = self._config("base", description["base"]) if "base" in description else None
+        variants = [self._variant(f"variants[{i}]", e, base) for i, e in enumerate(entries)]
+        if len(variants) < 2:
+            raise ConfigError(f"variants: expected two or more, found {len(variants)}")
+        _check_names(variants)
+        _check_sources(variants)
+        return tuple(variants)
+
+    def _variant(self, key: str, entry: dict[str, Any], base: dict[str, Any] | None) -> Variant:
+        kind = _kind(key, entry)
+        script = self._script(f"{key}.script", entry["script"]) if "script" in entry else None
+        config = self._variant_config(f"{key}.{kind}", kind, entry.get(kind), base)
+        name = entry.get("name", _default_name(kind, entry))
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(f"{key}.name: expected a name, found {shown(name)}")
+        return Variant(name, kind, config, entry.get("retrain_of"), script)
+
+    def _variant_config(
+        self, key: str, kind: str, value: Any, base: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        if kind == "config" and value is not None:
+            return self._config(key, value)
+        if base is None:
+            raise ConfigError(f"{key}: expected the key base beside variants, found none")
+        if kind == "config":
+            return copy.deepcopy(base)
+        if kind == "method":
+            return _with_method(key, base, value)
+        return _with_coef(key, base, _coef(key, value) if kind == "coef" else None)
+
+    def _config(self, key: str, name: Any) -> dict[str, Any]:
+        """Read and check a train config."""
+        if not isinstance(name, str):
+            raise ConfigError(f"{key}: expected the path of a config, found {name!r}")
+        own = self.folder / name
+        path = str(own) if own.is_file() else find_config(name, self.config_dir)
+        load_config(path, iters=self.iters, opts=self.opts)
+        config = update_config_dict(read_config(path), iters=self.iters, opts=self.opts)
+        rate = config.get("lr_scheduler", {}).get("learning_rate")
+        if not isinstance(rate, (int, float)):
+            raise ConfigError(
+                f"{key}: expected a number as lr_scheduler.learning_rate in {path}, found {rate!r}"
+            )
+        return config
+
+    def _script(self, key: str, name: Any) -> Path:
+        path = self.folder / str(name)
+        if not path.is_file():
+            raise ConfigError(f"{key}: expected a training script, found nothing at {path}")
+        return path.absolute()
+
+
+def _kind(key: str, entry: Mapping[str, Any]) -> str:
+    """Return which key says where a variant's loss comes from."""
+    for name in entry.keys() - _KEYS:
+        raise ConfigError(f"{key}.{name}: there is no such key{did_you_mean(name, _KEYS)}")
+    kinds = [kind for kind in _KINDS if kind in entry]
+    if len(kinds) > 1 or not (kinds or "script" in entry):
+        found = " and ".join(kinds) or "none"
+        raise ConfigError(f"{key}: expected one of {', '.join(_KINDS)}, found {found}")
+    kind = kinds[0] if kinds else "config"
+    if kinds and entry[kind] is None:
+        raise ConfigError(f"{key}.{kind}: expected a value, found none")
+    return kind
+
+
+def _default_name(kind: str, entry: Mapping[str, Any]) -> str:
+    value: Any = entry.get(kind)
+    if kind == "method":
+        return str(value.get("type")) if isinstance(value, Mapping) else str(value)
+    if kind == "coef":
+        return "fixed " + ":".join(f"{c:g}" for c in value)
+    if kind == "retrain_of":
+        return f"{value}, retrained"
+    return Path(str(entry.get("config", entry.get("script")))).stem
+
+
+def _with_method(key: str, base: Mapping[str, Any], value: Any) -> dict[str, Any]:
+    """Return the base config with its losses weighted by a method."""
+    arguments = dict(value) if isinstance(value, Mapping) else {"type": value}
+    name = arguments.pop("type", None)
+    if not isinstance(name, str) or name not in METHODS:
+        raise ConfigError(f"{key}: there is no method {name!r}{did_you_mean(name, METHODS)}")
+    return _with_mixture(base, lambda terms: {"type": name, **arguments, **terms})
+
+
+def _with_coef(key: str, base: Mapping[str, Any], coef: list[float] | None) -> dict[str, Any]:
+    """Return the base config with fixed coefficients; without any given, they are equal."""
+
+    def mix(terms: dict[str, Any]) -> dict[str, Any]:
+        count = len(terms["losses"])
+        if coef is not None and len(coef) != count:
+            raise ConfigError(f"{key}: expected {count} numbers, one per loss, found {coef}")
+        # MixedLoss does not pass ignore_index on to its losses.
+        shared = {name: terms[name] for name in ("ignore_index",) if name in terms}
+        losses = [{**shared, **loss} for loss in terms["losses"]]
+        return {"type": "MixedLoss", "losses": losses, "coef": coef or [1 / count] * count}
+
+    return _with_mixture(base, mix)
+
+
+def _with_mixture(
+    base: Mapping[str, Any], make: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the base config with another mixture of the same losses in every head.
+
+    Args:
+        base: a complete config.
+        make: returns the new mixture for the keys of the old one that name its terms.
+    """
+    entries = base["loss"]["types"]
+    if not any("losses" in entry for entry in entries):
+        found = ", ".join(entry["type"] for entry in entries)
+        raise ConfigError(
+            "base: expected MixedLoss, or a component with losses, in loss.types to take the "
+            f"losses from; found {found}"
+        )
+    config = copy.deepcopy(dict(base))
+    config.pop("loss_aggregator", None)
+    config["loss"]["types"] = [
+        make({key: entry[key] for key in _TERM_KEYS if key in entry})
+        if "losses" in entry
+        else entry
+        for entry in config["loss"]["types"]
+    ]
+    return config
+
+
+def _coef(key: str, value: Any) -> list[float]:
+    is_list = isinstance(value, list) and len(value) > 1
+    if not is_list or not all(is_number(c) and c >= 0 for c in value) or sum(value) <= 0:
+        raise ConfigError(f"{key}: expected a number of at least 0 per loss, found {value!r}")
+    return [float(c) for c in value]
+
+
+def _check_names(variants: Sequence[Variant]) -> None:
+    for key in ("name", "folder"):
+        counts = Counter(getattr(variant, key) for variant in variants)
+        for name, count in counts.items():
+            if count > 1:
+                raise ConfigError(f"variants: expected different names, found {name!r} twice")
+
+
+def _check_sources(variants: Sequence[Variant]) -> None:
+    by_name = {variant.name: variant for variant in variants}
+    for variant in variants:
+        if variant.kind == "retrain_of":
+            _check_source(variant, by_name)
+
+
+def _check_source(variant: Variant, by_name: Mapping[str, Variant]) -> None:
+    key = f"variants: {variant.name!r}: retrain_of"
+    source = by_name.get(variant.source) if isinstance(variant.source, str) else None
+    if source is None:
+        hint = did_you_mean(variant.source, by_name)
+        raise ConfigError(f"{key}: there is no variant {variant.source!r}{hint}")
+    if source.kind not in ("method", "config") or source.script is not None:
+        raise ConfigError(
+            f"{key}: expected a variant with a method or a config, whose runs learn weights, "
+            f"found {source.name!r}"
+        )
