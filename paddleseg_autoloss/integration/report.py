@@ -15,6 +15,7 @@ from paddleseg_autoloss.integration.gradient_statistics import PairRow
 from paddleseg_autoloss.integration.history import WeightHistory
 from paddleseg_autoloss.integration.mix import equivalent_mix
 from paddleseg_autoloss.integration.monitor import TermMonitor, current_weights
+from paddleseg_autoloss.integration.terms import Term, own_parameters
 from paddleseg_autoloss.ranks import is_writing_rank
 
 __all__ = ["RunReport", "TrainLogger"]
@@ -57,20 +58,18 @@ class RunReport:
         """Record the window that a log line closes, and return the weights for that line."""
         rows = self.monitor.log_window()
         self.history.append(rows)
+        constant = {t.name for t in self.monitor.terms if own_parameters(t.layer) and not t.sources}
         for row in rows:
-            self._add_scalars(
-                {
-                    f"Loss_raw/{row.term}": row.raw,
-                    f"Loss_weight/{row.term}": row.weight,
-                    f"Loss_weighted/{row.term}": row.weighted,
-                }
-            )
+            values = {f"Loss_raw/{row.term}": row.raw, f"Loss_weighted/{row.term}": row.weighted}
+            if row.term not in constant:
+                values[f"Loss_weight/{row.term}"] = row.weight
+            self._add_scalars(values)
         self._add_scalars(self._learned_parameters())
         pairs = self.monitor.gradient_window()
         self.history.append_gradients(pairs)
         self._add_scalars(_gradient_scalars(pairs))
         weights = current_weights(self.monitor.terms)
-        return ", ".join(f"{t.name} {w:.4f}" for t, w in zip(self.monitor.terms, weights))
+        return ", ".join(map(_describe, self.monitor.terms, weights))
 
     def _add_scalars(self, values: dict[str, float]) -> None:
         if self.writer is not None:
@@ -78,8 +77,11 @@ class RunReport:
                 self.writer.add_scalar(tag, value, self.monitor.iteration)
 
     def _learned_parameters(self) -> dict[str, float]:
+        """Return the learned parameters of the methods, and those that losses have themselves."""
         values = {}
         for term in self.monitor.terms:
+            for name, value in own_parameters(term.layer).items():
+                values[f"Loss_parameter/{term.name}/{name}"] = value
             for aggregator, index in term.sources:
                 weighting = aggregator.weighting
                 learned = weighting.learned()
@@ -119,6 +121,15 @@ class RunReport:
         self.history.append_gradients(self.monitor.gradient_window())
         if self.history.plot():
             logger.info(f"The curves of the loss weights are in {self.history.png_path}")
+
+
+def _describe(term: Term, weight: float) -> str:
+    """Return the weight of a term for a log line, or what its loss learns by itself."""
+    learned = own_parameters(term.layer)
+    if learned and not term.sources:
+        numbers = ", ".join(f"{name} {value:.4f}" for name, value in learned.items())
+        return f"{term.name} ({numbers})"
+    return f"{term.name} {weight:.4f}"
 
 
 def _gradient_scalars(pairs: list[PairRow]) -> dict[str, float]:

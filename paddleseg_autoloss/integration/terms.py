@@ -12,7 +12,11 @@ from paddleseg.models.losses import MixedLoss
 from paddleseg_autoloss.gradients.aggregator import LossAggregator, unique_names
 from paddleseg_autoloss.losses import WeightedLoss
 
-__all__ = ["Term", "aggregators_of", "loss_layers", "terms_of"]
+__all__ = ["Term", "aggregators_of", "loss_layers", "own_parameters", "terms_of"]
+
+
+#: Numbers of one parameter that are shown.
+_MOST_NUMBERS = 16
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,22 @@ def aggregators_of(terms: Sequence[Term]) -> list[tuple[str, LossAggregator]]:
             prefix = f"head{term.head}/" if several_heads and not own_names else ""
             found.setdefault(id(aggregator), (prefix, aggregator))
     return list(found.values())
+
+
+def own_parameters(layer: nn.Layer) -> dict[str, float]:
+    """Return the numbers that a loss learns by itself, by name; ``sigma[1]`` is one of several.
+
+    Args:
+        layer: a loss, such as one of the user's own with learned weights inside.
+    """
+    numbers = {}
+    for name, parameter in layer.named_parameters():
+        # A network inside of a loss has more parameters than anyone can read.
+        if not parameter.stop_gradient and parameter.size <= _MOST_NUMBERS:
+            values = parameter.numpy().reshape([-1]).tolist()
+            several = len(values) > 1
+            numbers |= {f"{name}[{i}]" if several else name: v for i, v in enumerate(values)}
+    return numbers
 
 
 def loss_layers(losses: dict[str, list[Any]]) -> dict[str, nn.Layer]:

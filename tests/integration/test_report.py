@@ -16,7 +16,7 @@ from paddle import nn
 from paddleseg.cvlibs.builder import SegBuilder
 from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, MixedLoss
 from support.records import history, scalars
-from support.training import Squares, TinyNet, run_training
+from support.training import Squares, TinyNet, ce_and_dice, run_training
 
 from paddleseg_autoloss import AutoWeightedLoss
 from paddleseg_autoloss.integration.mix import equivalent_mix
@@ -141,6 +141,31 @@ class TestWhatIsShown:
         expected = weights * np.array([[0.5], [0.2]])
         np.testing.assert_allclose(found / found[0, 0], expected / expected[0, 0], rtol=1e-3)
         assert config["coef"][0] == 0.5
+
+
+class LearnedMix(nn.Layer):
+    """A loss of somebody's own: two losses, weighed by two learned numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = ce_and_dice()
+        self.log_variances = self.create_parameter([2])
+        self.offset = self.create_parameter([1])
+
+    def forward(self, logits, labels):
+        values = paddle.stack([loss(logits, labels.clone()) for loss in self.both])
+        total = (values * (-self.log_variances).exp() + self.log_variances).sum()
+        return total + (self.offset**2).sum()
+
+
+def test_a_learned_loss_of_ones_own_is_shown_by_its_parameters(tmp_path, capfd):
+    run_training(tmp_path, 4, lambda: [LearnedMix()], use_vdl=True)
+    shown = scalars(tmp_path)
+    assert "Loss_weight/LearnedMix" not in shown
+    for name in ("log_variances[0]", "log_variances[1]", "offset"):
+        assert len(shown[f"Loss_parameter/LearnedMix/{name}"]) == 2
+    line = next(line for line in capfd.readouterr().out.splitlines() if "| weights:" in line)
+    assert re.search(r"weights: LearnedMix \(log_variances\[0\] .*, offset ", line)
 
 
 def test_picture_is_written_when_interrupted(tmp_path, capfd):
