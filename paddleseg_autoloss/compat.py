@@ -164,12 +164,65 @@ SOURCE_FIXES = (
         )
     ),
     SourceFix(
+        f"{_LOSSES}.lovasz_loss:LovaszSoftmaxLoss.forward",
+        faulty="lovasz_softmax_flat(vprobas, vlabels, classes=self.classes)",
+        cure="lovasz_softmax_flat(vprobas, vlabels, classes=self.classes) if vlabels.size else "
+        "probas.sum() * 0.0",
+        symptom="where every pixel is ignored the loss has the shape [0, C], and the run ends in "
+        "one of several errors",
+        versions="every PaddleSeg: LovaszSoftmaxLoss",
+    ),
+    SourceFix(
+        f"{_LOSSES}.lovasz_loss:LovaszHingeLoss.forward",
+        faulty="lovasz_hinge_flat(*flatten_binary_scores(logits, labels, self.ignore_index))",
+        cure="lovasz_hinge_flat(*flatten_binary_scores(logits, labels, self.ignore_index)) "
+        "if bool((labels != self.ignore_index).any()) else logits.sum() * 0.0",
+        symptom="ValueError: (InvalidArgument) Tensor need be reduced must not empty, where every "
+        "pixel is ignored",
+        versions="every PaddleSeg on Paddle 2: LovaszHingeLoss",
+    ),
+    SourceFix(
         f"{_LOSSES}.dice_loss:DiceLoss.forward",
         faulty="labels[labels == self.ignore_index] = 0",
         cure="labels = labels * (labels != self.ignore_index).astype(labels.dtype)",
         symptom="ignored pixels become background for every loss that follows; on Paddle 3 also "
         "RuntimeError: (PermissionDenied) ... has been modified by an inplace operation",
         versions="every PaddleSeg on every Paddle",
+    ),
+    SourceFix(
+        "paddleseg.core.val:evaluate",
+        faulty="logits.numpy()",
+        cure="logits.transpose([0, 2, 3, 1]).reshape([-1, logits.shape[1], 1, 1]).numpy()"
+        "[label.numpy().reshape([-1]) != eval_dataset.ignore_index]",
+        symptom="--auc_roc: ValueError: all the input array dimensions ... must match exactly, for "
+        "images of different sizes; RuntimeError: labels with ignore_index is not supported yet",
+        versions="every PaddleSeg",
+    ),
+    SourceFix(
+        "paddleseg.core.val:evaluate",
+        faulty="label.numpy()",
+        cure="label.numpy()[label.numpy() != eval_dataset.ignore_index].reshape([-1, 1, 1, 1])",
+        symptom="the same",
+        versions="every PaddleSeg",
+    ),
+    SourceFix(
+        "paddleseg.utils.train_profiler:add_profiler_step",
+        faulty="paddle.utils.profiler.start_profiler(_profiler_options['state'], "
+        "_profiler_options['tracer_option'])",
+        cure="_profiler_options._options.update(profiler=paddle.profiler.Profiler()) or "
+        "_profiler_options['profiler'].start()",
+        symptom="--profiler_options: AttributeError: module 'paddle.utils' has no attribute "
+        "'profiler'",
+        versions="PaddleSeg 2.8.0",
+    ),
+    SourceFix(
+        "paddleseg.utils.train_profiler:add_profiler_step",
+        faulty="paddle.utils.profiler.stop_profiler(_profiler_options['sorted_key'], "
+        "_profiler_options['profile_path'])",
+        cure="(lambda profiler: (profiler.stop(), profiler.summary(), profiler.export("
+        "_profiler_options['profile_path'])))(_profiler_options['profiler'])",
+        symptom="the same",
+        versions="PaddleSeg 2.8.0",
     ),
     SourceFix(
         "paddleseg.core.train:train",
