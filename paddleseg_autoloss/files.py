@@ -12,7 +12,7 @@ from typing import Any
 
 from paddleseg_autoloss.errors import DataError
 
-__all__ = ["json_number", "read_json", "replace_file", "write_file", "write_json"]
+__all__ = ["json_number", "json_text", "read_json", "replace_file", "write_file", "write_json"]
 
 
 @contextmanager
@@ -23,7 +23,8 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     the process is killed, or the block raises an error, the previous file stays as it is.
 
     Args:
-        path: the file to replace.
+        path: the file to replace.  Something else than a file, a pipe for instance, is written to
+            directly.
 
     Example:
         >>> import tempfile
@@ -34,6 +35,9 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         ...     print([path.name for path in Path(folder).iterdir()])
         ['figures.txt']
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        yield Path(path)
+        return
     temporary = Path(f"{os.fspath(path)}.part")
     try:
         yield temporary
@@ -58,16 +62,30 @@ def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
         temporary.write_bytes(data)
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write JSON whole or not at all, with ``null`` for NaN and for infinity.
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return JSON with ``null`` for NaN and for infinity.
 
-    JSON has neither, and strict parsers refuse ``NaN``.
+    JSON has neither of them, and strict parsers refuse ``NaN``.
+
+    Args:
+        value: anything that ``json.dumps`` accepts.
+        indent: blanks for each level, or None for a single line.
+
+    Example:
+        >>> json_text({"mIoU": 0.5, "Kappa": float("nan")})
+        '{"mIoU": 0.5, "Kappa": null}'
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON whole or not at all; see `json_text` and `write_file`.
 
     Args:
         path: the file.
         value: anything that ``json.dumps`` accepts.
     """
-    write_file(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+    write_file(path, json_text(value, indent=2) + "\n")
 
 
 def _finite(value: Any) -> Any:

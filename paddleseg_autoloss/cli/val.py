@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from paddleseg.utils import logger, utils
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.cli import options
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.files import write_json
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.config import find_config, load_config
 from paddleseg_autoloss.integration.evaluation import Figures, captured_figures
@@ -74,6 +74,6 @@ def run(args: Namespace) -> Figures:
     with captured_figures() as figures:
         evaluate(model, val_dataset, num_workers=args.num_workers, **config.test_config | chosen)
     if args.json is not None:
-        Path(args.json).write_text(json.dumps(figures().to_dict(), indent=2) + "\n")
+        write_json(args.json, figures().to_dict())
         logger.info(f"The figures are in {args.json}")
     return figures()

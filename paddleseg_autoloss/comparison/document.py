@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,6 +12,7 @@ from typing import Protocol
 
 import pandas as pd
 
+from paddleseg_autoloss.escaping import escape_block, escape_markdown
 from paddleseg_autoloss.files import write_file
 
 __all__ = ["Banner", "Code", "Document", "Heading", "Items", "Paragraph", "Picture", "Table"]
@@ -51,7 +53,7 @@ class Heading:
 
     def markdown(self) -> str:
         """Return it as Markdown."""
-        return f"{'#' * self.level} {self.text}"
+        return f"{'#' * self.level} {escape_markdown(self.text)}"
 
     def html(self) -> str:
         """Return it as HTML."""
@@ -70,7 +72,7 @@ class Paragraph:
 
     def markdown(self) -> str:
         """Return it as Markdown."""
-        return self.text
+        return escape_block(self.text)
 
     def html(self) -> str:
         """Return it as HTML."""
@@ -89,7 +91,7 @@ class Banner:
 
     def markdown(self) -> str:
         """Return it as Markdown."""
-        return f"> **Warning:** {self.text}"
+        return f"> **Warning:** {escape_markdown(self.text)}"
 
     def html(self) -> str:
         """Return it as HTML."""
@@ -108,7 +110,7 @@ class Items:
 
     def markdown(self) -> str:
         """Return it as Markdown."""
-        return "\n".join(f"- {text}" for text in self.texts)
+        return "\n".join(f"- {escape_block(text)}" for text in self.texts)
 
     def html(self) -> str:
         """Return it as HTML."""
@@ -127,7 +129,9 @@ class Code:
 
     def markdown(self) -> str:
         """Return it as Markdown."""
-        return f"```text\n{self.text}\n```"
+        longest = max(map(len, re.findall("`+", self.text)), default=0)
+        fence = "`" * max(3, longest + 1)
+        return f"{fence}text\n{self.text}\n{fence}"
 
     def html(self) -> str:
         """Return it as HTML."""
@@ -146,10 +150,12 @@ class Table:
 
     def markdown(self) -> str:
         """Return it as Markdown."""
-        rows = [list(self.frame.columns), ["---"] * self.frame.shape[1], *self._rows()]
-        return "\n".join(
-            "| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows
-        )
+        head, *rows = [
+            [escape_markdown(cell).replace("|", "\\|") for cell in row]
+            for row in (map(str, self.frame.columns), *self._rows())
+        ]
+        lines = [head, ["---"] * len(head), *rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def html(self) -> str:
         """Return it as HTML."""
@@ -182,7 +188,7 @@ class Picture:
         """Return it as Markdown."""
         if self.private:
             return "Only in `report.html`, as the images may be private."
-        return f"![{self.text}](figures/{self.name}.png)"
+        return f"![{escape_markdown(self.text)}](figures/{self.name}.png)"
 
     def html(self) -> str:
         """Return it as HTML."""

@@ -19,6 +19,7 @@ from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.comparison.data import Split, check_same_data, split_data
 from paddleseg_autoloss.comparison.plan import Plan, Run
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.escaping import unescape_cell
 from paddleseg_autoloss.files import read_json, write_file, write_json
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 from paddleseg_autoloss.integration.config import load_config
@@ -219,7 +220,9 @@ class RunFolder:
     def weights(self) -> pd.DataFrame | None:
         """Return ``loss_weights.csv``: iteration, term, raw, weight, weighted; None without it."""
         path = self.path / "loss_weights.csv"
-        return pd.read_csv(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        return pd.read_csv(path, converters={"term": unescape_cell})
 
     def validation_curve(self) -> dict[int, float]:
         """Return the mIoU on the validation images by iteration, from VisualDL's records."""

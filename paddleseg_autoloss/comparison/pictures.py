@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from paddleseg_autoloss.comparison.results import METRICS, Results
 from paddleseg_autoloss.comparison.statistics import Difference
+from paddleseg_autoloss.escaping import escape_math
 
 __all__ = ["plot_curves", "plot_differences", "plot_runs", "plot_samples", "plot_weights"]
 
@@ -52,7 +53,7 @@ def plot_differences(differences: Mapping[str, Difference], baseline: str, metri
             axes.plot([low, high], [row, row], "-|", color=color, lw=2)
             axes.plot(_POINTS * difference.mean, row, "D", color=color, ms=6)
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_xlabel(f"{metric}, points above {baseline}")
+    axes.set_xlabel(escape_math(f"{metric}, points above {baseline}"))
     _name_rows(axes, list(differences))
     return _png(figure)
 
@@ -66,7 +67,7 @@ def plot_curves(results: Results) -> bytes:
             one.plot(list(curve), list(curve.values()), color="gray", lw=0.8, alpha=0.7)
         mean = pd.DataFrame(curves).mean().sort_index()
         one.plot(mean.index, mean.to_numpy(), color="tab:blue", lw=2)
-        one.set_title(variant.name, fontsize="small")
+        one.set_title(escape_math(variant.name), fontsize="small")
     _label(axes, "validation mIoU")
     return _png(figure)
 
@@ -85,8 +86,8 @@ def plot_weights(results: Results) -> bytes | None:
                 own = history[history.term == term]
                 one.plot(own.iteration, own.weight, color=color, lw=0.8, alpha=0.4)
             mean = rows.groupby("iteration").weight.mean()
-            one.plot(mean.index, mean.to_numpy(), color=color, lw=2, label=term)
-        one.set_title(name, fontsize="small")
+            one.plot(mean.index, mean.to_numpy(), color=color, lw=2, label=escape_math(term))
+        one.set_title(escape_math(name), fontsize="small")
         one.legend(fontsize="x-small")
     _label(axes, "weight", shared=False)
     return _png(figure)
@@ -121,7 +122,7 @@ def plot_samples(samples: Mapping[str, Mapping[str, np.ndarray]]) -> bytes | Non
             one.imshow(picture)
             one.set_axis_off()
     for one, title in zip(axes[0], ["image", "truth", *samples]):
-        one.set_title("\n".join(title.split()), fontsize=7)
+        one.set_title(escape_math("\n".join(title.split())), fontsize=7)
     return _png(figure)
 
 
@@ -151,7 +152,7 @@ def _rows_figure(rows: int, columns: int) -> tuple[Figure, Any]:
 
 
 def _name_rows(axes: Any, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [escape_math(name) for name in names])
 
 
 def _panels(count: int) -> tuple[Figure, list[Any]]:

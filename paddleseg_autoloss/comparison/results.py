@@ -10,13 +10,16 @@ import pandas as pd
 
 from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.plan import Plan, Variant
+from paddleseg_autoloss.escaping import escape_cell, unescape_cell
 from paddleseg_autoloss.files import json_number, write_file
 
-__all__ = ["METRICS", "Results"]
+__all__ = ["METRICS", "Results", "read_results"]
 
 #: The figures of the report; the first is the one that learning rates are chosen by.
 METRICS = ("mIoU", "Dice", "Kappa")
 _PARTS = ("validation", "test")
+#: The columns whose texts others choose.
+_TEXTS = ("variant", "weights", "error")
 
 
 class Results:
@@ -80,8 +83,23 @@ class Results:
         return [int(seed) for seed in rows.seed[rows.collapsed.astype(bool)]]
 
     def write_csv(self, path: Path) -> None:
-        """Write the table."""
-        write_file(path, self.table.to_csv(index=False))
+        """Write the table; see `read_results`."""
+        table = self.table.copy()
+        for column in _TEXTS:
+            table[column] = table[column].map(escape_cell)
+        write_file(path, table.to_csv(index=False))
+
+
+def read_results(path: str | Path) -> pd.DataFrame:
+    """Read ``results.csv``, with all texts as they were.
+
+    In the file a text that a spreadsheet would run as a formula has an apostrophe before it.
+
+    Args:
+        path: the file.
+    """
+    converters = dict.fromkeys(_TEXTS, unescape_cell)
+    return pd.read_csv(path, converters=converters)
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,11 +189,16 @@ def _coef(key: str, value: Any) -> list[float]:
 
 
 def _check_names(variants: Sequence[Variant]) -> None:
-    for key in ("name", "folder"):
-        counts = Counter(getattr(variant, key) for variant in variants)
-        for name, count in counts.items():
-            if count > 1:
-                raise ConfigError(f"variants: expected different names, found {name!r} twice")
+    first: dict[str, Variant] = {}
+    for variant in variants:
+        other = first.setdefault(variant.folder, variant)
+        if other.name == variant.name and other is not variant:
+            raise ConfigError(f"variants: expected different names, found {other.name!r} twice")
+        if other is not variant:
+            raise ConfigError(
+                f"variants: expected names with different letters and digits, as they name "
+                f"folders, found {other.name!r} and {variant.name!r}"
+            )
 
 
 def _check_sources(variants: Sequence[Variant]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from paddleseg_autoloss.diagnosis.advice import MOST_PAIRS
 from paddleseg_autoloss.diagnosis.numbers import Diagnosis, LossFigures
+from paddleseg_autoloss.escaping import escape_math
 
 __all__ = ["plot_diagnosis"]
 
@@ -42,7 +43,7 @@ def _iterations(diagnosis: Diagnosis) -> np.ndarray:
 def _plot_norms(axes: Any, diagnosis: Diagnosis) -> None:
     for index in np.flatnonzero(diagnosis.has_gradient):
         name, norms = diagnosis.terms[index].name, diagnosis.norms[:, index]
-        axes.plot(_iterations(diagnosis), norms, color=f"C{index}", label=name)
+        axes.plot(_iterations(diagnosis), norms, color=f"C{index}", label=escape_math(name))
     axes.set(title="gradient norm, without the coefficient", xlabel="iteration", yscale="log")
 
 
@@ -50,7 +51,8 @@ def _plot_cosines(axes: Any, diagnosis: Diagnosis) -> None:
     names = [term.name for term in diagnosis.terms]
     for pair in diagnosis.known_pairs[:MOST_PAIRS]:
         angles = diagnosis.cosines[:, names.index(pair.first), names.index(pair.second)]
-        axes.plot(_iterations(diagnosis), angles, label=pair.names.replace(", ", ",\n"))
+        label = escape_math(pair.names.replace(", ", ",\n"))
+        axes.plot(_iterations(diagnosis), angles, label=label)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(title="cosine (below 0: conflict)", xlabel="iteration", ylim=(-1.05, 1.05))
 
@@ -58,8 +60,9 @@ def _plot_cosines(axes: Any, diagnosis: Diagnosis) -> None:
 def _plot_shares(axes: Any, losses: list[LossFigures]) -> None:
     for index, loss in enumerate(losses):
         quartiles = [100 * loss.share.low, 100 * loss.share.high]
-        axes.barh(loss.name, 100 * loss.share.value, height=0.5, color=f"C{index}")
-        axes.plot(quartiles, [loss.name] * 2, color="black")
+        name = escape_math(loss.name)
+        axes.barh(name, 100 * loss.share.value, height=0.5, color=f"C{index}")
+        axes.plot(quartiles, [name] * 2, color="black")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.invert_yaxis()
     axes.set(title="share of the update", xlabel="% (line: middle half of the steps)")

@@ -14,6 +14,7 @@ import paddle
 from paddle import Tensor, nn
 
 from paddleseg_autoloss.errors import CheckpointError, ConfigError
+from paddleseg_autoloss.files import replace_file
 
 __all__ = [
     "atomic_save",
@@ -33,7 +34,7 @@ _NAME = re.compile(r".*_(\d+)")
 def atomic_save(save: Callable[..., None], obj: Any, path: str, *args: Any, **kwargs: Any) -> None:
     """Call ``save(obj, path)`` so that a kill at any moment leaves the previous file whole.
 
-    The file is written beside its place, flushed to the disk and renamed.
+    See `replace_file`.
 
     Raises:
         CheckpointError: it cannot be written, to a full disk for instance.
@@ -41,14 +42,10 @@ def atomic_save(save: Callable[..., None], obj: Any, path: str, *args: Any, **kw
     if not isinstance(path, (str, os.PathLike)):
         save(obj, path, *args, **kwargs)
         return
-    part = Path(f"{os.fspath(path)}.part")
     try:
-        save(obj, str(part), *args, **kwargs)
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with replace_file(path) as temporary:
+            save(obj, str(temporary), *args, **kwargs)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise CheckpointError(f"save_dir: cannot write {path}: {error.strerror}") from error
 
 

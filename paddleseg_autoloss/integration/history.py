@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from paddleseg_autoloss.escaping import escape_cell, escape_math, unescape_cell
 from paddleseg_autoloss.integration.gradient_statistics import PairRow
 
 __all__ = ["Row", "WeightHistory"]
@@ -79,12 +80,17 @@ class _Table(Generic[R]):
             writer = csv.writer(file)
             if mode == "w":
                 writer.writerow(field.name for field in fields(self._kind))
-            writer.writerows(astuple(row) for row in rows)
+            writer.writerows(map(_cells, rows))
+
+
+def _cells(row: Row | PairRow) -> list[Any]:
+    return [escape_cell(cell) if isinstance(cell, str) else cell for cell in astuple(row)]
 
 
 def _parsed(field: Any, text: str) -> Any:
     # Annotations are strings here.
-    return {"int": int, "str": str, "float": float}[field.type](text)
+    readers: dict[str, Callable[[str], Any]] = {"int": int, "str": unescape_cell, "float": float}
+    return readers[field.type](text)
 
 
 class WeightHistory:
@@ -166,7 +172,7 @@ class WeightHistory:
 
 def _draw(axes: Any, title: str, curves: dict[str, list[tuple[int, float]]], legend: bool) -> None:
     for label, points in curves.items():
-        axes.plot(*zip(*points), label=label)
+        axes.plot(*zip(*points), label=escape_math(label))
     axes.set_title(title)
     if legend and len(curves) <= _MOST_LEGEND_ENTRIES:
         axes.legend(fontsize="small")

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from paddle import nn
 
+from paddleseg_autoloss.files import write_file
 from paddleseg_autoloss.integration.builder import component_config
 from paddleseg_autoloss.integration.monitor import current_weights
 from paddleseg_autoloss.integration.terms import Term
@@ -65,7 +66,7 @@ class Mix:
             "# as fixed coefficients, those of each head scaled to sum to 1.",
             yaml.safe_dump({"loss": config}, sort_keys=False, default_flow_style=None),
         ]
-        Path(path).write_text("\n".join(lines), encoding="utf-8")
+        write_file(path, "\n".join(lines))
         return True
 
 

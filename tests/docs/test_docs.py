@@ -27,6 +27,7 @@ MODULES = sorted(
 LAYERS = [
     "installation",
     "errors",
+    "escaping",
     "files",
     "text_tables",
     "checks",

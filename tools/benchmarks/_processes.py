@@ -12,12 +12,14 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from paddleseg_autoloss.files import json_text
+
 _MARK = "RESULT "
 
 
 def emit(result: dict[str, Any]) -> None:
     """Hand the result of one measurement to the process that started it."""
-    print(f"\n{_MARK}{json.dumps(result)}", flush=True)
+    print(f"\n{_MARK}{json_text(result)}", flush=True)
 
 
 def read_results(path: Path) -> dict[str, dict[str, Any]]:
@@ -56,7 +58,7 @@ def run_each(
     for name in tqdm([name for name in names if name not in results]):
         results[name] = run_one(script, name, timeout, flags)
         with path.open("a", encoding="utf-8") as file:
-            file.write("\n" * _ends_inside_a_line(path) + json.dumps(results[name]) + "\n")
+            file.write("\n" * _ends_inside_a_line(path) + json_text(results[name]) + "\n")
     return {name: results[name] for name in names}
 
 
