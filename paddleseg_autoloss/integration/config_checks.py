@@ -24,7 +24,7 @@ from paddleseg_autoloss.integration.config_components import (
 from paddleseg_autoloss.integration.config_keys import SECTIONS, check_keys, check_top_level
 from paddleseg_autoloss.weighting import METHODS
 
-__all__ = ["check_aggregator", "check_config", "check_opt", "check_policy"]
+__all__ = ["check_aggregator", "check_config", "check_loss", "check_opt", "check_policy"]
 
 _NETWORKS = (manager.MODELS, manager.BACKBONES)
 _POLICIES = ("stop", "skip")
@@ -86,7 +86,7 @@ def check_config(config: dict[str, Any]) -> None:
     _check_schedule(config["lr_scheduler"])
     for key in ("loss", "distill_loss"):
         if key in config:
-            _check_loss(key, config[key])
+            check_loss(key, config[key])
     _check_ignore_index(config)
     _check_test_config(config.get("test_config", {}))
     check_aggregator(config.get("loss_aggregator"))
@@ -189,7 +189,12 @@ def _check_schedule(schedule: dict[str, Any]) -> None:
     check_finite("lr_scheduler", schedule)
 
 
-def _check_loss(section: str, loss: dict[str, Any]) -> None:
+def check_loss(section: str, loss: dict[str, Any]) -> None:
+    """Check the value of the config key ``loss`` or ``distill_loss``.
+
+    Raises:
+        ConfigError: a key, a loss or an argument of one does not exist, or a value cannot work.
+    """
     check_keys(f"{section}.", loss, ("types", "coef", "_inherited_"))
     for key in ("types", "coef"):
         if key not in loss:
