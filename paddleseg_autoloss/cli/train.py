@@ -11,6 +11,7 @@ from paddleseg_autoloss.flags import positive_int
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.checkpoint import checkpoint_iteration
 from paddleseg_autoloss.integration.config import find_config, load_config
+from paddleseg_autoloss.integration.loss_trial import try_losses
 from paddleseg_autoloss.integration.parts import build_parts
 
 __all__ = ["add_flags", "run"]
@@ -93,6 +94,7 @@ def run(args: Namespace) -> None:
     parts = build_parts(config, args, with_val_dataset=args.do_eval)
     if args.repeats > 1:
         parts.train_dataset.file_list *= args.repeats
+    try_losses(parts.model, parts.train_dataset, parts.losses, config.batch_size)
     paddleseg.core.train(
         parts.model,
         parts.train_dataset,

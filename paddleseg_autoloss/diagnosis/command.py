@@ -16,6 +16,7 @@ from paddleseg_autoloss.diagnosis.pictures import plot_diagnosis
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.files import write_json
 from paddleseg_autoloss.integration.config import find_config, load_config
+from paddleseg_autoloss.integration.loss_trial import try_losses
 from paddleseg_autoloss.integration.parts import build_parts
 
 __all__ = ["diagnose_from"]
@@ -38,6 +39,7 @@ def diagnose_from(args: Namespace, config_dir: Path) -> Diagnosis:
     config = load_config(path, batch_size=args.batch_size, opts=args.opts)
     with _quiet_logger():
         parts = build_parts(config, args)
+        try_losses(parts.model, parts.train_dataset, parts.losses, config.batch_size)
         notes = diagnosis_notes(parts.losses)
         diagnosis = measure(parts, args.iters, config.batch_size, args.num_workers)
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from paddleseg.cvlibs import SegBuilder
 from paddleseg.cvlibs.builder import Builder
 
 from paddleseg_autoloss.integration.checkpoint import check_plain
-from paddleseg_autoloss.integration.config_checks import check_aggregator, check_policy
+from paddleseg_autoloss.integration.config_checks import check_aggregator, check_loss, check_policy
 from paddleseg_autoloss.seams import replace, replaced
 
 __all__ = ["component_config", "extend_builder"]
@@ -64,6 +64,8 @@ def _checked_load(path: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _with_our_keys(build: Any) -> Any:
     def _build_loss(self: SegBuilder, loss_name: str, loss_cfg: dict[str, Any]) -> dict[str, Any]:
+        # Again: a command line may have changed it since the config was read.
+        check_loss(loss_name, loss_cfg)
         losses = build(self, loss_name, loss_cfg)
         for key, check in (("loss_aggregator", check_aggregator), ("on_nonfinite", check_policy)):
             value = self.config.dic.get(key)

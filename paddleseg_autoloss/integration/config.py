@@ -9,7 +9,7 @@ from typing import Any
 from paddleseg.cvlibs import Config
 
 from paddleseg_autoloss.errors import AutoLossError, ConfigError, did_you_mean, root_cause
-from paddleseg_autoloss.integration.config_checks import check_config, check_opts
+from paddleseg_autoloss.integration.config_checks import check_config, check_opt
 from paddleseg_autoloss.integration.config_files import ConfigFiles
 from paddleseg_autoloss.integration.config_keys import KEYS
 
@@ -76,9 +76,11 @@ class _CheckedConfig(Config):
     def update_config_dict(
         self, dic: dict[str, Any], opts: Sequence[str] | None = None, **overrides: Any
     ) -> dict[str, Any]:
-        check_opts(dic, opts)
         if overrides.get("learning_rate") and not isinstance(dic.get("lr_scheduler"), dict):
             raise ConfigError("lr_scheduler: expected this key in the config, found none")
-        updated = super().update_config_dict(dic, opts=opts, **overrides)
-        check_config(updated)
-        return updated
+        dic = super().update_config_dict(dic, **overrides)
+        for opt in opts or ():
+            check_opt(dic, opt)
+            dic = super().update_config_dict(dic, opts=[opt])
+        check_config(dic)
+        return dic

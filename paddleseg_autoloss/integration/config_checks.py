@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import paddle
 from paddleseg.core import evaluate
 from paddleseg.cvlibs import manager
-from paddleseg.cvlibs.manager import ComponentManager
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.checks import checked_integer, checked_number, checked_range
+from paddleseg_autoloss.checks import checked_integer, checked_range
 from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.gradients.aggregator import method_arguments
+from paddleseg_autoloss.integration.config_components import (
+    check_arguments,
+    check_component,
+    check_finite,
+    checked_type,
+    entries,
+)
 from paddleseg_autoloss.integration.config_keys import SECTIONS, check_keys, check_top_level
 from paddleseg_autoloss.weighting import METHODS
 
-__all__ = ["check_aggregator", "check_config", "check_opts", "check_policy"]
+__all__ = ["check_aggregator", "check_config", "check_loss", "check_opt", "check_policy"]
 
-_ALL = (
-    manager.MODELS,
-    manager.BACKBONES,
-    manager.DATASETS,
-    manager.TRANSFORMS,
-    manager.LOSSES,
-    manager.OPTIMIZERS,
-)
 _NETWORKS = (manager.MODELS, manager.BACKBONES)
 _POLICIES = ("stop", "skip")
 _TRANSFORMS = ("transforms", "common_transforms", "transforms1", "transforms2")
@@ -37,30 +34,29 @@ _WARMUP = ("warmup_iters", "warmup_start_lr")
 _GIVEN_BY_LOOP = {"model", "eval_dataset", "num_workers", "precision", "amp_level"}
 
 
-def check_opts(config: dict[str, Any], opts: Sequence[str] | None) -> None:
-    """Check that ``--opts`` names places that there are; PaddleSeg then puts the values there.
+def check_opt(config: dict[str, Any], opt: str) -> None:
+    """Check that one of ``--opts`` names a place that there is.
 
     Args:
-        config: the config as the files have it.
-        opts: such as ``loss.coef=[1,2]``.
+        config: the config as the files and the options before have it.
+        opt: such as ``loss.coef=[1,2]``; PaddleSeg puts the value there.
 
     Raises:
-        ConfigError: one is not of the form key=value, or lies below a key that is not there.
+        ConfigError: it is not of the form key=value, or lies below a key that is not there.
     """
-    for opt in opts or ():
-        if opt.count("=") != 1:
-            raise ConfigError(f"--opts: expected key=value with a single =, found {shown(opt)}")
-        *parents, _ = opt.split("=")[0].split(".")
-        place: Any = config
-        for depth, key in enumerate(parents):
-            if not isinstance(place, dict) or key not in place:
-                hint = did_you_mean(key, map(str, place)) if isinstance(place, dict) else ""
-                path = ".".join(parents[: depth + 1])
-                raise ConfigError(f"--opts {opt}: the config has no {path}{hint}")
-            place = place[key]
-        if not isinstance(place, dict):
-            found = f"found {shown(place)}"
-            raise ConfigError(f"--opts {opt}: expected keys below {'.'.join(parents)}, {found}")
+    if opt.count("=") != 1:
+        raise ConfigError(f"--opts: expected key=value with a single =, found {shown(opt)}")
+    *parents, _ = opt.split("=")[0].split(".")
+    place: Any = config
+    for depth, key in enumerate(parents):
+        if not isinstance(place, dict) or key not in place:
+            hint = did_you_mean(key, map(str, place)) if isinstance(place, dict) else ""
+            path = ".".join(parents[: depth + 1])
+            raise ConfigError(f"--opts {opt}: the config has no {path}{hint}")
+        place = place[key]
+    if not isinstance(place, dict):
+        found = shown(place)
+        raise ConfigError(f"--opts {opt}: expected keys below {'.'.join(parents)}, found {found}")
 
 
 def check_config(config: dict[str, Any]) -> None:
@@ -84,13 +80,13 @@ def check_config(config: dict[str, Any]) -> None:
     for key in ("train_dataset", "val_dataset"):
         if config.get(key):
             _check_dataset(key, config[key])
-    _check_component("model", config["model"], _NETWORKS, requires_all=False)
+    check_component("model", config["model"], _NETWORKS, requires_all=False)
     _check_num_classes("model", config["model"])
     _check_optimizer(config["optimizer"])
     _check_schedule(config["lr_scheduler"])
     for key in ("loss", "distill_loss"):
         if key in config:
-            _check_loss(key, config[key])
+            check_loss(key, config[key])
     _check_ignore_index(config)
     _check_test_config(config.get("test_config", {}))
     check_aggregator(config.get("loss_aggregator"))
@@ -105,14 +101,12 @@ def check_aggregator(aggregator: Any) -> None:
     """
     if aggregator is None:
         return
-    if not isinstance(aggregator, dict) or "type" not in aggregator:
-        raise ConfigError(f"loss_aggregator: expected a 'type', found {shown(aggregator)}")
-    kind = _checked_type("loss_aggregator", aggregator, METHODS)
+    kind = checked_type("loss_aggregator", aggregator, METHODS)
     known = [argument.name for argument in method_arguments(METHODS[kind])]
     check_keys(
         "loss_aggregator.", aggregator, {"type", *known}, f"{kind} has no such argument", known
     )
-    _check_finite("loss_aggregator", aggregator)
+    check_finite("loss_aggregator", aggregator)
 
 
 def check_policy(policy: Any) -> None:
@@ -126,14 +120,14 @@ def check_policy(policy: Any) -> None:
 
 
 def _check_dataset(key: str, dataset: dict[str, Any]) -> None:
-    _check_component(key, dataset, (manager.DATASETS,))
+    check_component(key, dataset, (manager.DATASETS,))
     _check_num_classes(key, dataset)
     if "ignore_index" in dataset:
         checked_integer(f"{key}.ignore_index", dataset["ignore_index"], least=-(2**31))
     for name, value in dataset.items():
         if name in _TRANSFORMS and value not in (None, []):
-            for entry_key, entry in _entries(f"{key}.{name}", value):
-                _check_component(entry_key, entry, (manager.TRANSFORMS,))
+            for entry_key, entry in entries(f"{key}.{name}", value):
+                check_component(entry_key, entry, (manager.TRANSFORMS,))
 
 
 def _check_num_classes(key: str, component: dict[str, Any]) -> None:
@@ -145,16 +139,16 @@ def _check_optimizer(optimizer: dict[str, Any]) -> None:
     known = dict(manager.OPTIMIZERS.components_dict)
     # PaddleSeg's builder takes these for the same.
     known |= {"sgd": known["SGD"], "adam": known["Adam"]}
-    kind = _checked_type("optimizer", optimizer, known)
+    kind = checked_type("optimizer", optimizer, known)
     if known[kind] is known["SGD"] and "momentum" in optimizer:
         kind = "Momentum"
-    _check_arguments("optimizer", optimizer, kind, known[kind])
-    _check_finite("optimizer", optimizer)
+    check_arguments("optimizer", optimizer, kind, known[kind])
+    check_finite("optimizer", optimizer)
     for key, value in optimizer.items():
         if isinstance(value, (int, float)):
             checked_range(f"optimizer.{key}", float(value), least=0)
     if optimizer.get("custom_cfg") is not None:
-        for key, group in _entries("optimizer.custom_cfg", optimizer["custom_cfg"]):
+        for key, group in entries("optimizer.custom_cfg", optimizer["custom_cfg"]):
             _check_parameter_group(key, group)
 
 
@@ -175,11 +169,11 @@ def _check_schedule(schedule: dict[str, Any]) -> None:
         for name, kind in vars(paddle.optimizer.lr).items()
         if inspect.isclass(kind) and issubclass(kind, paddle.optimizer.lr.LRScheduler)
     }
-    kind = _checked_type("lr_scheduler", schedule, kinds)
+    kind = checked_type("lr_scheduler", schedule, kinds)
     given = {name: value for name, value in schedule.items() if name not in _WARMUP}
     # PaddleSeg sets them for the schedule.
     computed = {"decay_steps"} if kind == "PolynomialDecay" else set()
-    _check_arguments("lr_scheduler", given, kind, kinds[kind], computed)
+    check_arguments("lr_scheduler", given, kind, kinds[kind], computed)
     if _WARMUP[0] in schedule:
         checked_integer("lr_scheduler.warmup_iters", schedule["warmup_iters"], least=1)
         if "warmup_start_lr" not in schedule or "learning_rate" not in schedule:
@@ -192,29 +186,34 @@ def _check_schedule(schedule: dict[str, Any]) -> None:
     for key in ("decay_steps", "step_size", "T_max", "T_0"):
         if key in schedule:
             checked_integer(f"lr_scheduler.{key}", schedule[key], least=1)
-    _check_finite("lr_scheduler", schedule)
+    check_finite("lr_scheduler", schedule)
 
 
-def _check_loss(section: str, loss: dict[str, Any]) -> None:
+def check_loss(section: str, loss: dict[str, Any]) -> None:
+    """Check the value of the config key ``loss`` or ``distill_loss``.
+
+    Raises:
+        ConfigError: a key, a loss or an argument of one does not exist, or a value cannot work.
+    """
     check_keys(f"{section}.", loss, ("types", "coef", "_inherited_"))
     for key in ("types", "coef"):
         if key not in loss:
             raise ConfigError(
                 f"{section}.{key}: expected a list, one entry per output of the model"
             )
-    types = list(_entries(f"{section}.types", loss["types"]))
+    types = list(entries(f"{section}.types", loss["types"]))
     _check_coef(f"{section}.coef", loss["coef"], len(types), one_for_all=True)
     for key, entry in types:
         _check_loss_entry(key, entry)
-    _check_finite(section, loss)
+    check_finite(section, loss)
 
 
 def _check_loss_entry(key: str, loss: Any) -> None:
     """Check a loss, and those inside of it."""
-    _check_component(key, loss, (manager.LOSSES,))
+    check_component(key, loss, (manager.LOSSES,))
     kind = loss["type"]
     if kind == "MixedLoss" or kind in METHODS:
-        inner = list(_entries(f"{key}.losses", loss["losses"]))
+        inner = list(entries(f"{key}.losses", loss["losses"]))
         if kind == "MixedLoss":
             _check_coef(f"{key}.coef", loss["coef"], len(inner))
         for inner_key, entry in inner:
@@ -297,77 +296,3 @@ def _check_pair(key: str, pair: Any) -> None:
         raise ConfigError(f"{key}: expected two positive integers, found {shown(pair)}")
     for value in pair:
         checked_integer(key, value, least=1)
-
-
-def _entries(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The entries of a list of components, with their keys."""
-    if not isinstance(value, list) or not value:
-        raise ConfigError(f"{key}: expected a list of components, found {shown(value)}")
-    for index, entry in enumerate(value):
-        yield f"{key}[{index}]", entry
-
-
-def _check_component(
-    key: str, component: Any, managers: Sequence[ComponentManager], requires_all: bool = True
-) -> None:
-    """Check a component, and the components among its arguments."""
-    if not isinstance(component, dict) or "type" not in component:
-        raise ConfigError(f"{key}: expected a 'type', found {shown(component)}")
-    known = {name: kind for m in managers for name, kind in m.components_dict.items()}
-    kind = _checked_type(key, component, known)
-    absent = set() if requires_all else set(inspect.signature(known[kind]).parameters)
-    _check_arguments(key, component, kind, known[kind], absent)
-    for inner_key, inner in _inner_components(key, component):
-        _check_component(inner_key, inner, _ALL, requires_all=False)
-
-
-def _inner_components(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Whatever PaddleSeg's builder builds among the arguments: mappings with a type."""
-    for name, inner in value.items():
-        items = [(f"{key}.{name}", inner)]
-        if isinstance(inner, list):
-            items = [(f"{key}.{name}[{index}]", entry) for index, entry in enumerate(inner)]
-        yield from ((k, entry) for k, entry in items if isinstance(entry, dict) and "type" in entry)
-
-
-def _checked_type(key: str, component: dict[str, Any], known: dict[str, Any]) -> str:
-    if "type" not in component:
-        raise ConfigError(f"{key}: expected a 'type', found {shown(component)}")
-    kind = component["type"]
-    if not isinstance(kind, str):
-        raise ConfigError(f"{key}.type: expected a name, found {shown(kind)}")
-    if kind not in known:
-        raise ConfigError(f"{key}.type: there is no {shown(kind)}{did_you_mean(kind, known)}")
-    return kind
-
-
-def _check_arguments(
-    key: str,
-    component: dict[str, Any],
-    kind: str,
-    make: Callable[..., Any],
-    absent: Sequence[str] | set[str] = (),
-) -> None:
-    """Check that a component has all arguments that it needs, but ``absent``, and no others."""
-    parameters = inspect.signature(make).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    names = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    if not takes_any:
-        known = {"type", *names}
-        check_keys(f"{key}.", component, known, f"{kind} has no such argument", names)
-    for name in names:
-        is_needed = parameters[name].default is inspect.Parameter.empty and name not in absent
-        if is_needed and name not in component:
-            raise ConfigError(f"{key}.{name}: {kind} needs this argument, found none")
-
-
-def _check_finite(key: str, value: Any) -> None:
-    """No NaN and no infinity anywhere."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            _check_finite(f"{key}.{name}", inner)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            _check_finite(f"{key}[{index}]", inner)
-    elif isinstance(value, float) and not math.isfinite(value):
-        checked_number(key, value)

@@ -130,7 +130,7 @@ def _checked_losses(component: str, losses: Sequence[nn.Layer]) -> list[nn.Layer
 
 def _is_list_of_names(names: Sequence[str], length: int) -> bool:
     is_list = isinstance(names, (list, tuple)) and len(names) == length
-    return is_list and all(isinstance(name, str) for name in names)
+    return is_list and all(isinstance(name, str) and name.strip() for name in names)
 
 
 def _hand_on_ignore_index(losses: Sequence[nn.Layer], ignore_index: int) -> None:

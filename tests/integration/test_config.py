@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from paddleseg.cvlibs import SegBuilder
 from PIL import Image
-from support import ROOT, run_tool
+from support import ROOT, at, run_tool
 
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.data_checks import build_dataset, check_files
@@ -22,50 +21,6 @@ from paddleseg_autoloss.integration.config import (
 
 CONFIGS = ROOT / "configs"
 SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yml"))
-
-
-@pytest.fixture
-def config(tmp_path, fundus):
-    """Write a config after a change; return its path."""
-
-    def write(change=lambda dic: None) -> str:
-        transforms = [{"type": "Resize", "target_size": [32, 32]}, {"type": "Normalize"}]
-        data = {
-            "type": "SyntheticFundus",
-            "dataset_root": str(fundus),
-            "num_train": 8,
-            "num_val": 3,
-            "image_size": 64,
-            "transforms": transforms,
-        }
-        inner = [{"type": "CrossEntropyLoss"}, {"type": "DiceLoss"}]
-        dic = {
-            "batch_size": 2,
-            "iters": 2,
-            "train_dataset": {**data, "mode": "train"},
-            "val_dataset": {**data, "mode": "val"},
-            "optimizer": {"type": "SGD", "momentum": 0.9},
-            "lr_scheduler": {"type": "PolynomialDecay", "learning_rate": 0.01},
-            "model": {"type": "FastSCNN", "num_classes": 2, "enable_auxiliary_loss": False},
-            "loss": {"types": [{"type": "AutoWeightedLoss", "losses": inner}], "coef": [1]},
-        }
-        change(dic)
-        path = tmp_path / "config.yml"
-        path.write_text(yaml.safe_dump(dic))
-        return str(path)
-
-    return write
-
-
-def at(*keys, value):
-    """A change that sets a key, however deep."""
-
-    def change(dic):
-        for key in keys[:-1]:
-            dic = dic[key]
-        dic[keys[-1]] = value
-
-    return change
 
 
 class TestComponents:

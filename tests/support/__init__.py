@@ -1,5 +1,6 @@
 """What tests of several folders share; no test file imports from another one."""
 
+from support.configs import at
 from support.processes import ROOT, SCRIPT_HEAD, run_tool
 from support.training import Squares, TinyNet, adam, ce_and_dice, enough_losses, run_training
 
@@ -9,6 +10,7 @@ __all__ = [
     "Squares",
     "TinyNet",
     "adam",
+    "at",
     "ce_and_dice",
     "enough_losses",
     "run_tool",

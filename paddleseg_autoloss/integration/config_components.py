@@ -1,0 +1,136 @@
+"""Components of a config: mappings with a ``type``, which PaddleSeg's builder builds."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from paddleseg.cvlibs import manager
+from paddleseg.cvlibs.manager import ComponentManager
+
+from paddleseg_autoloss.checks import checked_number
+from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
+from paddleseg_autoloss.integration.config_keys import check_keys
+
+__all__ = ["check_arguments", "check_component", "check_finite", "checked_type", "entries"]
+
+_ALL = (
+    manager.MODELS,
+    manager.BACKBONES,
+    manager.DATASETS,
+    manager.TRANSFORMS,
+    manager.LOSSES,
+    manager.OPTIMIZERS,
+)
+
+
+def entries(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Return the entries of a list of components, each with its key.
+
+    Raises:
+        ConfigError: it is not a list, or empty.
+    """
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{key}: expected a list of components, found {shown(value)}")
+    return ((f"{key}[{index}]", entry) for index, entry in enumerate(value))
+
+
+def check_component(
+    key: str, component: Any, managers: Sequence[ComponentManager], requires_all: bool = True
+) -> None:
+    """Check a component, and the components among its arguments.
+
+    Args:
+        key: the key of the config that it is the value of.
+        component: the component.
+        managers: where its type is registered.
+        requires_all: whether it must have every argument without a default.
+
+    Raises:
+        ConfigError: its type or one of its arguments does not exist, or one is missing.
+    """
+    known = {name: kind for m in managers for name, kind in m.components_dict.items()}
+    kind = checked_type(key, component, known)
+    optional = () if requires_all else inspect.signature(known[kind]).parameters
+    check_arguments(key, component, kind, known[kind], optional)
+    for inner_key, inner in _inner_components(key, component):
+        check_component(inner_key, inner, _ALL, requires_all=False)
+
+
+def _inner_components(key: str, component: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Whatever PaddleSeg's builder builds among the arguments: mappings with a type."""
+    for name, value in component.items():
+        found = [(f"{key}.{name}", value)]
+        if isinstance(value, list):
+            found = [(f"{key}.{name}[{index}]", entry) for index, entry in enumerate(value)]
+        yield from ((k, entry) for k, entry in found if isinstance(entry, dict) and "type" in entry)
+
+
+def checked_type(key: str, component: Any, known: Mapping[str, Any]) -> str:
+    """Return the type of a component.
+
+    Args:
+        key: the key of the config that it is the value of.
+        component: the component.
+        known: all types that there are.
+
+    Raises:
+        ConfigError: it has none, or one that does not exist.
+    """
+    if not isinstance(component, dict) or "type" not in component:
+        raise ConfigError(f"{key}: expected a 'type', found {shown(component)}")
+    kind = component["type"]
+    if not isinstance(kind, str):
+        raise ConfigError(f"{key}.type: expected a name, found {shown(kind)}")
+    if kind not in known:
+        raise ConfigError(f"{key}.type: there is no {shown(kind)}{did_you_mean(kind, known)}")
+    return kind
+
+
+def check_arguments(
+    key: str,
+    component: Mapping[str, Any],
+    kind: str,
+    make: Callable[..., Any],
+    optional: Collection[str] = (),
+) -> None:
+    """Check that a component has the arguments that its class takes.
+
+    Args:
+        key: the key of the config that it is the value of.
+        component: the component.
+        kind: its type.
+        make: the class or function of that name.
+        optional: arguments that someone else gives.
+
+    Raises:
+        ConfigError: it has one that the class does not take, or lacks one that it needs.
+    """
+    parameters = inspect.signature(make).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    if not takes_any:
+        known = {"type", *names}
+        check_keys(f"{key}.", component, known, f"{kind} has no such argument", names)
+    for name in names:
+        is_needed = parameters[name].default is inspect.Parameter.empty and name not in optional
+        if is_needed and name not in component:
+            raise ConfigError(f"{key}.{name}: {kind} needs this argument, found none")
+
+
+def check_finite(key: str, value: Any) -> None:
+    """Check that there is no NaN and no infinity in a value, however deep.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            check_finite(f"{key}.{name}", inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            check_finite(f"{key}[{index}]", inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        checked_number(key, value)

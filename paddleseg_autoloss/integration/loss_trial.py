@@ -1,0 +1,330 @@
+"""One batch through the network and the losses before training, so that a misfit is named."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+from paddle.io.dataloader.collate import default_collate_fn
+from paddleseg.models.losses import BootstrappedCrossEntropyLoss, MixedLoss
+
+from paddleseg_autoloss.errors import AutoLossError, ConfigError, DataError, one_line, root_cause
+from paddleseg_autoloss.integration.loop import stock_losses
+from paddleseg_autoloss.integration.running_statistics import RunningStatistics
+from paddleseg_autoloss.integration.terms import loss_layers
+from paddleseg_autoloss.losses import WeightedLoss
+from paddleseg_autoloss.seams import replaced
+from paddleseg_autoloss.tensors import as_vector
+
+__all__ = ["try_losses"]
+
+#: Losses that only certain networks have the outputs for.
+_MADE_FOR = {
+    "DetailAggregateLoss": "the detail output of STDC",
+    "DistillCrossEntropyLoss": "a student and a teacher",
+    "DualTaskLoss": "GSCNN",
+    "EdgeAttentionLoss": "an output with logits and edges, as of GSCNN",
+    "KLLoss": "two outputs, as of PortraitNet",
+    "MaskFormerLoss": "MaskFormer",
+    "OhemEdgeAttentionLoss": "an output with logits and edges, as of DecoupledSegNet",
+    "PixelContrastCrossEntropyLoss": "an output with embeddings",
+    "PointCrossEntropyLoss": "an output with points, as of PointRend",
+    "SECrossEntropyLoss": "an output for whole images, as of ENCNet",
+}
+
+
+@paddle.no_grad()
+def try_losses(
+    model: nn.Layer, dataset: paddle.io.Dataset, losses: dict[str, Any], batch_size: int
+) -> None:
+    """Compute the losses of one batch, and leave no trace of it.
+
+    Random state, the running statistics of the network and what the losses remember are as before;
+    methods are not asked for weights.  It costs one forward pass.
+
+    Args:
+        model: the network.
+        dataset: the data set to train on.  The images are taken evenly from all of it.
+        losses: PaddleSeg's loss dict.
+        batch_size: images of the batch.
+
+    Raises:
+        ConfigError: a loss does not fit the network or the labels, named by its config key; or the
+            network does not take the images.
+        DataError: the data set does not give a batch.
+    """
+    plain = {**losses, "types": [_unweighted(loss) for loss in losses["types"]]}
+    with _unchanged(model, losses), _local_batch_norm(model):
+        data = _batch(dataset, batch_size)
+        model.train()
+        outputs = _outputs(model, data)
+        calls = _Calls(losses, data, outputs, _layout(model))
+        compute = getattr(model, "loss_computation", None) or stock_losses
+        with calls.watched():
+            try:
+                compute(outputs, plain, data)
+            except AutoLossError:
+                raise
+            except Exception as error:
+                raise calls.misfit(error) from error
+
+
+@contextmanager
+def _unchanged(model: nn.Layer, losses: dict[str, Any]) -> Iterator[None]:
+    """Restore what drawing images and computing losses changes."""
+    devices = {"cpu", paddle.get_device().split(":")[0]}
+    generators = {device: paddle.get_rng_state(device) for device in devices}
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    statistics = [RunningStatistics(layer) for layer in (model, *loss_layers(losses).values())]
+    for one in statistics:
+        one.keep()
+    try:
+        yield
+    finally:
+        for one in statistics:
+            one.restore()
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        for device, state in generators.items():
+            paddle.set_rng_state(state, device)
+
+
+class _InOrder(nn.Layer):
+    """Calls losses one after the other, as a component does, and weighs nothing."""
+
+    def __init__(self, losses: list[nn.Layer]) -> None:
+        super().__init__()
+        self.losses = losses
+
+    def forward(self, logits: Any, labels: Any) -> Tensor:
+        values = [loss(logits, labels) for loss in self.losses]
+        return as_vector([v for value in values for v in _listed(value)]).sum()
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _unweighted(loss: Any) -> Any:
+    """A loss without the method, which would remember the values or go backward."""
+    if isinstance(loss, WeightedLoss):
+        return _InOrder([_unweighted(inner) for inner in loss.losses])
+    if isinstance(loss, MixedLoss):
+        return MixedLoss([_unweighted(inner) for inner in loss.losses], loss.coef)
+    return loss
+
+
+@contextmanager
+def _local_batch_norm(model: nn.Layer) -> Iterator[None]:
+    """Let batch norm look at this card alone: the cards are not connected yet."""
+    with ExitStack() as stack:
+        for layer in model.sublayers(include_self=True):
+            if isinstance(layer, nn.SyncBatchNorm):
+                stack.enter_context(replaced(layer, "forward", _batch_norm(layer)))
+        yield
+
+
+def _batch_norm(layer: nn.SyncBatchNorm) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, layer._mean, layer._variance, layer.weight, layer.bias, training=True,
+            momentum=layer._momentum, epsilon=layer._epsilon, data_format=layer._data_format,
+        )  # fmt: skip
+
+    return forward
+
+
+def _batch(dataset: Any, batch_size: int) -> dict[str, Any]:
+    """Images from all over the data set, as the loop's reader puts them together."""
+    count = min(batch_size, len(dataset))
+    samples = []
+    for index in (i * len(dataset) // count for i in range(count)):
+        try:
+            samples.append(dataset[index])
+        except AutoLossError:
+            raise
+        except Exception as error:
+            files = getattr(dataset, "file_list", None)
+            what = f"image {index}" if files is None else " with ".join(map(str, files[index]))
+            raise DataError(f"train_dataset: cannot read {what}: {root_cause(error)}") from error
+    try:
+        batch = default_collate_fn(samples)
+    except Exception as error:
+        shapes = sorted({tuple(np.shape(sample["img"])) for sample in samples})
+        raise DataError(
+            "train_dataset.transforms: expected images that make a batch, found the shapes "
+            f"{' and '.join(map(str, shapes))}: {one_line(error)}"
+        ) from error
+    arrays = {k: paddle.to_tensor(v) for k, v in batch.items() if isinstance(v, np.ndarray)}
+    return {**batch, **arrays}
+
+
+def _outputs(model: nn.Layer, data: dict[str, Any]) -> Any:
+    images = data["img"]
+    if _layout(model) == "NHWC":
+        images = images.transpose((0, 2, 3, 1))
+    try:
+        return model(images)
+    except AutoLossError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"model: it does not take the images of train_dataset, of shape {images.shape}: "
+            f"{_reason(error)}"
+        ) from error
+
+
+def _layout(model: nn.Layer) -> str:
+    return getattr(model, "data_format", "NCHW")
+
+
+class _Calls:
+    """Checks what every innermost loss is called with and returns, and knows which is called.
+
+    Args:
+        losses: PaddleSeg's loss dict.
+        data: the batch.
+        outputs: what the network returned for it.
+        layout: of images and outputs, ``NCHW`` or ``NHWC``.
+    """
+
+    def __init__(
+        self, losses: dict[str, Any], data: dict[str, Any], outputs: Any, layout: str
+    ) -> None:
+        self.losses = {key: x for key, x in _all_losses(losses).items() if not _has_losses(x)}
+        self.data = data
+        self.outputs = outputs
+        self.layout = layout
+        self._current: str | None = None
+        self._pending = list(self.losses)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look at all calls."""
+        with ExitStack() as stack:
+            for key, loss in self.losses.items():
+                before, after = self._before(key), self._after(key)
+                stack.callback(loss.register_forward_pre_hook(before).remove)
+                stack.callback(loss.register_forward_post_hook(after).remove)
+            yield
+
+    def _before(self, key: str) -> Callable[[nn.Layer, tuple[Any, ...]], None]:
+        def before(loss: nn.Layer, inputs: tuple[Any, ...]) -> None:
+            self._current = key
+            if key in self._pending:
+                self._pending.remove(key)
+            if getattr(loss, "edge_label", False) and "edge" not in self.data:
+                raise ConfigError(
+                    f"{key}.edge_label: expected edge: true under train_dataset beside it"
+                )
+            if isinstance(inputs[0], Tensor) and inputs[0].ndim == 4:
+                self._check_classes(key, loss, inputs[0])
+
+        return before
+
+    def _check_classes(self, key: str, loss: nn.Layer, logits: Tensor) -> None:
+        """Compare the channels of an output with the labels and with what the loss was told."""
+        layout = getattr(loss, "data_format", "NCHW")
+        if layout != self.layout:
+            raise ConfigError(
+                f"{key}: expected a loss with data_format {self.layout}, as the network has, found "
+                f"{type(loss).__name__} with {layout}"
+            )
+        classes = logits.shape[layout.index("C")]
+        weight = getattr(loss, "weight", None)
+        if isinstance(weight, (list, tuple, Tensor)) and len(weight) != classes:
+            raise ConfigError(
+                f"{key}.weight: expected {classes}, one per class, found {len(weight)}"
+            )
+        for name in ("num_classes", "num_class"):
+            told = getattr(loss, name, classes)
+            if told != classes:
+                raise ConfigError(
+                    f"{key}.{name}: expected {classes}, as the network's output has, found {told}"
+                )
+        pixels = logits.size // (len(logits) * classes)
+        if isinstance(loss, BootstrappedCrossEntropyLoss) and pixels <= loss.K:
+            raise ConfigError(
+                f"{key}.min_K: expected less than {pixels}, the pixels of an image, found {loss.K}"
+            )
+        if not (isinstance(self.outputs, (list, tuple)) and logits is self.outputs[0]):
+            return
+        if classes == 1:
+            raise ConfigError(
+                f"{key}: {type(loss).__name__} expects an output for every class, the background "
+                "included, as does PaddleSeg's evaluation; found one output in all: set "
+                "num_classes to 2 or more"
+            )
+        self._check_labels(key, loss, classes)
+
+    def _check_labels(self, key: str, loss: nn.Layer, classes: int) -> None:
+        labels = self.data["label"]
+        if labels.ndim != 3:
+            return
+        ignored = getattr(loss, "ignore_index", 255)
+        found = np.unique(labels.numpy())
+        beyond = found[(found != ignored) & ((found < 0) | (found >= classes))]
+        if beyond.size:
+            raise ConfigError(
+                f"{key}: expected labels from 0 to {classes - 1}, as the network has {classes} "
+                f"classes, or {ignored} for pixels to ignore; found {beyond[0]} in train_dataset"
+            )
+
+    def _after(self, key: str) -> Callable[[nn.Layer, tuple[Any, ...], Any], None]:
+        def after(loss: nn.Layer, inputs: tuple[Any, ...], value: Any) -> None:
+            if isinstance(value, Tensor) and value.size != 1:
+                raise ConfigError(
+                    f"{key}: expected a loss that is one number, found {type(loss).__name__} with "
+                    f"shape {list(value.shape)}"
+                )
+            self._current = None
+
+        return after
+
+    def misfit(self, error: Exception) -> ConfigError:
+        """Return the error that says which loss failed, and on what."""
+        reason = _reason(error)
+        # An error between two losses comes from what the next one was to be called with.
+        key = self._current or next(iter(self._pending), None)
+        if key is None:
+            return ConfigError(f"loss: it does not fit the network or the labels: {reason}")
+        kind = type(self.losses[key]).__name__
+        hint = f"; {kind} is made for {_MADE_FOR[kind]}" if kind in _MADE_FOR else ""
+        shapes = f"outputs of {_shapes(self.outputs)} and labels of {_shapes(self.data['label'])}"
+        return ConfigError(f"{key}: {kind} does not fit {shapes}: {reason}{hint}")
+
+
+def _all_losses(losses: dict[str, Any]) -> dict[str, nn.Layer]:
+    """All losses, those inside of others too, by their keys in the config."""
+    found: dict[str, nn.Layer] = {}
+    pending = [(f"loss.types[{index}]", loss) for index, loss in enumerate(losses["types"])]
+    for key, loss in pending:
+        found[key] = loss
+        if _has_losses(loss):
+            pending += [(f"{key}.losses[{i}]", inner) for i, inner in enumerate(loss.losses)]
+    return found
+
+
+def _has_losses(loss: Any) -> bool:
+    """MaskFormer's loss has only names there."""
+    return all(isinstance(inner, nn.Layer) for inner in getattr(loss, "losses", [None]))
+
+
+def _shapes(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_shapes, value))
+    return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _reason(error: Exception) -> str:
+    """What an error of Paddle says, without the C++ that it went through."""
+    message = root_cause(error).rpartition("Error Message Summary:")[2].strip("- ")
+    message = re.sub(r"\s*\[Hint: .*?\]?(?=\(at |$)|\s*\(at /[^)]*\)", "", message)
+    return message if message not in ("", "None") else type(error).__name__

@@ -1,0 +1,369 @@
+"""Keys and values of a config that cannot work: one line that names the key, before anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from paddleseg.cvlibs import Config, SegBuilder
+from paddleseg.cvlibs.config import parse_from_yaml
+from support import ROOT, at, run_tool
+
+from paddleseg_autoloss.checks import build
+from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.integration.config import load_config, read_config
+
+SHIPPED = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yml"))
+MIXED = {
+    "type": "MixedLoss",
+    "losses": [{"type": "CrossEntropyLoss"}, {"type": "DiceLoss"}],
+    "coef": [0.8, 0.2],
+}
+
+
+def mixed(*keys, value):
+    """A change that takes MixedLoss, with a key of it changed."""
+
+    def change(dic):
+        loss = yaml.safe_load(yaml.safe_dump(MIXED))
+        at(*keys, value=value)(loss)
+        dic["loss"]["types"] = [loss]
+
+    return change
+
+
+def message_of(path: str, **overrides) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, **overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestUnknownKeys:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                at("loss_aggregatro", value={"type": "CAGrad"}),
+                "loss_aggregatro: there is no such key; did you mean loss_aggregator?",
+            ),
+            (
+                at("on_nonfiniet", value="skip"),
+                "on_nonfiniet: there is no such key; did you mean on_nonfinite?",
+            ),
+            (
+                at("test_confgi", value={}),
+                "test_confgi: there is no such key; did you mean test_config?",
+            ),
+            (at("batchsize", value=2), "batchsize: there is no such key; did you mean batch_size?"),
+            (at(5, value=2), "5: there is no such key"),
+            (
+                at("loss", "tpyes", value=[]),
+                "loss.tpyes: there is no such key; did you mean types?",
+            ),
+            (
+                at("loss", "loss_aggregator", value={}),
+                "loss.loss_aggregator: there is no such key; loss_aggregator stands at top level",
+            ),
+            (
+                at("distill_loss", value={"types": [MIXED], "coef": [1], "coeff": 1}),
+                "distill_loss.coeff: there is no such key; did you mean coef?",
+            ),
+            (
+                at("optimizer", "momentun", value=0.9),
+                "optimizer.momentun: Momentum has no such argument; did you mean momentum?",
+            ),
+            (
+                at("optimizer", "custom_cfg", value=[{"name": "a", "lr_mul": 2}]),
+                "optimizer.custom_cfg[0].lr_mul: there is no such key; did you mean lr_mult?",
+            ),
+            (
+                at("lr_scheduler", "powr", value=0.9),
+                "lr_scheduler.powr: PolynomialDecay has no such argument; did you mean power?",
+            ),
+            (
+                at("lr_scheduler", "type", value="PolyDecay"),
+                "lr_scheduler.type: there is no 'PolyDecay'; did you mean PolynomialDecay?",
+            ),
+            (
+                at("train_dataset", "num_trian", value=3),
+                "train_dataset.num_trian: SyntheticFundus has no such argument; did you mean",
+            ),
+            (
+                at("train_dataset", "transforms", 1, value={"tyep": "Normalize"}),
+                "train_dataset.transforms[1]: expected a 'type', found {'tyep': 'Normalize'}",
+            ),
+            (
+                at("loss_aggregator", value={"type": "CAGrad", "calfa": 1}),
+                "loss_aggregator.calfa: CAGrad has no such argument; did you mean calpha?",
+            ),
+        ],
+    )
+    def test_named_with_the_nearest(self, change, message, config):
+        assert message_of(config(change)).startswith(message)
+
+    def test_in_a_base(self, config, tmp_path):
+        base = config(at("itres", value=3))
+        path = tmp_path / "own.yml"
+        path.write_text(f"_base_: {Path(base).name}\nbatch_size: 4\n")
+        assert message_of(str(path)) == "itres: there is no such key; did you mean iters?"
+
+    @pytest.mark.parametrize(
+        ("opt", "message"),
+        [
+            (
+                "loss_aggregatro.type=CAGrad",
+                "--opts loss_aggregatro.type=CAGrad: the config has no",
+            ),
+            ("loss_agregator={'type':'CAGrad'}", "loss_agregator: there is no such key; did you"),
+            ("los.coef=[2]", "--opts los.coef=[2]: the config has no los; did you mean loss?"),
+            ("loss.cof=[2]", "loss.cof: there is no such key; did you mean coef?"),
+            ("loss.types.0.type=A", "--opts loss.types.0.type=A: the config has no loss.types.0"),
+            ("iters.x=1", "--opts iters.x=1: expected keys below iters, found 2"),
+            ("iters", "--opts: expected key=value with a single =, found 'iters'"),
+            ("a=b=c", "--opts: expected key=value with a single =, found 'a=b=c'"),
+            ("iters=x", "iters: expected a positive integer, found 'x'"),
+            ("optimizer.momentum=-1", "optimizer.momentum: expected a number of at least 0"),
+        ],
+    )
+    def test_of_opts(self, opt, message, config):
+        assert message_of(config(), opts=[opt]).startswith(message)
+
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            {"to_static_training": False, "print_mem_info": True, "log_ranks": "0"},
+            {"uniform_output_enabled": False, "pdx_model_name": "x", "hpi_config_path": "y"},
+            {"learning_rate": 0.1, "export": {"a": 1}, "use_ema": True},
+            {"distill_loss": {"types": [MIXED], "coef": [1]}},
+        ],
+    )
+    def test_keys_of_paddleseg_are_known(self, keys, config, capfd):
+        load_config(config(lambda dic: dic.update(keys)))
+        warned = "export: training does not read this key" in capfd.readouterr().out
+        assert warned == ("export" in keys)
+
+    def test_anchors_may_be_defined_at_top_level(self, config, tmp_path):
+        dic = yaml.safe_load(Path(config()).read_text())
+        path = tmp_path / "anchors.yml"
+        names = "my_mean: &m [0.5, 0.5, 0.5]\n"
+        use = "val_dataset:\n  transforms: [{type: Normalize, mean: *m}]\n"
+        path.write_text(f"_base_: {Path(config()).name}\n{names}{use}")
+        loaded = load_config(str(path)).dic
+        assert loaded["val_dataset"]["transforms"][0]["mean"] == [0.5, 0.5, 0.5]
+        assert loaded.keys() == dic.keys()
+        path.write_text(f"_base_: {Path(config()).name}\nmy_mean: &m [0.5, 0.5, 0.5]\n")
+        assert message_of(str(path)).startswith("my_mean: there is no such key")
+
+    def test_key_given_twice(self, config, tmp_path):
+        path = Path(config())
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([*lines, "iters: 77"]))
+        first = lines.index("iters: 2") + 1
+        assert message_of(str(path)) == (
+            f"{path}, line {len(lines) + 1}: iters is given twice, first in line {first}"
+        )
+        assert load_config(config()).iters == 2
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (mixed("losses", 0, value={"tyep": "DiceLoss"}), "loss.types[0].losses[0]: expected a"),
+            (
+                mixed("losses", 1, value=None),
+                "loss.types[0].losses[1]: expected a 'type', found No",
+            ),
+            (mixed("losses", 1, value="DiceLoss"), "loss.types[0].losses[1]: expected a 'type'"),
+            (mixed("losses", value=None), "loss.types[0].losses: expected a list of components"),
+            (mixed("losses", value=[]), "loss.types[0].losses: expected a list of components"),
+            (
+                mixed("losses", 0, "type", value=["a"]),
+                "loss.types[0].losses[0].type: expected a na",
+            ),
+            (
+                mixed("losses", 0, "type", value="Resize"),
+                "loss.types[0].losses[0].type: there is no",
+            ),
+            (
+                mixed("coef", value=["0.1", 1]),
+                "loss.types[0].coef[0]: expected a number, found '0.1'",
+            ),
+            (mixed("coef", value=[1]), "loss.types[0].coef: expected 2, one per loss, found 1"),
+            (
+                mixed("coef", value=None),
+                "loss.types[0].coef: expected a list of numbers, found None",
+            ),
+            (
+                mixed("coef", value=[True, 1]),
+                "loss.types[0].coef[0]: expected a number, found True",
+            ),
+            (mixed("coef", value=[float("nan"), 1]), "loss.types[0].coef[0]: expected a number of"),
+            (mixed("coef", value=[0, 0]), "loss.types[0].coef: expected a number above 0, found"),
+            (
+                mixed("names", value=["a", "b"]),
+                "loss.types[0].names: MixedLoss has no such argument",
+            ),
+            (at("loss", value=None), "loss: expected keys and values, found None"),
+            (at("loss", value=[1]), "loss: expected keys and values, found [1]"),
+            (
+                at("loss", "coef", value=[-1]),
+                "loss.coef[0]: expected a number of at least 0, found",
+            ),
+            (at("loss", "coef", value=[0]), "loss.coef: expected a number above 0, found [0]"),
+            (at("loss", "coef", value=[True]), "loss.coef[0]: expected a number, found True"),
+            (at("loss", "coef", value=1), "loss.coef: expected a list of numbers, found 1"),
+            (at("loss", "types", value=[]), "loss.types: expected a list of components, found []"),
+            (at("loss", "types", 0, value=None), "loss.types[0]: expected a 'type', found None"),
+            (
+                at("loss", "types", 0, "losses", 0, "weight", value=[-1, 2]),
+                "loss.types[0].losses[0].weight[0]: expected a number of at least 0, found -1",
+            ),
+            (
+                at("loss", "types", 0, "losses", 0, "weight", value="dynamic"),
+                "loss.types[0].losses[0].weight: expected a list of numbers, one per class, found",
+            ),
+            (
+                at("loss", "types", 0, "losses", 0, value={"type": "BootstrappedCrossEntropyLoss"}),
+                "loss.types[0].losses[0].min_K: BootstrappedCrossEntropyLoss needs this argument",
+            ),
+            (
+                at("loss_aggregator", value={"type": []}),
+                "loss_aggregator.type: expected a name, fou",
+            ),
+            (
+                at("loss_aggregator", value="CAGrad"),
+                "loss_aggregator: expected a 'type', found 'CAG",
+            ),
+            (
+                at("lr_scheduler", "learning_rate", value=True),
+                "lr_scheduler.learning_rate: expected a number, found True",
+            ),
+            (
+                at("lr_scheduler", "learning_rate", value=float("nan")),
+                "lr_scheduler.learning_rate: expected a number of at least 0, found nan",
+            ),
+            (
+                at("lr_scheduler", "learning_rate", value="1e-4"),
+                "lr_scheduler.learning_rate: expected a number, found '1e-4'; it is text: write it",
+            ),
+            (at("lr_scheduler", "power", value=float("inf")), "lr_scheduler.power: expected a num"),
+            (at("lr_scheduler", "warmup_iters", value=1), "lr_scheduler.warmup_iters: expected wa"),
+            (at("lr_scheduler", value={"type": "io"}), "lr_scheduler.type: there is no 'io'"),
+            (at("optimizer", "weight_decay", value=-0.1), "optimizer.weight_decay: expected a num"),
+            (at("optimizer", "type", value="Dataset"), "optimizer.type: there is no 'Dataset'"),
+            (
+                at("optimizer", "custom_cfg", value=[{"lr_mult": 1}]),
+                "optimizer.custom_cfg[0]: expec",
+            ),
+            (
+                at("train_dataset", value=None),
+                "train_dataset: expected keys and values, found None",
+            ),
+            (at("train_dataset", "type", value="DiceLoss"), "train_dataset.type: there is no 'Dic"),
+            (
+                at("train_dataset", "transforms", value="Resize"),
+                "train_dataset.transforms: expected",
+            ),
+            (
+                at("train_dataset", "transforms", 0, value=None),
+                "train_dataset.transforms[0]: expect",
+            ),
+            (at("model", value="FastSCNN"), "model: expected keys and values, found 'FastSCNN'"),
+            (at("model", "num_classes", value="2"), "model.num_classes: expected a positive integ"),
+            (at("iters", value=True), "iters: expected a positive integer, found True"),
+            (at("on_nonfinite", value=["skip"]), "on_nonfinite: expected stop or skip, found"),
+            (at("to_static_training", value="no"), "to_static_training: expected true or false"),
+            (
+                at("test_config", value={"scales": "a"}),
+                "test_config.scales: expected a number, fou",
+            ),
+            (
+                at("test_config", value={"crop_size": 5}),
+                "test_config.crop_size: expected two posit",
+            ),
+            (
+                at("test_config", value={"num_workers": 1}),
+                "test_config.num_workers: there is no such",
+            ),
+        ],
+    )
+    def test_named_before_anything_is_built(self, change, message, config):
+        assert message_of(config(change)).startswith(message)
+
+    def test_empty_names(self, config):
+        builder = SegBuilder(load_config(config(at("loss", "types", 0, "names", value=["", "b"]))))
+        with pytest.raises(ConfigError, match="loss: names: expected a list of 2, one per loss"):
+            build("loss", lambda: builder.loss)
+
+    def test_long_values_are_cut(self, config):
+        change = at("loss", "types", value={"a": list(range(5000))})
+        assert len(message_of(config(change))) < 300
+
+    def test_a_loss_for_all_outputs(self, config):
+        assert len(load_config(config(at("loss", "coef", value=[1, 0]))).dic["loss"]["types"]) == 2
+
+
+class TestBases:
+    def test_other_files_are_not_shown(self, config, tmp_path):
+        secret = tmp_path / "passwd"
+        secret.write_text("root:x:0:0:secret\nkey: value\n")
+        path = tmp_path / "deep" / "own.yml"
+        path.parent.mkdir()
+        path.write_text("_base_: ../passwd")
+        message = message_of(str(path))
+        assert message == f"_base_: {path.parent}/../passwd: expected a .yml file"
+
+    @pytest.mark.parametrize(
+        ("base", "own", "message"),
+        [
+            ("loss: null", "loss: {coef: [1]}", "loss: expected keys and values in the base too"),
+            ("loss: {a: [1]}", "loss: {a: {b: 1}}", "loss.a: expected keys and values in the base"),
+            ("- 1", "iters: 2", "_base_: "),
+            ("_base_: {a: 1}", "iters: 2", "expected a path or a list of paths, found {'a': 1}"),
+        ],
+    )
+    def test_what_cannot_be_merged(self, base, own, message, tmp_path):
+        (tmp_path / "base.yml").write_text(base)
+        path = tmp_path / "own.yml"
+        path.write_text(f"_base_: base.yml\n{own}")
+        assert message in message_of(str(path))
+
+    @pytest.mark.parametrize("name", SHIPPED)
+    def test_the_same_as_paddleseg_reads(self, name):
+        path = str(ROOT / name)
+        assert read_config(path) == parse_from_yaml(path)
+
+    def test_the_same_with_all_kinds_of_inheritance(self, tmp_path):
+        files = {
+            "a.yml": "_base_: [b.yml, c.yml]\nx: {p: 1, q: {r: 2}}\ny: {_inherited_: no, s: 1}\n",
+            "b.yml": "_base_: d.yml\nx: {p: 3, q: {t: 4}, u: [5]}\ny: {s: 6, v: 7}\nz: 8\n",
+            "c.yml": "x: {p: 9, w: 10}\nz: 11\nl: [12]\nn: {_inherited_: true, m: 1}\n",
+            "d.yml": "_base_: c.yml\nl: [13, 14]\nx: {_inherited_: false, k: 15}\nn: {o: 2}\n",
+        }
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+        for name in files:
+            path = str(tmp_path / name)
+            assert read_config(path) == parse_from_yaml(path)
+
+    def test_paddleseg_does_not_read_the_file_again(self, config, monkeypatch):
+        """What it would read another time may be something else."""
+        expected = Config(config()).dic
+
+        def refused(*arguments, **keywords):
+            raise AssertionError("PaddleSeg read YAML")
+
+        monkeypatch.setattr("paddleseg.cvlibs.config.yaml.load", refused)
+        assert load_config(config()).dic == expected
+
+
+def test_train_says_it_in_one_line(config, tmp_path):
+    path = config(at("loss_aggregatro", value={"type": "CAGrad"}))
+    result = run_tool("tools/train.py", "--config", path, "--save_dir", tmp_path / "run")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == ["error: loss_aggregatro: there is no such key; did you mean loss_aggregator?"]
