@@ -14,6 +14,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "RunsFailed",
+    "TensorFileError",
     "TrainingDiverged",
     "UnclearedGradientError",
     "UnheldParameterError",
@@ -39,6 +40,10 @@ class DataError(AutoLossError, ValueError):
 
 class CheckpointError(AutoLossError, RuntimeError):
     """A checkpoint folder is incomplete or belongs to another loss."""
+
+
+class TensorFileError(CheckpointError):
+    """A file of tensors is damaged, or holds something other than tensors, numbers and names."""
 
 
 class RunsFailed(AutoLossError, RuntimeError):

@@ -60,7 +60,7 @@ SEAMS = (
     Seam(
         "Builder.build_component",
         "integration/builder.py",
-        "the config of each loss is known, and pretrained weights are read carefully",
+        "the config of each loss is known",
         _PROCESS,
         "paddleseg.cvlibs.builder:SegBuilder",
         ("self.build_component",),
@@ -75,11 +75,28 @@ SEAMS = (
     ),
     Seam(
         "paddle.load",
-        "integration/builder.py: _checked_load",
-        "pretrained weights are checked before Paddle unpickles them",
-        "the component is built",
-        "paddleseg.utils.utils:load_pretrained_model",
+        "integration/loading.py: _load",
+        "paddle.load runs the code that a file asks for; where PaddleSeg calls it, files are read "
+        "without pickle, and other callers have Paddle's own",
+        _PROCESS,
+        "paddleseg.utils.utils:resume",
         ("paddle.load",),
+    ),
+    Seam(
+        "paddleseg.utils.utils.load_pretrained_model",
+        "integration/loading.py: load_weights",
+        "weights that fit nothing are an error, whoever imported the function before",
+        _PROCESS,
+        "paddleseg.utils.utils:load_entire_model",
+        ("load_pretrained_model",),
+    ),
+    Seam(
+        "paddleseg.utils.utils.load_entire_model",
+        "cli/predict.py",
+        "the weights are loaded before, with an error that names the flag",
+        "the prediction ends",
+        "paddleseg.core.predict:predict",
+        ("utils.utils.load_entire_model",),
     ),
     Seam(
         "model.loss_computation",

@@ -6,12 +6,13 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+from paddle import nn
 from paddleseg.cvlibs import Config
-from paddleseg.utils import utils
+from paddleseg.utils import logger, utils
 
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.flags import default_device, non_negative_int
-from paddleseg_autoloss.integration.checkpoint import check_plain
+from paddleseg_autoloss.integration.loading import load_weights
 
 __all__ = [
     "add_augmentation",
@@ -24,8 +25,8 @@ __all__ = [
     "add_window",
     "augmentation",
     "check_model_path",
-    "check_weights",
     "check_window",
+    "load_trained",
     "set_data_format",
     "show_config",
     "window",
@@ -167,14 +168,18 @@ def check_model_path(path: str | None) -> None:
         raise ConfigError(f"--model_path: expected a .pdparams file, found nothing at {path}")
 
 
-def check_weights(path: str | None) -> None:
-    """Check that the file at ``--model_path`` holds nothing but tensors.
+def load_trained(model: nn.Layer, path: str) -> None:
+    """Load the weights at ``--model_path``; a warning counts what they lack.
 
     Raises:
-        CheckpointError: it holds something else.
+        CheckpointError: they cannot be read, or nothing fits the network.
     """
-    if path is not None and "://" not in path:
-        check_plain("--model_path", path)
+    missing = load_weights(model, path, "--model_path")
+    if missing:
+        logger.warning(
+            f"--model_path: {path} lacks {missing} of the network's {len(model.state_dict())} "
+            "tensors, which stay as they were made: the results mean little"
+        )
 
 
 def show_config(config: Config) -> None:

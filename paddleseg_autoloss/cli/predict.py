@@ -14,6 +14,7 @@ from paddleseg_autoloss.cli import options
 from paddleseg_autoloss.data_checks import check_files
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.config import find_config, load_config
+from paddleseg_autoloss.seams import replaced
 
 __all__ = ["add_flags", "run"]
 
@@ -41,7 +42,6 @@ def run(args: Namespace) -> None:
     options.check_model_path(args.model_path)
     options.check_window(args)
     config = load_config(find_config(args.config, CONFIG_DIR))
-    options.check_weights(args.model_path)
     builder = SegBuilder(config)
     options.show_config(config)
     utils.set_device(args.device if args.device == "cpu" else f"{args.device}:{args.device_id}")
@@ -51,15 +51,19 @@ def run(args: Namespace) -> None:
         chosen["custom_color"] = args.custom_color
     of_evaluation = {"aug_eval", "auc_roc"}
     of_config = {k: v for k, v in config.test_config.items() if k not in of_evaluation}
+    model = build("model", lambda: builder.model)
+    options.load_trained(model, args.model_path)
     images, image_dir = build("--image_path", lambda: get_image_list(args.image_path or ""))
     check_files("--image_path", Namespace(file_list=[(image,) for image in images]))
     logger.info(f"The number of images: {len(images)}")
-    predict(
-        build("model", lambda: builder.model),
-        model_path=args.model_path,
-        transforms=Compose(build("val_dataset.transforms", lambda: builder.val_transforms)),
-        image_list=images,
-        image_dir=image_dir,
-        save_dir=args.save_dir,
-        **of_config | chosen,
-    )
+    transforms = Compose(build("val_dataset.transforms", lambda: builder.val_transforms))
+    with replaced(utils, "load_entire_model", lambda model, path: None):
+        predict(
+            model,
+            model_path=args.model_path,
+            transforms=transforms,
+            image_list=images,
+            image_dir=image_dir,
+            save_dir=args.save_dir,
+            **of_config | chosen,
+        )

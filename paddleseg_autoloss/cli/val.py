@@ -57,7 +57,6 @@ def run(args: Namespace) -> Figures:
     if args.json is not None and not Path(args.json).absolute().parent.is_dir():
         raise ConfigError(f"--json: there is no folder {Path(args.json).parent}")
     config = load_config(find_config(args.config, CONFIG_DIR), opts=args.opts)
-    options.check_weights(args.model_path)
     builder = SegBuilder(config)
     options.show_config(config)
     utils.set_device(args.device)
@@ -66,11 +65,11 @@ def run(args: Namespace) -> Figures:
     chosen = options.augmentation(args, "aug_eval") | options.window(args)
     if args.auc_roc:
         chosen["auc_roc"] = True
-    val_dataset = build_val_dataset(config, builder)
     model = build("model", lambda: builder.model)
     if args.model_path is not None:
-        utils.load_entire_model(model, args.model_path)
+        options.load_trained(model, args.model_path)
         logger.info("Loaded trained weights successfully.")
+    val_dataset = build_val_dataset(config, builder)
     with captured_figures() as figures:
         evaluate(model, val_dataset, num_workers=args.num_workers, **config.test_config | chosen)
     if args.json is not None:

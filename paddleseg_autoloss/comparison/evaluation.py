@@ -23,10 +23,12 @@ from paddleseg.utils import utils
 
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.data_checks import build_dataset
+from paddleseg_autoloss.errors import CheckpointError
 from paddleseg_autoloss.files import replace_file, write_json
 from paddleseg_autoloss.flags import non_negative_int, run_command
 from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.integration.evaluation import captured_figures
+from paddleseg_autoloss.integration.loading import load_weights
 
 __all__ = ["evaluate_run", "main"]
 
@@ -42,13 +44,21 @@ def evaluate_run(folder: Path, device: str, num_workers: int, samples: int) -> N
         device: to evaluate on.
         num_workers: processes that load data.
         samples: how many test images to keep with their predictions.
+
+    Raises:
+        CheckpointError: the model cannot be read, or is of another network.
     """
     utils.set_device(device)
     validation, test = (
         load_config(str(folder / f"{name}.yml")) for name in ("config", "config_test")
     )
     model = build("model", lambda: SegBuilder(test).model)
-    utils.load_entire_model(model, str(folder / "model.pdparams"))
+    path = str(folder / "model.pdparams")
+    missing = load_weights(model, path, "run")
+    if missing:
+        raise CheckpointError(
+            f"run: {path} lacks {missing} of the {len(model.state_dict())} tensors of the network"
+        )
     test_data = _val_dataset(test)
     figures = {"test": _figures(model, test, test_data, num_workers)}
     if validation.val_dataset_cfg == test.val_dataset_cfg:

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import copy
-import os
 from typing import Any
 
-import paddle
 from paddle import nn
 from paddleseg.cvlibs import SegBuilder
 from paddleseg.cvlibs.builder import Builder
 
-from paddleseg_autoloss.integration.checkpoint import check_plain
 from paddleseg_autoloss.integration.config_checks import check_aggregator, check_loss, check_policy
-from paddleseg_autoloss.seams import replace, replaced
+from paddleseg_autoloss.seams import replace
 
 __all__ = ["component_config", "extend_builder"]
 
 _CONFIG_ATTRIBUTE = "component_config"
 
-_stock_load = paddle.load
-
 
 def extend_builder() -> None:
     """Let PaddleSeg's builder do more.
 
-    It notes the configs of what it builds, reads our keys of a config, and checks pretrained
-    weights, which a config can name, before Paddle unpickles them.
+    It notes the configs of what it builds, and reads our keys of a config.
     """
-    build = _noting_configs(_loading_carefully(Builder.build_component))
-    replace(Builder, "build_component", build)
+    replace(Builder, "build_component", _noting_configs(Builder.build_component))
     replace(SegBuilder, "_build_loss", _with_our_keys(SegBuilder._build_loss))
 
 
@@ -46,20 +39,6 @@ def _noting_configs(build: Any) -> Any:
         return component
 
     return build_component
-
-
-def _loading_carefully(build: Any) -> Any:
-    def build_component(self: Builder, cfg: dict[str, Any]) -> Any:
-        with replaced(paddle, "load", _checked_load):
-            return build(self, cfg)
-
-    return build_component
-
-
-def _checked_load(path: Any, *args: Any, **kwargs: Any) -> Any:
-    if isinstance(path, (str, os.PathLike)):
-        check_plain("pretrained", os.fspath(path))
-    return _stock_load(path, *args, **kwargs)
 
 
 def _with_our_keys(build: Any) -> Any:

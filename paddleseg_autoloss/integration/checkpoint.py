@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import tempfile
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from paddleseg_autoloss.files import replace_file
 
 __all__ = [
     "atomic_save",
-    "check_plain",
     "check_writable",
     "checked_load",
     "checkpoint_iteration",
@@ -103,55 +101,6 @@ def non_finite(state: Any) -> str | None:
         if is_float and not bool(paddle.isfinite(value).all()):
             return name
     return None
-
-
-class _ForeignClass(pickle.UnpicklingError):
-    """A file asks for a class or function that no tensor needs."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads what Paddle saves, numbers by name, and nothing that would run code."""
-
-    allowed = (
-        ("builtins", "tuple"),
-        ("collections", "OrderedDict"),
-        ("_codecs", "encode"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = (module.replace("numpy._core", "numpy.core"), name)
-        if found not in self.allowed:
-            raise _ForeignClass(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-def check_plain(flag: str, path: str | Path) -> None:
-    """Check that a file of Paddle holds nothing but numbers and names, before Paddle reads it.
-
-    Paddle unpickles, which runs whatever code a file asks for.
-
-    Args:
-        flag: the command line's name for the file.
-        path: the file.
-
-    Raises:
-        CheckpointError: it holds something else, or cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            # Paddle's encoding, for files that Python 2 wrote.
-            _PlainUnpickler(file, encoding="latin1").load()
-    except _ForeignClass as error:
-        raise CheckpointError(
-            f"{flag}: expected a file of tensors alone, found {error} in {path}"
-        ) from error
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise CheckpointError(f"{flag}: cannot read {path}: {reason}") from error
 
 
 def checkpoint_iteration(folder: str) -> int:

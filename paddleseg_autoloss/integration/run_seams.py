@@ -15,7 +15,6 @@ from paddle.optimizer import Optimizer
 from paddleseg_autoloss.errors import AutoLossError, CheckpointError
 from paddleseg_autoloss.integration.checkpoint import (
     atomic_save,
-    check_plain,
     checked_load,
     non_finite,
 )
@@ -71,8 +70,6 @@ def _set_state_dict(session: TrainingSession, stock: Callable) -> Callable:
 
 def _resume(stock: Callable) -> Callable:
     def resume(model: nn.Layer, optimizer: Optimizer, folder: str) -> int:
-        for name in ("model.pdparams", "model.pdopt"):
-            check_plain("--resume_model", Path(folder, name))
         try:
             with replaced(model, "set_state_dict", checked_load(model)):
                 return stock(model, optimizer, folder)

@@ -84,7 +84,7 @@ def own_parameters(layer: nn.Layer) -> dict[str, float]:
     Args:
         layer: a loss, such as one of the user's own with learned weights inside.
     """
-    numbers = {}
+    numbers: dict[str, float] = {}
     for name, parameter in layer.named_parameters():
         # A network inside of a loss has more parameters than anyone can read.
         if not parameter.stop_gradient and parameter.size <= _MOST_NUMBERS:

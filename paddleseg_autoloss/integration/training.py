@@ -16,6 +16,7 @@ from paddleseg_autoloss.integration.checkpoint import (
     checkpoint_iteration,
     latest_checkpoint,
 )
+from paddleseg_autoloss.integration.loading import guard_loaders
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.report import TrainLogger
 from paddleseg_autoloss.integration.session import TrainingSession
@@ -108,7 +109,7 @@ def _check_static_training(session: TrainingSession) -> None:
 
 
 def install() -> None:
-    """Let ``paddleseg.core.train`` call `train`, and extend the builder.
+    """Let ``paddleseg.core.train`` call `train`, extend the builder, and guard the loaders.
 
     Raises:
         UnsupportedVersionError: the installed PaddleSeg lacks something that this package needs.
@@ -117,3 +118,4 @@ def install() -> None:
     check_seams()
     _stock_train = redirect(LOOP.train, train)
     extend_builder()
+    guard_loaders()

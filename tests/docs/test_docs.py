@@ -32,6 +32,7 @@ LAYERS = [
     "text_tables",
     "checks",
     "yaml_files",
+    "tensor_files",
     "seams",
     "compat",
     "flags",

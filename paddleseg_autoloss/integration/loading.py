@@ -1,0 +1,194 @@
+"""The one gate for files of weights and states: all of them are read by the careful reader.
+
+PaddleSeg's own loaders go through it too while this package is imported, so a command, a script of
+PaddleSeg and a notebook that call them are alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+from paddleseg.utils import utils
+
+from paddleseg_autoloss.errors import AutoLossError, CheckpointError, TensorFileError
+from paddleseg_autoloss.seams import redirect, replace, replaced
+from paddleseg_autoloss.tensor_files import read_tensor_file
+
+__all__ = ["guard_loaders", "load_tensors", "load_weights"]
+
+#: Paddle's table of the names of tensors, beside them.
+_NAMES = "StructuredToParameterName@@"
+
+_stock_load: Callable = paddle.load
+_stock_load_pretrained_model: Callable = utils.load_pretrained_model
+
+
+def load_tensors(path: str, what: str = "pretrained") -> Any:
+    """Load a file as ``paddle.load`` does, but nothing except tensors, numbers and names.
+
+    Args:
+        path: a local file that ``paddle.save`` wrote.
+        what: the flag or config key that named it, for the errors.
+
+    Returns:
+        What was saved.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds anything else, or cannot be read.
+    """
+    try:
+        content = read_tensor_file(path)
+    except TensorFileError as error:
+        raise CheckpointError(f"{what}: {error}") from error
+    try:
+        return _with_tensors(content)
+    except Exception as error:
+        raise CheckpointError(f"{what}: cannot read {path}: {_reason(error)}") from error
+
+
+def load_weights(model: nn.Layer, pretrained_model: str | None, what: str = "pretrained") -> int:
+    """Load what fits of a file of weights into a network, as PaddleSeg does, unless nothing fits.
+
+    Args:
+        model: the network.
+        pretrained_model: a file or the address of one, or None, with which nothing happens.
+        what: the flag or config key that named it, for the errors.
+
+    Returns:
+        The number of the network's tensors that the file does not have.
+
+    Raises:
+        CheckpointError: the file cannot be read or downloaded, or nothing in it fits.
+    """
+    if pretrained_model is None:
+        _stock_load_pretrained_model(model, None)
+        return 0
+    path = _local(pretrained_model, what)
+    weights = load_tensors(path, what)
+    own = model.state_dict()
+    found = sum(_fits(weights, name, value, what, path) for name, value in own.items())
+    if own and not found:
+        raise CheckpointError(
+            f"{what}: found none of the {len(own)} tensors of {type(model).__name__} in {path}"
+        )
+    try:
+        with replaced(paddle, "load", lambda path: weights):
+            _stock_load_pretrained_model(model, path)
+    except Exception as error:
+        raise CheckpointError(f"{what}: cannot load {path}: {_reason(error)}") from error
+    return len(own) - found
+
+
+def guard_loaders() -> None:
+    """Let PaddleSeg's loaders go through this gate.
+
+    ``paddle.load`` looks at its caller: calls from modules of PaddleSeg come here, all others are
+    Paddle's own.
+    """
+    global _stock_load_pretrained_model
+    replace(paddle, "load", _load)
+    _stock_load_pretrained_model = redirect(utils.load_pretrained_model, load_weights)
+
+
+@functools.wraps(_stock_load)
+def _load(path: Any, **configs: Any) -> Any:
+    caller = sys._getframe(1).f_globals.get("__name__", "")
+    if caller.partition(".")[0] != "paddleseg":
+        return _stock_load(path, **configs)
+    is_checkpoint = sys._getframe(1).f_code.co_name == "resume"
+    return load_tensors(path, "--resume_model" if is_checkpoint else "pretrained", **configs)
+
+
+def _local(path: str, what: str) -> str:
+    """Return the path of a file, after PaddleSeg has downloaded it if it is elsewhere."""
+    if not urlparse(path).netloc:
+        return path
+    try:
+        return utils.download_pretrained_model(path)
+    except AutoLossError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{what}: cannot download {path}: {_reason(error)}") from error
+
+
+def _fits(weights: Any, name: str, own: Tensor, what: str, path: str) -> bool:
+    if not isinstance(weights, dict):
+        raise CheckpointError(
+            f"{what}: expected tensors by name in {path}, found a {type(weights).__name__}"
+        )
+    value = weights.get(name)
+    if value is not None and not isinstance(value, (Tensor, np.ndarray)):
+        raise CheckpointError(
+            f"{what}: expected a tensor {name} in {path}, found a {type(value).__name__}"
+        )
+    return value is not None and list(value.shape) == list(own.shape)
+
+
+def _with_tensors(content: Any) -> Any:
+    """Make tensors of arrays as ``paddle.load`` does, whichever of its forms they were saved in."""
+    if isinstance(content, dict) and _NAMES in content:
+        for key, name in content.pop(_NAMES).items():
+            if isinstance(content[key], np.ndarray):
+                content[key] = _tensor(content[key], name)
+        return content
+    return _Converter(only_named=_has_named(content)).convert(content)
+
+
+def _has_named(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_named, value.values()))
+    return _is_named(value) or (isinstance(value, (list, tuple)) and any(map(_has_named, value)))
+
+
+def _is_named(value: Any) -> bool:
+    """Whether it is a tensor that was saved with its name."""
+    return type(value) is tuple and list(map(type, value)) == [str, np.ndarray]
+
+
+class _Converter:
+    """Makes tensors in the place of arrays, one of each, however often it occurs.
+
+    Args:
+        only_named: whether arrays without a name were arrays from the start.
+    """
+
+    def __init__(self, only_named: bool) -> None:
+        self._only_named = only_named
+        self._done: dict[int, tuple[Any, Any]] = {}
+
+    def convert(self, value: Any) -> Any:
+        if not isinstance(value, (dict, list, tuple, np.ndarray)):
+            return value
+        if id(value) not in self._done:
+            # The value is held so that no other gets its id.
+            self._done[id(value)] = value, self._converted(value)
+        return self._done[id(value)][1]
+
+    def _converted(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return value if self._only_named else _tensor(value)
+        if _is_named(value) and self._only_named:
+            return _tensor(value[1], value[0])
+        if isinstance(value, tuple):
+            return tuple(map(self.convert, value))
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            value[key] = self.convert(value[key])
+        return value
+
+
+def _tensor(array: np.ndarray, name: str | None = None) -> Tensor:
+    tensor = paddle.to_tensor(array)
+    if name:
+        tensor.name = name
+    return tensor
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
