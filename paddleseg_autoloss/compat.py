@@ -60,6 +60,9 @@ class SourceFix:
 
 _PROMOTION = "TypeError: (InvalidType) Type promotion only support calculations between ..."
 _LOSSES = "paddleseg.models.losses"
+_FLOPS = """paddle.flops(
+    model, [1, c, h, w], custom_ops={paddle.nn.SyncBatchNorm: op_flops_funs.count_syncbn}
+)"""
 
 SOURCE_FIXES = (
     SourceFix(
@@ -177,6 +180,19 @@ SOURCE_FIXES = (
         cure="float(l) / log_iters",
         symptom="IndexError: too many indices for array, at the first log line",
         versions="PaddleSeg 2.8.0 with the 0-D tensors of Paddle 2.5 and later",
+    ),
+    SourceFix(
+        "paddleseg.core.train:train",
+        faulty=f"_ = {_FLOPS}",
+        cure=f"""
+try:
+    {_FLOPS}
+except Exception as error:
+    logger.warning(f"The operations of the network could not be counted: {{error!r}}")
+""",
+        symptom="TypeError: only 0-dimensional arrays can be converted to Python scalars, when all "
+        "iterations are done; the count is only printed, but what follows on it is lost",
+        versions="Paddle 3.3.1 with NumPy 2.4 and later: every run",
     ),
     SourceFix(
         "paddleseg.utils.metrics:calculate_area",
