@@ -20,16 +20,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 from types import CodeType, FunctionType
+from typing import Any
 
 import paddle
 from paddle import Tensor
 from paddle.base.layer_helper import LayerHelper
+from paddleseg.utils import logger
 
 __all__ = [
     "APPLIED_FIXES",
     "SOURCE_FIXES",
     "SourceFix",
     "apply_source_fixes",
+    "count_operations",
     "create_accumulators",
     "overflowed",
 ]
@@ -232,6 +235,14 @@ SOURCE_FIXES = (
         versions="PaddleSeg 2.8.0 with the 0-D tensors of Paddle 2.5 and later",
     ),
     SourceFix(
+        "paddleseg.core.train:train",
+        faulty="paddle.flops",
+        cure='__import__("paddleseg_autoloss.compat").compat.count_operations',
+        symptom="TypeError: only 0-dimensional arrays can be converted to Python scalars, when all "
+        "iterations are done; the count is only printed, but what follows on it is lost",
+        versions="Paddle 3.3.1 with NumPy 2.4 and later: every run",
+    ),
+    SourceFix(
         "paddleseg.utils.metrics:calculate_area",
         faulty="paddle.concat",
         cure="paddle.stack",
@@ -292,6 +303,22 @@ def _apply_all() -> list[SourceFix]:
 
 #: The fixes that this installation needed.
 APPLIED_FIXES = _apply_all()
+
+
+def count_operations(*args: Any, **kwargs: Any) -> int | None:
+    """Return what ``paddle.flops`` returns; where that fails, log why and return None.
+
+    PaddleSeg's loop calls it when all iterations are done, only to print the number.
+
+    Args:
+        *args: those of ``paddle.flops``.
+        **kwargs: likewise.
+    """
+    try:
+        return paddle.flops(*args, **kwargs)
+    except Exception as error:
+        logger.warning(f"The operations of the network could not be counted: {error!r}")
+        return None
 
 
 def create_accumulators(optimizer: paddle.optimizer.Optimizer, parameters: list[Tensor]) -> None:

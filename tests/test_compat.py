@@ -11,6 +11,7 @@ from paddleseg.utils import metrics
 from support import run_tool
 
 from paddleseg_autoloss import compat
+from paddleseg_autoloss.cli.main import main
 
 PADDLE_3 = paddle.__version__.startswith("3")
 
@@ -169,3 +170,20 @@ def test_the_symptoms_are_there_without_us_and_gone_with_us():
     assert ("ce failed TypeError" in stock) == PADDLE_3
     assert {"area failed ValueError", "ignored 0"} <= set(stock)
     assert {"ce fine", "area fine", "ignored 1"} <= set(ours)
+
+
+def test_run_ends_well_where_operations_cannot_be_counted(fundus, tmp_path, monkeypatch, capsys):
+    """What Paddle 3.3.1 raises with NumPy 2.4, when all iterations are done."""
+
+    def flops(*arguments, **options):
+        raise TypeError("only 0-dimensional arrays can be converted to Python scalars")
+
+    monkeypatch.setattr(paddle, "flops", flops)
+    data = [f"train_dataset.dataset_root={fundus}", "train_dataset.num_train=8"]
+    data += ["train_dataset.num_val=3", "train_dataset.image_size=64"]
+    flags = ["--iters", "2", "--save_dir", str(tmp_path), "--device", "cpu", "--use_vdl"]
+    assert main(["train", "--config", "auto_ce_dice_demo.yml", *flags, "--opts", *data]) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"iter_2", "loss_weights.png", "equivalent_mixed_loss.yml"} <= names
+    warning = "The operations of the network could not be counted: TypeError('only 0-dimensional"
+    assert warning in capsys.readouterr().out

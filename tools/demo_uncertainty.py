@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 # The package comes before Paddle: Paddle 2.6.2 depends on the order.
 from paddleseg_autoloss.checks import checked_integer  # isort: skip
 from paddleseg_autoloss.errors import AutoLossError, ConfigError, TrainingDiverged  # isort: skip

@@ -27,7 +27,8 @@ def find_config(name: str | None, config_dir: Path) -> str:
     for path in (Path(name), config_dir / name):
         if path.is_file():
             return str(path)
-    known = [path.name for path in config_dir.glob("*.yml")]
+    paths = [path.relative_to(config_dir) for path in config_dir.rglob("*.yml")]
+    known = [path.as_posix() for path in paths if "_base_" not in path.parts]
     raise ConfigError(f"--config: {name} was not found{did_you_mean(Path(name).name, known)}")
 
 

@@ -11,6 +11,9 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import paddleseg_autoloss  # noqa: F401  isort: skip  before paddle
 

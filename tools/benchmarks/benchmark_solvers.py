@@ -19,7 +19,10 @@ import time
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import paddleseg_autoloss  # noqa: F401  isort: skip  before paddle
 

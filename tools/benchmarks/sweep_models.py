@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import paddleseg_autoloss  # noqa: F401  isort: skip  before paddle
 
 import numpy as np

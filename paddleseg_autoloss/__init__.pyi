@@ -1,0 +1,575 @@
+"""Automatic loss weighting for PaddleSeg.  Written by docs/write_stub.py."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from paddle import nn
+
+from paddleseg_autoloss.datasets import SyntheticFundus as SyntheticFundus
+from paddleseg_autoloss.losses import WeightedLoss
+
+__version__: str
+
+class AGDA(WeightedLoss):
+    """Adaptive gradient descent algorithm for two losses (AGDA, Physics of Fluids 2023)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        M: int = 100,
+        gamma: float = 0.999,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class AlignedMTL(WeightedLoss):
+    """Gradients made orthogonal and of one length (Aligned-MTL, Senushkin et al. 2023)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        scale_mode: str = "min",
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class AutoWeightedLoss(WeightedLoss):
+    """Learned weights with a positive regulariser (Liebel and Koerner 2018)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        init: float = 1.0,
+        lr_mult: float = 1.0,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class CAGrad(WeightedLoss):
+    """Conflict-averse gradient descent (CAGrad, Liu et al. 2021)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        calpha: float = 0.5,
+        rescale: int = 1,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class ConFIG(WeightedLoss):
+    """The update at equal angles to all gradients (ConFIG, Liu et al. 2024)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class COSMOS(WeightedLoss):
+    """The mean, less the cosine between losses and preference (COSMOS, Ruchte and Grabocka 2021)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        lamda: float = 2.0,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class CRMOGM(WeightedLoss):
+    """The weights of another method, averaged over the steps (CR-MOGM, Zhou et al. 2022)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        method: str = "MGDA",
+        options: dict[str, Any] | None = None,
+        alpha: float = 0.9,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class DBMTL(WeightedLoss):
+    """Dual balancing of losses and gradients (DB-MTL, Lin et al. 2023)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        beta: float = 0.9,
+        sigma: float = 0.0,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class DualProj(WeightedLoss):
+    """The mean gradient made to conflict with none (DualProj, Lopez-Paz and Ranzato 2017)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class DWA(WeightedLoss):
+    """Dynamic weight average (DWA, Liu et al. 2019)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        window: int = 25,
+        tau: float = 2.0,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class ExcessMTL(WeightedLoss):
+    """Weights from how far each loss is from its optimum (ExcessMTL, He et al. 2024)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        step_size: float = 0.01,
+        n_warmup_steps: int = 1,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class FairGrad(WeightedLoss):
+    r"""Weights for an :math:`\alpha`-fair share of the progress (FairGrad, Ban and Ji 2024)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        alpha: float = 1.0,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class FAMO(WeightedLoss):
+    """Fast adaptive multitask optimization (FAMO, Liu et al. 2023)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        gamma: float = 0.001,
+        w_lr: float = 0.025,
+        exact: bool = False,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class GLS(WeightedLoss):
+    """The geometric mean of the losses (GLS, Chennupati et al. 2019)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class GradDrop(WeightedLoss):
+    """Gradient sign dropout (GradDrop, Chen et al. 2020)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        leak: float | Sequence[float] = 0.0,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class GradNorm(WeightedLoss):
+    """Gradient normalisation (GradNorm, Chen et al. 2018)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        alpha: float = 1.5,
+        lr_mult: float = 1.0,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class GradVac(WeightedLoss):
+    """Gradients turned until they agree as much as they usually do (GradVac, Wang et al. 2021)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        beta: float = 0.5,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class IMTL(WeightedLoss):
+    """Learned scales of the losses and balanced gradients (IMTL, Liu et al. 2021)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        lr_mult: float = 1.0,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class IMTLG(WeightedLoss):
+    """The update that has equal projections onto all gradients (IMTL-G, Liu et al. 2021)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class IMTLL(WeightedLoss):
+    """Learned scales that make the losses alike (IMTL-L, Liu et al. 2021)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        lr_mult: float = 1.0,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class Krum(WeightedLoss):
+    """The mean of the gradients that lie closest to others (Krum, Blanchard et al. 2017)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        n_byzantine: int = 0,
+        n_selected: int = 1,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class MConFIG(WeightedLoss):
+    """Conflict-free inverse gradients with momentum (M-ConFIG, Liu et al. 2024)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class MGDA(WeightedLoss):
+    """The shortest convex combination of the gradients (MGDA, Sener and Koltun 2018)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        normalization: str = "none",
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class MoCo(WeightedLoss):
+    """Multi-objective gradient correction (MoCo, Fernando et al. 2023)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        beta: float = 0.5,
+        beta_sigma: float = 0.5,
+        gamma: float = 0.1,
+        gamma_sigma: float = 0.5,
+        rho: float = 0.0,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class NashMTL(WeightedLoss):
+    """Weights as the outcome of a bargaining game (Nash-MTL, Navon et al. 2022)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        max_norm: float = 1.0,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class NTK(WeightedLoss):
+    """Weights that give all gradients one length, their sum (NTK, Wang et al. 2022)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class PBI(WeightedLoss):
+    """Penalty-based boundary intersection (PBI, Zhang and Li 2007)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        theta: float = 5.0,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class PCD(WeightedLoss):
+    """One loss first, the others never left behind (PCD, Varam and AlHajri 2026)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        primary: int | str = 0,
+        tau: float = 0.02,
+        beta: float = 0.999,
+        eps: float = 1e-08,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class PCGrad(WeightedLoss):
+    """Projecting conflicting gradients (PCGrad, Yu et al. 2020)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class Relobralo(WeightedLoss):
+    """Relative loss balancing with random lookback (ReLoBRaLo, Bischof and Kraus 2021)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        alpha: float = 0.95,
+        beta: float = 0.99,
+        tau: float = 1.0,
+        eps: float = 1e-08,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class RLW(WeightedLoss):
+    """Random weights, drawn anew at every step (RLW, Lin et al. 2022)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        distribution: str = "normal",
+        reduction: str | None = None,
+    ) -> None: ...
+
+class ScaleInvariant(WeightedLoss):
+    """The sum of the logarithms of the losses (SI, Navon et al. 2022)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class ScheduledLoss(WeightedLoss):
+    """Fixed coefficients that change over training by a schedule."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        coef: Sequence[float] | None = None,
+        final_coef: Sequence[float] | None = None,
+        schedule: str = "constant",
+        start_iter: int = 0,
+        end_iter: int | None = None,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class SeparateBackward(WeightedLoss):
+    """Every loss backward by itself, with its own learning-rate multiplier :math:`m_i`."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        lr_mult: float | Sequence[float] = 1.0,
+        step: str = "joint",
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class SoftAdapt(WeightedLoss):
+    """Softmax of how much the losses rose (SoftAdapt, Heydari et al. 2019)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        beta: float = 0.1,
+        variant: str = "original",
+        reduction: str | None = None,
+    ) -> None: ...
+
+class STCH(WeightedLoss):
+    """Smooth Tchebycheff scalarization (STCH, Lin et al. 2024)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        mu: float = 1.0,
+        warmup: int = 1000,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class Sum(WeightedLoss):
+    r"""The sum of the losses, every weight 1: :math:`\sum_i L_i`."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class TrimmedMean(WeightedLoss):
+    """The mean of the gradients without the extremes (trimmed mean, Yin et al. 2018)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        trim: int = 1,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class UncertaintyWeightedLoss(WeightedLoss):
+    """Weights from learned task uncertainty (Kendall et al. 2018)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        form: str | Sequence[str] = "classification",
+        init: float = 0.0,
+        lr_mult: float = 1.0,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class UPGrad(WeightedLoss):
+    """The mean of the gradients, each made to conflict with none (UPGrad, Quinton and Rey 2024)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+    ) -> None: ...
+
+class UWO(WeightedLoss):
+    """Inverse losses as weights (UW-O, Kirchdorfer et al. 2024)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class UWSO(WeightedLoss):
+    """Softmax of the inverse losses (UW-SO, Kirchdorfer et al. 2024)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        tau: float = 1.0,
+        reduction: str | None = None,
+    ) -> None: ...

@@ -1,0 +1,118 @@
+"""The parsers: one style for all commands, from ``autoloss`` and from ``tools/``."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser
+
+import pytest
+from support.processes import ROOT, run_tool
+
+import paddleseg_autoloss
+from paddleseg_autoloss.cli.main import COMMANDS, main, parse_args
+
+REQUIRED = {
+    "predict": ["--model_path", "m", "--image_path", "i"],
+    "show": ["CAGrad"],
+    "run": ["train.py"],
+}
+
+
+def printed(capsys, *words: str) -> tuple[int, str, str]:
+    """Run a command line that ends in its parser: the exit status and what was printed."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    return ended.value.code, *capsys.readouterr()
+
+
+def actions(name: str) -> list:
+    parser = ArgumentParser()
+    COMMANDS[name].add_flags(parser)
+    return parser._actions
+
+
+def test_version(capsys):
+    status, out, _ = printed(capsys, "--version")
+    assert (status, out) == (0, f"paddleseg_autoloss {paddleseg_autoloss.__version__}\n")
+
+
+def test_help_lists_the_commands(capsys):
+    _, out, _ = printed(capsys, "--help")
+    assert re.findall(r"^    (\w+) ", out, flags=re.MULTILINE) == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_every_default(name, capsys):
+    status, out, _ = printed(capsys, name, "--help")
+    assert status == 0
+    for action in actions(name):
+        assert action.help, action.dest
+        if isinstance(action.default, (str, int, float)) and action.nargs != 0:
+            assert action.default is False or "%(default)s" in action.help, action.dest
+    assert all(flag in out for action in actions(name) for flag in action.option_strings)
+
+
+@pytest.mark.parametrize("words", [["train", "--iter", "3"], ["compare", "--sample=2"]])
+def test_flags_have_no_abbreviations(words, capsys):
+    status, _, err = printed(capsys, *words)
+    assert status == 2
+    assert err.endswith(f"unrecognized arguments: {' '.join(words[1:])}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], False),
+        (["--auc_roc"], True),
+        (["--auc_roc", "True"], True),
+        (["--auc_roc", "False"], False),
+        (["--auc_roc", "--opts", "a=b"], True),
+    ],
+)
+def test_auc_roc_is_a_flag_and_takes_the_form_of_paddleseg(words, expected):
+    assert parse_args(["val", *words]).auc_roc is expected
+
+
+def test_auc_roc_of_something_else(capsys):
+    status, _, err = printed(capsys, "val", "--auc_roc", "yes")
+    assert status == 2
+    assert "--auc_roc: expected True, False or nothing, found yes" in err
+
+
+@pytest.mark.parametrize("name", ["train", "val", "predict", "diagnose", "compare"])
+def test_tool_runs_the_command_of_its_name(name):
+    script = (ROOT / "tools" / f"{name}.py").read_text(encoding="utf-8")
+    assert f'tool_main("{name}")' in script
+    assert len(script.splitlines()) < 15
+
+
+def test_command_line_in_messages_is_the_one_that_was_typed():
+    """``usage`` names the script, and so does the command that a report repeats."""
+    result = run_tool("tools/compare.py", "--seed=3")
+    assert result.returncode == 2
+    assert "usage: python tools/compare.py [-h]" in result.stderr
+    assert "unrecognized arguments: --seed=3" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("auto_ce_dise.yml", "auto_ce_dice.yml"),
+        ("ocrnet_auot.yml", "heads/ocrnet_auto.yml"),
+        ("compare/optic_dsic.yml", "compare/optic_disc.yml"),
+    ],
+)
+def test_nearest_config_is_suggested_from_any_folder(name, nearest, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--config", name]) == 1
+    expected = f"error: --config: {name} was not found; did you mean {nearest}?\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_keeps_the_line_that_was_typed(name, monkeypatch):
+    seen = []
+    monkeypatch.setattr(COMMANDS[name], "run", lambda args: seen.append(args.command_line))
+    words = [name, *REQUIRED.get(name, [])]
+    assert main(words, ("python", "-m", "paddleseg_autoloss")) == 0
+    assert seen == [" ".join(["python", "-m", "paddleseg_autoloss", *words])]
