@@ -1,4 +1,4 @@
-"""What there is to know of every method, read from its class: for the docs and the terminal."""
+"""The documentation of all methods, read from their classes: for the docs and the terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "text_table",
 ]
 
-#: Published methods that are not here, and why.
+#: Published methods that this package does not have, and why.
 LEFT_OUT = {
     "MoDo": "needs the gradients of several independent batches a step, that is another data "
     "loader (Chen et al. 2023, NeurIPS)",
@@ -125,7 +125,7 @@ def _needs(weighting: Weighting) -> str:
 
 
 def _state(weighting: Weighting) -> str:
-    """Return what a checkpoint holds of a method, with the shapes."""
+    """Return what a checkpoint contains of a method, with the shapes."""
     if isinstance(weighting, JacobianWeighting):
         weighting.prepare(_N)
     names = {weighting.num_losses: "K", _N: "n"}
@@ -141,7 +141,7 @@ def _state(weighting: Weighting) -> str:
 
 
 def example_losses(method: type[Weighting]) -> list[str]:
-    """Return PaddleSeg's names of as many losses as a method needs, for an example."""
+    """Return names of as many of PaddleSeg's losses as a method needs, for an example."""
     kinds = ["CrossEntropyLoss", "DiceLoss", "LovaszSoftmaxLoss", "FocalLoss"]
     return kinds[: max(2, method.least_losses)]
 
@@ -211,13 +211,13 @@ forms. `python -m paddleseg_autoloss list` prints this table, and
 
 K is the number of losses, n the number of parameters. *Needs* says what the weights depend on: the
 values of the losses alone, the Gramian of their gradients (its K x K inner products), or the whole
-Jacobian. With `level: logits` those that need the Gramian get by with about one backward pass in
-all; those that need the Jacobian hold K n numbers more while they work. *State* is what a
-checkpoint holds. *Scale* says whether the update is of the size of the losses' sum or of their
+Jacobian. With `level: logits` those that need the Gramian need about one backward pass in
+all; those that need the Jacobian need memory for K n more numbers. *State* is what a checkpoint
+contains. *Scale* says whether the update is of the size of the losses' sum or of their
 mean; `reduction: sum` or `reduction: mean` changes it, for every method. Where the method sets a
 scale of its own, `mean` divides it by K. Weights below 0 never reach parameters that some of the
-losses do not train, which would make a head get worse; where they cannot be kept away, a method
-that has them is refused.
+losses do not train, because they would make a head worse; where this cannot be avoided, a method
+with such weights is refused.
 
 {table}
 

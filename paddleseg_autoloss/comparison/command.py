@@ -25,10 +25,10 @@ def compare_from(args: Namespace, config_dir: Path, command: str) -> None:
     Args:
         args: the parsed flags.
         config_dir: where bare config names are looked up.
-        command: that was typed, for the report.
+        command: the command line, for the report.
 
     Raises:
-        AutoLossError: something cannot work, or runs failed; the others are done then.
+        AutoLossError: something cannot work, or runs failed after all others were done.
     """
     plan = read_plan(args, config_dir)
     save_dir = Path(args.save_dir or Path("output") / "compare" / plan.name).absolute()
@@ -54,7 +54,7 @@ def _run(runner: Runner) -> list[RunFolder]:
         done = sum(folder.is_done for folder in runner.folders)
         logger.info(
             f"Stopped with {done} of {len(runner.folders)} runs done; the same command continues, "
-            "and with --report_only it reports on what there is"
+            "and with --report_only it writes a report on the runs that are done"
         )
         raise
 

@@ -1,4 +1,4 @@
-"""The images of a comparison: a part of the training list is held out to choose on."""
+"""The images of a comparison: those to train on, to choose learning rates on, and to report on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from paddleseg_autoloss.files import write_file
 __all__ = ["Split", "check_same_data", "split_data"]
 
 _DATASETS = ("train_dataset", "val_dataset")
-#: What two variants may differ in.
+#: The keys of a data set that variants may have different values of.
 _OWN_KEYS = {"transforms", "edge"}
 _PATHS = ("dataset_root", "train_path", "val_path", "test_path")
 
@@ -35,12 +35,12 @@ class Split:
         self.lists = lists
 
     def training(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Return a config that trains on its part and validates on what is held out."""
+        """Return a config that trains without the held-out images and validates on them."""
         config = _with_absolute_paths(config)
         if self.lists is None:
             return config
-        test = _listed(config["val_dataset"], "val")
-        train = _listed(config["train_dataset"], "train")
+        test = _as_list_dataset(config["val_dataset"], "val")
+        train = _as_list_dataset(config["train_dataset"], "train")
         config["train_dataset"] = {**train, "train_path": str(self.lists[0])}
         # The images are those of the training list, treated like those of the test set.
         own = {"dataset_root": train["dataset_root"], "separator": train.get("separator", " ")}
@@ -50,16 +50,18 @@ class Split:
     def test(self, config: dict[str, Any]) -> dict[str, Any]:
         """Return the data set to report on: the config's own ``val_dataset``."""
         config = _with_absolute_paths(config)
-        return (
-            config["val_dataset"] if self.lists is None else _listed(config["val_dataset"], "val")
-        )
+        own = config["val_dataset"]
+        return own if self.lists is None else _as_list_dataset(own, "val")
 
 
 def check_same_data(plan: Plan) -> None:
     """Check that all variants train and are evaluated on the same images.
 
+    Args:
+        plan: the comparison.
+
     Raises:
-        ConfigError: two do not.
+        ConfigError: two variants have different images.
     """
     first = plan.variants[0]
     for variant in plan.variants[1:]:
@@ -69,7 +71,8 @@ def check_same_data(plan: Plan) -> None:
                 if ours.get(key) != theirs.get(key):
                     raise ConfigError(
                         f"{section}.{key}: expected {theirs.get(key)!r} in {variant.name!r} as in "
-                        f"{first.name!r}, found {ours.get(key)!r}; runs on other images do not pair"
+                        f"{first.name!r}, found {ours.get(key)!r}; only runs on the same images "
+                        "form pairs"
                     )
 
 
@@ -78,7 +81,7 @@ def _source(dataset: dict[str, Any]) -> dict[str, Any]:
 
 
 def split_data(plan: Plan, folder: Path) -> Split:
-    """Check the images, and write the list files of the split.
+    """Check the images, and write the list files of training and validation images.
 
     Args:
         plan: the comparison.
@@ -92,18 +95,18 @@ def split_data(plan: Plan, folder: Path) -> Split:
     config = _with_absolute_paths(plan.variants[0].config)
     for section in _DATASETS:
         if not config.get(section):
-            raise ConfigError(f"{section}: expected one, found none")
+            raise ConfigError(f"{section}: expected a data set, found none")
         _build(section, config[section])
     if plan.validation == 0:
         return Split(None)
-    source = Path(_listed(config["train_dataset"], "train")["train_path"])
+    source = Path(_as_list_dataset(config["train_dataset"], "train")["train_path"])
     lines = [line for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
     held = round(plan.validation * len(lines))
     batch = max(variant.config["batch_size"] for variant in plan.variants)
     if held < 1 or len(lines) - held < batch:
         raise ConfigError(
-            f"validation: expected at least 1 of the {len(lines)} training images to be held out "
-            f"and {batch}, a batch, to be left; found {plan.validation:g}"
+            f"validation: expected a share of the {len(lines)} training images that holds out at "
+            f"least 1 of them and leaves at least {batch}, a batch; found {plan.validation:g}"
         )
     chosen = set(np.random.default_rng(plan.split_seed).permutation(len(lines))[:held].tolist())
     parts = (
@@ -117,7 +120,7 @@ def split_data(plan: Plan, folder: Path) -> Split:
 
 
 def _build(section: str, config: dict[str, Any]) -> Any:
-    """Build a data set without its transforms, which generates or downloads it where it can."""
+    """Build a data set without its transforms; some are generated or downloaded by that."""
     component = manager.DATASETS[config["type"]]
     arguments = {k: v for k, v in config.items() if k not in ("type", "transforms")}
     return build_dataset(section, config, lambda: component(transforms=[], **arguments))
@@ -126,7 +129,7 @@ def _build(section: str, config: dict[str, Any]) -> Any:
 def _write_once(path: Path, text: str) -> None:
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise ConfigError(
-            f"validation: found another split in {path}, expected the present one; choose another "
+            f"validation: expected the present split, found another one in {path}; choose another "
             "--save_dir"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,10 +146,10 @@ def _with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _listed(dataset: dict[str, Any], mode: str) -> dict[str, Any]:
-    """A data set as PaddleSeg's ``Dataset``, which reads any list file.
+def _as_list_dataset(dataset: dict[str, Any], mode: str) -> dict[str, Any]:
+    """Return the config of a data set as one of PaddleSeg's ``Dataset``, which reads any list file.
 
-    ``OpticDiscSeg`` and those derived from it have lists of fixed names in their folder.
+    ``OpticDiscSeg`` and its subclasses read list files with fixed names in their folder.
     """
     kind = dataset["type"]
     key = f"{mode}_path"
@@ -157,7 +160,7 @@ def _listed(dataset: dict[str, Any], mode: str) -> dict[str, Any]:
     path = Path(root or "") / f"{mode}_list.txt"
     if not (root and issubclass(component, OpticDiscSeg) and path.is_file()):
         raise ConfigError(
-            f"validation: expected 0 for {kind}, which has no list file to hold images out of"
+            f"validation: expected 0 for {kind}, because it has no list file to hold images out of"
         )
     listed = {
         "type": "Dataset",
@@ -172,7 +175,7 @@ def _listed(dataset: dict[str, Any], mode: str) -> dict[str, Any]:
 
 
 def _separator(path: Path) -> str:
-    """What stands between image and label; ``OpticDiscSeg`` takes any blanks, ``Dataset`` one."""
+    """Return what separates image and label; only ``OpticDiscSeg`` allows any blanks."""
     first = path.read_text(encoding="utf-8").lstrip().split("\n", 1)[0].strip()
     match = re.fullmatch(r"\S+(\s+)\S+", first)
     return match[1] if match else " "

@@ -1,4 +1,4 @@
-"""A document that is written once and comes out as Markdown and as a page of HTML."""
+"""A document with two forms: Markdown, and a page of HTML."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Code:
-    """Text as it was printed.
+    """Text with its line breaks, such as the output of a program.
 
     Args:
         text: any number of lines.
@@ -176,7 +176,7 @@ class Picture:
         name: of its file, without the ending.
         text: that says what it shows.
         png: its bytes.
-        private: whether it goes into the page only, and never into a file of its own.
+        private: whether it is part of the page only, without a file of its own.
     """
 
     name: str
@@ -219,7 +219,7 @@ class Document:
         return "\n\n".join(filter(None, (block.markdown() for block in self.blocks))) + "\n"
 
     def html(self) -> str:
-        """Return it as one page that holds all it needs."""
+        """Return it as one page, which contains its pictures."""
         body = "\n".join(block.html() for block in self.blocks)
         return (
             f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -230,7 +230,7 @@ class Document:
         )
 
     def write(self, folder: Path) -> None:
-        """Write ``report.md``, ``report.html`` and the pictures of the former."""
+        """Write ``report.md`` with its pictures, and ``report.html``."""
         pictures = [block for block in self.blocks if isinstance(block, Picture)]
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         for picture in pictures:

@@ -82,7 +82,7 @@ def _figures(model: nn.Layer, config: Config, dataset: Any, num_workers: int) ->
 
 
 def _write_samples(path: Path, model: nn.Layer, config: Config, dataset: Any, count: int) -> None:
-    """Keep a few images, evenly spread over the list, with truth and prediction, made small."""
+    """Write a few small images, evenly spread over the list, with truth and prediction."""
     model.eval()
     options = {key: config.test_config.get(key) for key in ("is_slide", "crop_size", "stride")}
     kept: dict[str, np.ndarray] = {}

@@ -19,7 +19,7 @@ __all__ = ["plot_curves", "plot_differences", "plot_runs", "plot_samples", "plot
 
 _POINTS = 100
 _COLUMNS = 4
-#: What the mean of equal weights may differ by.
+#: Differences of equal weights that come from rounding.
 _ROUNDING = 1e-6
 _PALETTE = [colormaps["tab20"](index) for index in range(20)]
 
@@ -94,7 +94,7 @@ def plot_weights(results: Results) -> bytes | None:
 
 
 def _weights(results: Results, name: str) -> list[pd.DataFrame]:
-    """The histories of a variant's weights, if they ever change."""
+    """Return the histories of a variant's weights, or nothing if no weight changes."""
     found = [history for f in results.folders_of(name) if (history := f.weights()) is not None]
     ranges = [np.ptp(rows.weight) for history in found for _, rows in history.groupby("term")]
     changing = max(ranges, default=0) > _ROUNDING
@@ -116,8 +116,8 @@ def plot_samples(samples: Mapping[str, Mapping[str, np.ndarray]]) -> bytes | Non
     figure = Figure(figsize=(1.5 * (len(samples) + 2), 1.75 * len(numbers)), layout="constrained")
     axes = figure.subplots(len(numbers), len(samples) + 2, squeeze=False)
     for row, number in zip(axes, numbers):
-        pictures = [first[f"image{number}"], _coloured(first[f"truth{number}"], classes)]
-        pictures += [_coloured(a[f"prediction{number}"], classes) for a in samples.values()]
+        pictures = [first[f"image{number}"], _colour_mask(first[f"truth{number}"], classes)]
+        pictures += [_colour_mask(a[f"prediction{number}"], classes) for a in samples.values()]
         for one, picture in zip(row, pictures):
             one.imshow(picture)
             one.set_axis_off()
@@ -126,8 +126,8 @@ def plot_samples(samples: Mapping[str, Mapping[str, np.ndarray]]) -> bytes | Non
     return _png(figure)
 
 
-def _coloured(mask: np.ndarray, classes: int) -> np.ndarray:
-    """A mask in colours: the first class black, what is ignored white."""
+def _colour_mask(mask: np.ndarray, classes: int) -> np.ndarray:
+    """Return a mask in colours: the first class is black, ignored pixels are white."""
     hues = [colormaps["turbo"](value)[:3] for value in np.linspace(0.85, 0.1, max(classes - 1, 1))]
     palette = np.ones((256, 3))
     palette[0] = 0

@@ -10,16 +10,16 @@ from typing import Any
 
 __all__ = ["Plan", "Run", "Variant"]
 
-#: Points on the curves of validation figures, where nothing else is said.
+#: Default number of points on the validation curves.
 _POINTS = 10
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the things that are compared.
+    """One of the configs that are compared.
 
     Args:
-        name: what the report calls it.
+        name: its name in the report.
         kind: ``"config"``, ``"method"``, ``"coef"`` or ``"retrain_of"``: where its loss comes from.
         config: the complete PaddleSeg config.  For ``"retrain_of"`` the loss is a stand-in.
         source: for ``"retrain_of"``, the name of the variant whose final weights it trains with.
@@ -39,7 +39,7 @@ class Variant:
 
     @property
     def folder(self) -> str:
-        """Its name as that of a folder."""
+        """Its name with those characters alone that every file system allows."""
         return re.sub(r"[^A-Za-z0-9.]+", "_", self.name).strip("_.") or "_"
 
 
@@ -59,7 +59,7 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """The run's folder in that of the comparison."""
+        """The folder of the run, relative to that of the comparison."""
         return Path("runs") / self.variant.folder / f"lr{self.learning_rate:g}" / f"seed{self.seed}"
 
     @property
@@ -80,17 +80,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a comparison trains, and how it is judged.
+    """All runs of a comparison, and how they are compared.
 
     Args:
         name: of the comparison.
         variants: in the order of the report.
         baseline: name of the variant that the others are measured against.
-        seeds: each variant is trained once with each.
+        seeds: each variant is trained once with each seed.
         lr_grid: learning rates that each variant is trained with, or None for that of its config.
         validation: share of the training list that is held out to choose learning rates on, in
-            [0, 1); with 0 nothing is.
-        split_seed: of the choice of the images that are held out.
+            [0, 1).
+        split_seed: seed of the choice of these images.
         save_interval: iterations between points of the validation curves, or None for a tenth of
             the run.
     """
@@ -107,7 +107,7 @@ class Plan:
     def runs(self) -> list[Run]:
         """List the runs: seed by seed, so that a comparison that is stopped early is balanced.
 
-        A retrained variant comes behind the one that it takes the weights from.
+        A retrained variant comes after the one that it takes the weights from.
         """
         ordered = sorted(self.variants, key=lambda variant: variant.source is not None)
         return [

@@ -18,7 +18,7 @@ __all__ = ["METRICS", "Results", "read_results"]
 #: The figures of the report; the first is the one that learning rates are chosen by.
 METRICS = ("mIoU", "Dice", "Kappa")
 _PARTS = ("validation", "test")
-#: The columns whose texts others choose.
+#: The columns with texts of users.
 _TEXTS = ("variant", "weights", "error")
 
 
@@ -34,7 +34,8 @@ class Results:
             ``weights`` are the final ones; times are in seconds; ``collapsed`` says whether the
             network gets at most one class right on the test images.
         rates: for each variant that has results, the learning rate with the best mean mIoU on the
-            validation images; a rate at which a run failed is taken only if one did at every rate.
+            validation images; a rate at which a run failed is chosen only if a run failed at every
+            rate.
     """
 
     def __init__(self, plan: Plan, folders: Sequence[RunFolder]) -> None:

@@ -105,7 +105,7 @@ class Runner:
         return folder not in self._waiting and all(job.folder is not folder for job in self._jobs)
 
     def _environment(self) -> dict[str, str]:
-        """Return variables with which a process finds this package and, of several cards, one."""
+        """Return variables with which a process finds this package, and one card of several."""
         environment = dict(os.environ)
         if CHECKOUT is not None:
             path = filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")])

@@ -126,7 +126,7 @@ def _p_of_wilcoxon(differences: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values after Holm's correction; those that are NaN do not count and stay so.
+    """Return p values after Holm's correction; a NaN does not count and stays NaN.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
@@ -142,16 +142,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def smallest_gap(sd: float, count: int, level: float = LEVEL, power: float = POWER) -> float:
-    """Return the true mean difference that a two-sided paired t-test would probably find.
+    """Return the true mean difference that a paired t-test finds with a given probability.
 
     Args:
         sd: standard deviation of the differences, at least 0.
         count: how many there are, at least 2.
-        level: of the test, in (0, 1).
-        power: the probability, in (``level``, 1).
+        level: of the two-sided test, in (0, 1).
+        power: that probability, in (``level``, 1).
     """
     critical = stats.t.isf(level / 2, count - 1)
-    # scipy's noncentral t turns into NaN far out, where few runs and small levels lead.
+    # scipy's noncentral t is NaN for the large values that few runs and small levels lead to.
     quantiles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
     bounds = critical * np.sqrt(stats.chi2.ppf(quantiles, count - 1) / (count - 1))
 

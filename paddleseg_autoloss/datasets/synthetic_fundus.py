@@ -1,8 +1,8 @@
 """A generated optic-disc segmentation data set that looks like fundus photographs.
 
-It stands in for PaddleSeg's ``OpticDiscSeg`` where nothing can be downloaded.  All geometry is in
+It replaces PaddleSeg's ``OpticDiscSeg`` where nothing can be downloaded.  All geometry is in
 units of the image side with y pointing down, so a scene looks the same at every image size.
-Images in the making are float32 of shape (3, size, size), RGB, 0 to 1; colours are (3, 1, 1).
+Unfinished images are float32 of shape (3, size, size), RGB, 0 to 1; colours are (3, 1, 1).
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _blend(image: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> None:
     image += alpha * (colour - image)
 
 
-def _downsampled(canvas: np.ndarray, size: int) -> np.ndarray:
+def _downsample(canvas: np.ndarray, size: int) -> np.ndarray:
     small = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32) / 255.0
 
@@ -310,7 +310,7 @@ def _paint_dots(
             cv2.circle(canvas, middle, max(1, int(radius * side)), 255, cv2.FILLED)
     # Dots that strayed onto the disc would look like part of it.
     outside = 1.0 - _soft_inside(eye.disc.distance(size) / 1.1, 0.03)
-    _blend(image, strength * outside * _downsampled(canvas, size), colour)
+    _blend(image, strength * outside * _downsample(canvas, size), colour)
 
 
 def _paint_disc(rng: np.random.Generator, image: np.ndarray, eye: _Eye) -> None:
@@ -427,7 +427,7 @@ def _paint_vessels(rng: np.random.Generator, image: np.ndarray, eye: _Eye) -> No
     canvas = np.zeros((side, side), np.uint8)
     for vessels in (twigs, branches, arcades):
         _draw_vessels(canvas, vessels)
-    alpha = rng.uniform(0.4, 1.0) * _downsampled(canvas, size)
+    alpha = rng.uniform(0.4, 1.0) * _downsample(canvas, size)
     image *= 1.0 - alpha * _BLOOD_ABSORPTION
 
 
@@ -510,19 +510,19 @@ def _write_data_set(folder: Path, recipe: dict[str, Any]) -> None:
     for split in _SPLITS:
         _write_split(folder, split, recipe[f"num_{split}"], recipe["seed"], recipe["image_size"])
     (folder / "labels.txt").write_text("\n".join(_LABELS) + "\n", encoding="ascii")
-    # Last, so that the recipe vouches for everything before it.
+    # Last: a folder with a recipe has everything else.
     (folder / _RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="ascii")
 
 
 def _generate(root: Path, recipe: dict[str, Any]) -> None:
-    """Make the data set ``root`` in one step, unless another process does so first."""
+    """Create the data set ``root`` in one step, unless another process does so first."""
     temporary = root.parent / f".{root.name}.{uuid.uuid4().hex}.tmp"
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(
-            f"dataset_root: found {str(root)!r}, where no folder can be made "
-            f"({error.strerror}), expected a place that can be written to"
+            f"dataset_root: expected a place that can be written to, found {str(root)!r}, where no "
+            f"folder can be made ({error.strerror})"
         ) from error
     try:
         _write_data_set(temporary, recipe)
@@ -543,8 +543,8 @@ def _check_recipe(root: Path, expected: dict[str, Any]) -> None:
         found = None
     if not isinstance(found, dict):
         raise ConfigError(
-            f"dataset_root: found {str(root)!r} without a readable {_RECIPE_FILE}, expected a "
-            f"data set of SyntheticFundus or nothing there; {_REMEDY}"
+            f"dataset_root: expected a data set of SyntheticFundus or nothing there, found "
+            f"{str(root)!r} without a readable {_RECIPE_FILE}; {_REMEDY}"
         )
     keys = [key for key in expected if found.get(key) != expected[key]]
     if keys:
@@ -552,8 +552,8 @@ def _check_recipe(root: Path, expected: dict[str, Any]) -> None:
             ", ".join(f"{key}={recipe.get(key)!r}" for key in keys) for recipe in (found, expected)
         ]
         raise ConfigError(
-            f"dataset_root: found {str(root)!r} made with {differences[0]}, "
-            f"expected {differences[1]}; {_REMEDY}"
+            f"dataset_root: expected a data set with {differences[1]}, found {str(root)!r} with "
+            f"{differences[0]}; {_REMEDY}"
         )
 
 
@@ -596,8 +596,8 @@ class SyntheticFundus(OpticDiscSeg):
     of 256 px) in the layout of ``OpticDiscSeg``; later uses read it.  The disc covers 1 % to 3 %
     of an image; bright lesions and peripapillary atrophy resemble it.  Image i of a split depends
     on ``seed``, i and ``image_size``, not on the number of images.  Several processes may start at
-    once: the folder appears in one step, whole.  A killed process may leave a hidden sibling folder
-    ``.<name>.<hex digits>.tmp`` behind, which nothing reads and which may be deleted.
+    once: the folder appears complete, in one step.  A killed process may leave a hidden folder
+    ``.<name>.<hex digits>.tmp`` beside it, which can be deleted.
 
     Args:
         dataset_root: folder of the data set. It must either not exist yet or hold a data set

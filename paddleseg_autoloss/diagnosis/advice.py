@@ -42,8 +42,8 @@ _LEGEND = {
     "coefficient; median",
     "share": "mean of its part of the update d, the sum of coef x gradient before the optimizer: "
     "<coef x gradient, d> / |d|^2. They sum to 100 %; negative: the update works against the loss",
-    "balanced coef": "makes the losses of a head pull with gradients of equal length, and the head "
-    "as hard as now; in brackets, what single steps would give",
+    "balanced coef": "gives the losses of a head gradients of equal length, and leaves the length "
+    "of the head's gradient as it is; in brackets, the values for single steps",
     "cosine": "mean, of the angle between two gradients: 1 the same direction, below 0 a conflict",
     "conflicts": "share of the steps in which the cosine is negative",
     "shortening": "of the update by these conflicts; median of those steps",
@@ -159,7 +159,7 @@ def coefficient_advice(diagnosis: Diagnosis) -> list[str]:
 def _missing_gradient(diagnosis: Diagnosis, index: int) -> str:
     term = diagnosis.terms[index]
     if term.coef == 0:
-        return f"{term.name} has the coefficient 0, with which nothing of it can be measured."
+        return f"{term.name} has the coefficient 0, so nothing can be measured of it."
     zero = int((diagnosis.norms[:, index] == 0).sum())
     return (
         f"The gradient of {term.name} was zero in {zero} of {diagnosis.steps} steps, so that it "
@@ -224,9 +224,8 @@ def surgery_advice(diagnosis: Diagnosis) -> str:
     return (
         "Gradient surgery: PCGrad, CAGrad and the like would have "
         f"{'little' if weak else 'something'} to do: {often} at least one pair conflicts"
-        f"{', but nearly at right angles' if weak else ''}. {_conflicts(frequent)}. Whether the "
-        "network gets better by it, only training tells: autoloss train --loss_aggregator "
-        "PCGrad."
+        f"{', but nearly at right angles' if weak else ''}. {_conflicts(frequent)}. Only "
+        "training shows whether the network gets better: autoloss train --loss_aggregator PCGrad."
     )
 
 

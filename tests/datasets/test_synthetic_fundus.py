@@ -184,7 +184,8 @@ def test_other_recipe_is_refused(root: Path, key: str, other: int) -> None:
     message = str(caught.value)
     found = {"seed": 0, **SMALL}[key]
     assert message.startswith("dataset_root: ")
-    assert f"made with {key}={found}, expected {key}={other}; delete the folder or" in message
+    assert f"expected a data set with {key}={other}, found" in message
+    assert f"with {key}={found}; delete the folder or" in message
     assert "\n" not in message
     assert contents(root) == before
 
