@@ -53,11 +53,11 @@ def evaluate_run(folder: Path, device: str, num_workers: int, samples: int) -> N
         load_config(str(folder / f"{name}.yml")) for name in ("config", "config_test")
     )
     model = build("model", lambda: SegBuilder(test).model)
-    path = str(folder / "model.pdparams")
+    path, total = str(folder / "model.pdparams"), len(model.state_dict())
     missing = load_weights(model, path, "run")
     if missing:
         raise CheckpointError(
-            f"run: {path} lacks {missing} of the {len(model.state_dict())} tensors of the network"
+            f"run: expected all {total} tensors of the network in {path}, found {total - missing}"
         )
     test_data = _val_dataset(test)
     figures = {"test": _figures(model, test, test_data, num_workers)}
