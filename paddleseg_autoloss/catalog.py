@@ -206,8 +206,8 @@ _PAGE = """\
 <!-- Written by docs/write_methods_page.py from the docstrings; change those. -->
 
 Every method is a component for `loss.types` and a `type` for `loss_aggregator`; README has both
-forms. `python -m paddleseg_autoloss list` prints this table, and
-`python -m paddleseg_autoloss show CAGrad` one of the sections.
+forms. `autoloss list` prints this table, and `autoloss show CAGrad` one of the
+sections.
 
 K is the number of losses, n the number of parameters. *Needs* says what the weights depend on: the
 values of the losses alone, the Gramian of their gradients (its K x K inner products), or the whole

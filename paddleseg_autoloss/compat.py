@@ -212,8 +212,8 @@ SOURCE_FIXES = (
         "paddleseg.utils.train_profiler:add_profiler_step",
         faulty="paddle.utils.profiler.start_profiler(_profiler_options['state'], "
         "_profiler_options['tracer_option'])",
-        cure="_profiler_options._options.update(profiler=paddle.profiler.Profiler()) or "
-        "_profiler_options['profiler'].start()",
+        cure="_profiler_options._options.update(profiler=paddle.profiler.Profiler("
+        "on_trace_ready=lambda _: None)) or _profiler_options['profiler'].start()",
         symptom="--profiler_options: AttributeError: module 'paddle.utils' has no attribute "
         "'profiler'",
         versions="PaddleSeg 2.8.0",

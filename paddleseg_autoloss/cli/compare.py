@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from paddleseg_autoloss.cli import options
-from paddleseg_autoloss.comparison.command import compare_from
 from paddleseg_autoloss.flags import non_negative_int, positive_int
 from paddleseg_autoloss.installation import CONFIG_DIR
 
@@ -60,4 +59,7 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Compare as the flags say."""
+    # Matplotlib takes a second to load, which the other commands need not wait for.
+    from paddleseg_autoloss.comparison.command import compare_from
+
     compare_from(args, CONFIG_DIR, args.command_line)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from paddleseg_autoloss.cli import options
-from paddleseg_autoloss.diagnosis import Diagnosis, diagnose_from
 from paddleseg_autoloss.flags import positive_int
 from paddleseg_autoloss.installation import CONFIG_DIR
 
@@ -38,6 +37,9 @@ def add_flags(parser: ArgumentParser) -> None:
     options.add_opts(parser)
 
 
-def run(args: Namespace) -> Diagnosis:
-    """Diagnose as the flags say; return what was found."""
-    return diagnose_from(args, CONFIG_DIR)
+def run(args: Namespace) -> None:
+    """Diagnose as the flags say."""
+    # Matplotlib takes a second to load, which the other commands need not wait for.
+    from paddleseg_autoloss.diagnosis import diagnose_from
+
+    diagnose_from(args, CONFIG_DIR)

@@ -46,7 +46,7 @@ def add_device(parser: ArgumentParser) -> None:
         "--device",
         choices=["cpu", "gpu", "xpu", "npu", "mlu"],
         default=default_device(),
-        help="gpu is the default where there is one; default here: %(default)s",
+        help="default: gpu where there is one, here %(default)s",
     )
 
 

@@ -109,7 +109,7 @@ def _small(picture: np.ndarray, interpolation: int) -> np.ndarray:
 
 
 def _parse_args(argv: Sequence[str] | None) -> Namespace:
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--folder", type=Path, required=True, help="folder of the run")
     parser.add_argument("--device", default="cpu", help="device to evaluate on")
     parser.add_argument(
