@@ -11,6 +11,7 @@ import runpy
 import sys
 from argparse import REMAINDER, ArgumentParser, Namespace
 from pathlib import Path
+from typing import NoReturn
 
 import paddleseg
 
@@ -18,6 +19,9 @@ from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.installation import package_command
 
 __all__ = ["add_flags", "run"]
+
+#: Environment variable that names the clone whose PaddleSeg a process was started with.
+_CLONE = "AUTOLOSS_CLONE"
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -30,17 +34,36 @@ def run(args: Namespace) -> None:
     """Run the script.
 
     Raises:
-        ConfigError: there is no such script.
+        ConfigError: there is no such script, or the PaddleSeg that it belongs to is not used.
     """
     script = Path(args.script)
     if not script.is_file():
         raise ConfigError(f"run: expected a Python script, found nothing at {script}")
-    clone = script.resolve().parents[1]
-    beside, imported = clone / "paddleseg" / "__init__.py", Path(paddleseg.__file__)
-    if beside.is_file() and beside.resolve() != imported.resolve():
-        path = os.pathsep.join(filter(None, [str(clone), os.environ.get("PYTHONPATH")]))
-        command = [*package_command("paddleseg_autoloss"), "run", str(script), *args.arguments]
-        os.execve(sys.executable, command, os.environ | {"PYTHONPATH": path})
+    clone = _find_clone(script.resolve())
+    if clone is not None and clone != Path(paddleseg.__file__).resolve().parents[1]:
+        _run_with(clone, script, args.arguments)
     sys.argv = [str(script), *args.arguments]
     sys.path.insert(0, str(script.resolve().parent))
     runpy.run_path(str(script), run_name="__main__")
+
+
+def _find_clone(script: Path) -> Path | None:
+    """Return the clone of PaddleSeg that a script lies in, at any depth, or None."""
+    folders = (folder for folder in script.parents if (folder / "paddleseg/__init__.py").is_file())
+    return next(folders, None)
+
+
+def _run_with(clone: Path, script: Path, arguments: list[str]) -> NoReturn:
+    """Start again, with the PaddleSeg of a clone before all others.
+
+    Raises:
+        ConfigError: this process was started in that way, in vain.
+    """
+    if os.environ.get(_CLONE) == str(clone):
+        raise ConfigError(
+            f"run: expected the PaddleSeg of {clone}, to which {script} belongs, found the one at "
+            f"{paddleseg.__file__}, which comes before it in Python's path; remove it from there"
+        )
+    path = os.pathsep.join(filter(None, [str(clone), os.environ.get("PYTHONPATH")]))
+    command = [*package_command("paddleseg_autoloss"), "run", str(script), *arguments]
+    os.execve(sys.executable, command, os.environ | {"PYTHONPATH": path, _CLONE: str(clone)})

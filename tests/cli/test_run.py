@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import paddleseg
 import pytest
-from support import run_tool
+from support import ROOT, run_tool
 
 #: What PaddleSeg's tools/train.py does, in short.
 SCRIPT = """
@@ -87,6 +88,55 @@ def test_clone_goes_before_the_installed_paddleseg(tmp_path, fundus):
     result = run(tmp_path, script)
     assert result.returncode == 0, result.stderr
     assert f"paddleseg from {clone}" in result.stdout
+    assert (tmp_path / "out/loss_gradients.csv").is_file()
+
+
+def test_a_script_deep_in_a_clone_gets_that_clone_from_within_another(tmp_path, fundus):
+    """python -m looks into the folder it is called from first."""
+    script = prepare(tmp_path, fundus)
+    deep = tmp_path / "PaddleSeg/deploy/slim/own.py"
+    deep.parent.mkdir(parents=True)
+    shutil.copy(script, deep)
+    clone, other = tmp_path / "PaddleSeg/paddleseg", tmp_path / "Other/paddleseg"
+    for place in (clone, other):
+        shutil.copytree(Path(paddleseg.__file__).parent, place)
+    result = run_tool(
+        "-m", "paddleseg_autoloss", "run", deep, "--config", tmp_path / "c.yml",
+        "--save_dir", tmp_path / "out", "--iters", "1",
+        cwd=other.parent, PYTHONPATH=str(ROOT),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert f"paddleseg from {clone}" in result.stdout
+
+
+def test_a_clone_that_is_never_found_ends_the_command(tmp_path):
+    script = tmp_path / "PaddleSeg/tools/own.py"
+    (tmp_path / "PaddleSeg/paddleseg").mkdir(parents=True)
+    (tmp_path / "PaddleSeg/paddleseg/__init__.py").write_text("")
+    script.parent.mkdir()
+    script.write_text("")
+    result = run_tool(
+        "-m", "paddleseg_autoloss", "run", script, AUTOLOSS_CLONE=str(tmp_path / "PaddleSeg")
+    )
+    assert result.returncode == 1
+    assert "error: run: expected the PaddleSeg of" in result.stderr.splitlines()[-1]
+
+
+def test_two_cards(tmp_path, fundus):
+    """The launcher starts the command ``autoloss``, which is no Python file."""
+    script = prepare(tmp_path, fundus)
+    command = tmp_path / "autoloss"
+    code = "import sys; from paddleseg_autoloss.cli.main import main; sys.exit(main())"
+    command.write_text(f"#!{sys.executable}\n{code}\n")
+    command.chmod(0o755)
+    result = run_tool(
+        "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", tmp_path / "log",
+        command, "run", script, "--config", tmp_path / "c.yml",
+        "--save_dir", tmp_path / "out", "--iters", "2", PYTHONPATH=str(ROOT),
+    )  # fmt: skip
+    log = (tmp_path / "log/workerlog.0").read_text()
+    assert result.returncode == 0, log
+    assert "iter: 2/2" in log
     assert (tmp_path / "out/loss_gradients.csv").is_file()
 
 
