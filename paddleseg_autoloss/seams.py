@@ -82,6 +82,31 @@ SEAMS = (
         "paddleseg.utils.utils:resume",
         ("paddle.load",),
     ),
+    *(
+        Seam(
+            f"paddleseg.models.backbones.{module}.eval",
+            "integration/safety.py: layer_named",
+            "`norm_layer` of a config names a layer, and is not run as code",
+            _PROCESS,
+        )
+        for module in ("vision_transformer", "cae")
+    ),
+    Seam(
+        "paddleseg.utils.download._uncompress_file",
+        "integration/safety.py: _uncompress",
+        "an archive is unpacked into its own folder only",
+        _PROCESS,
+        "paddleseg.utils.download:download_file_and_uncompress",
+        ("_uncompress_file",),
+    ),
+    Seam(
+        "paddleseg.utils.utils.download_pretrained_model",
+        "integration/safety.py: _download",
+        "weights are downloaded into PaddleSeg's folder for them only",
+        _PROCESS,
+        "paddleseg.utils.utils:load_pretrained_model",
+        ("download_pretrained_model",),
+    ),
     Seam(
         "paddleseg.utils.utils.load_pretrained_model",
         "integration/loading.py: load_weights",

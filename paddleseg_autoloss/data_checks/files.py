@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -51,14 +52,23 @@ def build_dataset(key: str, config: dict[str, Any], make: Callable[[], T]) -> T:
 
 def _check_inside(key: str, dataset: Any, root: str) -> None:
     """A list from elsewhere must not make training read, and show, other files of this machine."""
-    inside = os.path.join(os.path.abspath(root), "")
+    inside = os.path.join(os.path.realpath(root), "")
+    folder_of = functools.lru_cache(maxsize=None)(os.path.realpath)
     for pair in getattr(dataset, "file_list", []):
         for path in pair:
-            if path is not None and not os.path.abspath(path).startswith(inside):
+            if path is not None and not _real_path(path, folder_of).startswith(inside):
                 raise DataError(
-                    f"{key}: its list names {path}, outside of dataset_root {root}; if that is "
-                    f"meant, set the environment variable {_OUTSIDE_ROOT}=1"
+                    f"{key}: its list names {path}, outside of dataset_root {root}, or a link to "
+                    f"there; if that is meant, set the environment variable {_OUTSIDE_ROOT}=1"
                 )
+
+
+def _real_path(path: str, folder_of: Callable[[str], str]) -> str:
+    """The path without symbolic links; looking up the folder once for all its files is fast."""
+    folder, name = os.path.split(path)
+    joined = os.path.join(folder_of(folder), name)
+    is_final = name not in ("", ".", "..") and not os.path.islink(joined)
+    return joined if is_final else os.path.realpath(joined)
 
 
 def check_files(key: str, dataset: Any) -> None:

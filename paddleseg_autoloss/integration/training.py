@@ -19,6 +19,7 @@ from paddleseg_autoloss.integration.checkpoint import (
 from paddleseg_autoloss.integration.loading import guard_loaders
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.report import TrainLogger
+from paddleseg_autoloss.integration.safety import install_safety
 from paddleseg_autoloss.integration.session import TrainingSession
 from paddleseg_autoloss.seams import check_seams, redirect
 
@@ -118,4 +119,5 @@ def install() -> None:
     check_seams()
     _stock_train = redirect(LOOP.train, train)
     extend_builder()
+    install_safety()
     guard_loaders()
