@@ -299,8 +299,10 @@ def redirect(function: FunctionType, target: Callable) -> FunctionType:
     )
     functools.update_wrapper(stock, function)
     del stock.__wrapped__  # type: ignore[attr-defined]
-    function.__globals__["_redirected"] = target
-    function.__code__ = (lambda *args, **kwargs: _redirected(*args, **kwargs)).__code__  # type: ignore[name-defined]  # noqa: F821
+    known_as = f"_redirected_{function.__name__}"
+    function.__globals__[known_as] = target
+    code = (lambda *args, **kwargs: _target(*args, **kwargs)).__code__  # type: ignore[name-defined]  # noqa: F821
+    function.__code__ = code.replace(co_names=(known_as,))
     function.__defaults__ = None
     # Its signature and its source are still those of PaddleSeg.
     function.__wrapped__ = stock  # type: ignore[attr-defined]

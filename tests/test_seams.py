@@ -95,7 +95,7 @@ def test_a_run_gives_back_all_that_it_replaces(tmp_path):
 
 def test_every_permanent_seam_is_in_force():
     assert paddleseg.core.train is LOOP.train
-    assert LOOP.train.__globals__["_redirected"] is training.train
+    assert LOOP.train.__globals__["_redirected_train"] is training.train
 
 
 def test_a_function_that_was_imported_before_calls_ours():
