@@ -10,6 +10,7 @@ from paddleseg.cvlibs import SegBuilder
 from paddleseg.cvlibs.builder import Builder
 
 from paddleseg_autoloss.integration.config_checks import check_aggregator, check_loss, check_policy
+from paddleseg_autoloss.integration.own_loops import expect_session
 from paddleseg_autoloss.seams import replace
 
 __all__ = ["component_config", "extend_builder"]
@@ -51,6 +52,7 @@ def _with_our_keys(build: Any) -> Any:
             if loss_name == "loss" and value is not None:
                 check(value)
                 losses[key] = value
+                expect_session(losses, key)
         return losses
 
     return _build_loss

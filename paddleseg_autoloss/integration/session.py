@@ -16,6 +16,7 @@ from paddleseg_autoloss.integration.joint import JointAggregation
 from paddleseg_autoloss.integration.loop import LossComputation, stock_losses
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
+from paddleseg_autoloss.integration.own_loops import meet_session
 from paddleseg_autoloss.integration.report import RunReport
 from paddleseg_autoloss.integration.run_seams import stand_ins
 from paddleseg_autoloss.integration.second_evaluation import SecondEvaluation
@@ -61,6 +62,7 @@ class TrainingSession:
         self.losses = losses
         self.start_iter = start_iter
         self.save_interval = save_interval
+        meet_session(losses)
         terms = terms_of(losses)
         config: Any = losses.get("loss_aggregator")
         self.joint = JointAggregation(config, terms) if config else None
