@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
+from paddle.base.core import default_cpu_generator
 from paddle.io.dataloader.collate import default_collate_fn
 from paddleseg.models.losses import BootstrappedCrossEntropyLoss, MixedLoss
 
@@ -79,8 +80,9 @@ def try_losses(
 @contextmanager
 def _unchanged(model: nn.Layer, losses: dict[str, Any]) -> Iterator[None]:
     """Restore what drawing images and computing losses changes."""
-    devices = {"cpu", paddle.get_device().split(":")[0]}
-    generators = {device: paddle.get_rng_state(device) for device in devices}
+    # On a GPU, some functions still draw from the generator of the CPU.
+    of_cpu = default_cpu_generator()
+    of_device, state_of_cpu = paddle.get_rng_state(), of_cpu.get_state()
     of_python, of_numpy = random.getstate(), np.random.get_state()
     statistics = [RunningStatistics(layer) for layer in (model, *loss_layers(losses).values())]
     for one in statistics:
@@ -92,8 +94,8 @@ def _unchanged(model: nn.Layer, losses: dict[str, Any]) -> Iterator[None]:
             one.restore()
         random.setstate(of_python)
         np.random.set_state(of_numpy)
-        for device, state in generators.items():
-            paddle.set_rng_state(state, device)
+        of_cpu.set_state(state_of_cpu)
+        paddle.set_rng_state(of_device)
 
 
 class _InOrder(nn.Layer):
