@@ -21,7 +21,7 @@ from paddleseg_autoloss.comparison.plan import Plan, Run
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.escaping import unescape_cell
 from paddleseg_autoloss.files import read_json, write_file, write_json
-from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
+from paddleseg_autoloss.integration.checkpoint import newest_good_checkpoint
 from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.yaml_files import read_yaml
 
@@ -152,9 +152,8 @@ class RunFolder:
                 path.unlink()
 
     def checkpoint(self) -> Path | None:
-        """Return the newest whole checkpoint, or None."""
-        whole = whole_checkpoints(self.path)
-        return whole[-1] if whole else None
+        """Return the newest good checkpoint, or None."""
+        return newest_good_checkpoint(self.path)
 
     def attempts(self) -> list[dict[str, float]]:
         """List the times that training was started: from which iteration, for how many seconds."""

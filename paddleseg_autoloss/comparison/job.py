@@ -137,12 +137,12 @@ class Job:
         folder, iterations = self.folder, self.folder.run.config["iters"]
         checkpoint = folder.checkpoint()
         start = int(checkpoint.name[5:]) if checkpoint else 0
-        if start != iterations:
-            since = time.monotonic()
-            try:
-                yield from self._run(folder.log_path, self._commands.train(folder, checkpoint))
-            finally:
-                self._note_attempt(start, time.monotonic() - since)
+        since = time.monotonic()
+        try:
+            # Also where no iteration is left: what follows the last one may be missing.
+            yield from self._run(folder.log_path, self._commands.train(folder, checkpoint))
+        finally:
+            self._note_attempt(start, time.monotonic() - since)
         if not folder.keep_model():
             raise _ProcessFailed(f"the script wrote no iter_{iterations}")
 

@@ -1,50 +1,99 @@
-"""Checkpoints: written whole or not at all, and checked before they are resumed."""
+"""Checkpoints: written whole or not at all, proven, and checked before they are resumed."""
 
 from __future__ import annotations
 
+import functools
 import os
-import re
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
+from paddleseg.utils import logger
 
 from paddleseg_autoloss.errors import CheckpointError, ConfigError
 from paddleseg_autoloss.files import replace_file
+from paddleseg_autoloss.integration.proof import (
+    PROOF,
+    check_iteration,
+    check_proof,
+    has_proof,
+    iteration_of,
+    write_proof,
+)
+from paddleseg_autoloss.tensor_files import read_tensor_file
 
 __all__ = [
-    "atomic_save",
+    "CheckpointWriter",
     "check_writable",
     "checked_load",
     "checkpoint_iteration",
+    "fault_of",
     "latest_checkpoint",
+    "newest_good_checkpoint",
     "non_finite",
     "whole_checkpoints",
 ]
 
-_FILES = ("model.pdparams", "model.pdopt")
-_NAME = re.compile(r".*_(\d+)")
+#: The network, then the state of the optimizer and the losses, in the order of PaddleSeg's loop.
+_FILES = _NETWORK, _STATE = "model.pdparams", "model.pdopt"
 
 
-def atomic_save(save: Callable[..., None], obj: Any, path: str, *args: Any, **kwargs: Any) -> None:
-    """Call ``save(obj, path)`` so that a kill at any moment leaves the previous file whole.
+class CheckpointWriter:
+    """Writes the checkpoints of one run, and deletes the oldest.
 
-    See `replace_file`.
+    A file is written whole or not at all.  The proof stands before ``model.pdopt`` does, so that a
+    checkpoint is incomplete or proven, at whatever moment the process is killed.
 
-    Raises:
-        CheckpointError: it cannot be written, to a full disk for instance.
+    Args:
+        save_dir: folder of the run.
+        keep: number of checkpoints to keep, those of before a resume included; 0 for all.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        save(obj, path, *args, **kwargs)
-        return
-    try:
-        with replace_file(path) as temporary:
-            save(obj, str(temporary), *args, **kwargs)
-    except OSError as error:
-        raise CheckpointError(f"save_dir: cannot write {path}: {error.strerror}") from error
+
+    def __init__(self, save_dir: str | Path, keep: int = 0) -> None:
+        self.save_dir = Path(save_dir)
+        self.keep = keep
+        self._own: set[Path] = set()
+
+    def save(
+        self, save: Callable[..., None], obj: Any, path: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Call ``save(obj, path)`` so that a kill at any moment leaves the previous file whole.
+
+        Raises:
+            CheckpointError: the file cannot be written, to a full disk for instance.
+        """
+        if not isinstance(path, (str, os.PathLike)):
+            save(obj, path, *args, **kwargs)
+            return
+        file, iteration = Path(path), iteration_of(Path(path).parent)
+        try:
+            if file.name == _NETWORK:
+                # What an older run left beside this file would pass for a part of it.
+                (file.parent / _STATE).unlink(missing_ok=True)
+                (file.parent / PROOF).unlink(missing_ok=True)
+            with replace_file(file) as part:
+                save(obj, str(part), *args, **kwargs)
+                if file.name == _STATE and iteration is not None:
+                    network = file.parent / _NETWORK
+                    write_proof(file.parent, iteration, {_NETWORK: network, _STATE: part})
+        except OSError as error:
+            raise CheckpointError(f"save_dir: cannot write {path}: {error.strerror}") from error
+        if file.name == _STATE:
+            self._own.add(file.parent)
+            self._delete_older()
+
+    def _delete_older(self) -> None:
+        """Delete the oldest of before a resume; PaddleSeg deletes those that it wrote itself."""
+        there = _checkpoint_folders(self.save_dir)
+        older = [folder for folder in there if folder not in self._own]
+        if self.keep > 0:
+            for folder in older[: max(0, len(there) - self.keep)]:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_writable(save_dir: str | Path) -> None:
@@ -83,20 +132,86 @@ def checked_load(model: nn.Layer) -> Callable[[dict[str, Tensor]], Any]:
 
 
 def latest_checkpoint(save_dir: str | Path) -> str:
-    """Return the folder of the newest whole checkpoint of a run.
+    """Return the folder of the newest good checkpoint of a run.
 
     Raises:
         CheckpointError: there is none.
     """
-    whole = whole_checkpoints(save_dir)
-    if not whole:
-        raise CheckpointError(f"--resume_model: there is no whole checkpoint in {save_dir}")
-    return str(whole[-1])
+    good = newest_good_checkpoint(save_dir)
+    if good is None:
+        newest = _checkpoint_folders(Path(save_dir))[-1:]
+        reasons = [f"{folder}: {fault_of(folder)}" for folder in newest]
+        nothing = f"--resume_model: there is no whole checkpoint in {save_dir}"
+        raise CheckpointError("; ".join([nothing, *reasons]))
+    return str(good)
+
+
+def newest_good_checkpoint(save_dir: str | Path) -> Path | None:
+    """Return the folder of the newest checkpoint that can be resumed, or None.
+
+    The log says which newer ones are passed over, and why.
+    """
+    for folder in reversed(_checkpoint_folders(Path(save_dir))):
+        fault = fault_of(folder)
+        if fault is None:
+            return folder
+        logger.warning(f"The checkpoint {folder} is passed over: {fault}")
+    return None
+
+
+def fault_of(folder: Path) -> str | None:
+    """Return why a checkpoint cannot be resumed, or None if it can.
+
+    A proven one has not changed since it was saved, and nothing with a NaN is saved.  One without
+    proof is read.
+    """
+    missing = [name for name in _FILES if not (folder / name).is_file()]
+    if missing:
+        return f"{' and '.join(missing)} missing"
+    stamps = [(folder / name).stat() for name in _FILES]
+    return _fault(folder, tuple((stamp.st_mtime_ns, stamp.st_size) for stamp in stamps))
+
+
+@functools.lru_cache(maxsize=16)
+def _fault(folder: Path, stamps: tuple[tuple[int, int], ...]) -> str | None:
+    """Look into the files, once as long as they stay as they are."""
+    try:
+        check_iteration(folder)
+        for name in _FILES:
+            check_proof(folder / name)
+            if not has_proof(folder):
+                broken = _non_finite_array(read_tensor_file(folder / name))
+                if broken is not None:
+                    return f"{broken} in {name} is NaN or infinite"
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def _non_finite_array(content: Any) -> str | None:
+    for name, value in _tensors_of(content):
+        array = value[1] if isinstance(value, tuple) and len(value) == 2 else value
+        if isinstance(array, np.ndarray) and not _is_finite(array):
+            return name
+    return None
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    if array.dtype == np.uint16:
+        # bfloat16, whose exponent is all ones then.
+        return not ((array & 0x7F80) == 0x7F80).any()
+    return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
+
+
+def _tensors_of(state: Any) -> Iterator[tuple[str, Any]]:
+    """Go through a state dict; what methods remember of losses may be NaN and is left out."""
+    for name, value in state.items() if isinstance(state, dict) else ():
+        yield from _tensors_of(value) if name == "master_weights" else [(name, value)]
 
 
 def non_finite(state: Any) -> str | None:
     """Return the name of a tensor in a state dict that holds a NaN or an infinity, if any."""
-    for name, value in state.items() if isinstance(state, dict) else ():
+    for name, value in _tensors_of(state):
         is_float = isinstance(value, Tensor) and value.is_floating_point()
         if is_float and not bool(paddle.isfinite(value).all()):
             return name
@@ -119,19 +234,27 @@ def checkpoint_iteration(folder: str) -> int:
             f"--resume_model: {folder} is incomplete, {' and '.join(missing)} missing"
             f"{_alternatives(path)}"
         )
-    match = _NAME.fullmatch(os.path.basename(os.path.normpath(folder)))
-    if match is None:
+    iteration = iteration_of(folder)
+    if iteration is None:
         raise CheckpointError(
             f"--resume_model: expected a folder named iter_N after its iteration, found {folder}"
         )
-    return int(match[1])
+    try:
+        check_iteration(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"--resume_model: {error}") from error
+    return iteration
 
 
 def whole_checkpoints(save_dir: str | Path) -> list[Path]:
     """List the complete checkpoints in ``save_dir``, the newest last."""
-    folders = [path for path in Path(save_dir).glob("iter_*") if path.name[5:].isdigit()]
-    whole = [path for path in folders if all((path / name).is_file() for name in _FILES)]
-    return sorted(whole, key=lambda path: int(path.name[5:]))
+    folders = _checkpoint_folders(Path(save_dir))
+    return [path for path in folders if all((path / name).is_file() for name in _FILES)]
+
+
+def _checkpoint_folders(save_dir: Path) -> list[Path]:
+    folders = [path for path in save_dir.glob("iter_*") if path.name[5:].isdecimal()]
+    return sorted(folders, key=lambda path: int(path.name[5:]))
 
 
 def _alternatives(folder: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -17,7 +18,8 @@ import paddle
 from paddle import Tensor, nn
 from paddleseg.utils import utils
 
-from paddleseg_autoloss.errors import AutoLossError, CheckpointError, TensorFileError
+from paddleseg_autoloss.errors import AutoLossError, CheckpointError
+from paddleseg_autoloss.integration.proof import check_iteration, check_proof
 from paddleseg_autoloss.seams import redirect, replace, replaced
 from paddleseg_autoloss.tensor_files import read_tensor_file
 
@@ -41,11 +43,13 @@ def load_tensors(path: str, what: str = "pretrained") -> Any:
         What was saved.
 
     Raises:
-        CheckpointError: the file is damaged, or holds anything else, or cannot be read.
+        CheckpointError: the file is damaged, or holds anything else, or cannot be read, or is not
+            what the proof beside it says.
     """
     try:
+        check_proof(path)
         content = read_tensor_file(path)
-    except TensorFileError as error:
+    except CheckpointError as error:
         raise CheckpointError(f"{what}: {error}") from error
     try:
         return _with_tensors(content)
@@ -102,8 +106,14 @@ def _load(path: Any, **configs: Any) -> Any:
     caller = sys._getframe(1).f_globals.get("__name__", "")
     if caller.partition(".")[0] != "paddleseg":
         return _stock_load(path, **configs)
-    is_checkpoint = sys._getframe(1).f_code.co_name == "resume"
-    return load_tensors(path, "--resume_model" if is_checkpoint else "pretrained", **configs)
+    what = "pretrained"
+    if sys._getframe(1).f_code.co_name == "resume":
+        what = "--resume_model"
+        try:
+            check_iteration(Path(path).parent)
+        except CheckpointError as error:
+            raise CheckpointError(f"{what}: {error}") from error
+    return load_tensors(path, what, **configs)
 
 
 def _local(path: str, what: str) -> str:

@@ -13,7 +13,7 @@ from paddle import Tensor, nn
 from paddleseg.utils import logger
 
 from paddleseg_autoloss.errors import TrainingDiverged
-from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
+from paddleseg_autoloss.integration.checkpoint import newest_good_checkpoint
 from paddleseg_autoloss.integration.gradient_statistics import GradientStatistics, PairRow
 from paddleseg_autoloss.integration.history import Row
 from paddleseg_autoloss.integration.terms import Term, aggregators_of
@@ -126,8 +126,8 @@ class TermMonitor:
 
     def divergence(self, what: str) -> TrainingDiverged:
         """Make the error that says what is not finite, when, and from where to go on."""
-        whole = whole_checkpoints(self.save_dir)
-        rescue = f"the last good checkpoint is {whole[-1]}" if whole else "no checkpoint was saved"
+        good = newest_good_checkpoint(self.save_dir)
+        rescue = f"the last good checkpoint is {good}" if good else "no good checkpoint was saved"
         return TrainingDiverged(f"iteration {self.iteration}: {what}", rescue)
 
     def log_window(self) -> list[Row]:

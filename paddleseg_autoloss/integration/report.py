@@ -9,7 +9,7 @@ from typing import Any
 import visualdl
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
+from paddleseg_autoloss.integration.checkpoint import newest_good_checkpoint
 from paddleseg_autoloss.integration.evaluation import Figures
 from paddleseg_autoloss.integration.gradient_statistics import PairRow
 from paddleseg_autoloss.integration.history import WeightHistory
@@ -109,8 +109,8 @@ class RunReport:
         self.plot()
         if not is_writing_rank():
             return
-        whole = whole_checkpoints(self.save_dir)
-        advice = f"continue with --resume_model {whole[-1]}" if whole else "nothing was saved yet"
+        good = newest_good_checkpoint(self.save_dir)
+        advice = f"continue with --resume_model {good}" if good else "nothing was saved yet"
         logger.info(f"Stopped at iteration {self.monitor.iteration}; {advice}")
 
     def plot(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paddle
@@ -13,11 +12,7 @@ from paddle import nn
 from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.errors import AutoLossError, CheckpointError
-from paddleseg_autoloss.integration.checkpoint import (
-    atomic_save,
-    checked_load,
-    non_finite,
-)
+from paddleseg_autoloss.integration.checkpoint import checked_load, non_finite
 from paddleseg_autoloss.integration.evaluation import captured_figures
 from paddleseg_autoloss.integration.loop import LOOP, ContinuedSampler
 from paddleseg_autoloss.integration.report import TrainLogger
@@ -99,10 +94,7 @@ def _save(session: TrainingSession, stock: Callable) -> Callable:
         broken = non_finite(obj)
         if broken is not None:
             raise session.monitor.divergence(f"{broken} has become NaN or infinite")
-        if Path(path).name == "model.pdparams":
-            # An older run's state beside this model would pass for a whole checkpoint.
-            Path(path).with_suffix(".pdopt").unlink(missing_ok=True)
-        atomic_save(stock, obj, path, *args, **kwargs)
+        session.checkpoints.save(stock, obj, path, *args, **kwargs)
 
     return save
 

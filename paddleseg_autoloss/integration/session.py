@@ -11,6 +11,7 @@ from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.compat import overflowed
+from paddleseg_autoloss.integration.checkpoint import CheckpointWriter
 from paddleseg_autoloss.integration.guard import StepGuard
 from paddleseg_autoloss.integration.joint import JointAggregation
 from paddleseg_autoloss.integration.loop import LossComputation, stock_losses
@@ -44,6 +45,7 @@ class TrainingSession:
         save_dir: folder of the run.
         start_iter: iteration that the run continues from, 0 for a new one.
         save_interval: iterations between checkpoints.
+        keep_checkpoint_max: number of checkpoints to keep, 0 for all.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class TrainingSession:
         save_dir: str,
         start_iter: int,
         save_interval: int,
+        keep_checkpoint_max: int = 0,
     ) -> None:
         self.model = model
         self.train_dataset = train_dataset
@@ -63,6 +66,7 @@ class TrainingSession:
         self.start_iter = start_iter
         self.save_interval = save_interval
         meet_session(losses)
+        self.checkpoints = CheckpointWriter(save_dir, keep_checkpoint_max)
         terms = terms_of(losses)
         config: Any = losses.get("loss_aggregator")
         self.joint = JointAggregation(config, terms) if config else None

@@ -104,6 +104,11 @@ class LossState:
             "seed": seed,
             "losses": {path: dict(layer.state_dict()) for path, layer in self.layers.items()},
             "slots": export_slots(self.optimizer, self.parameters),
+            "weights": {
+                name: aggregator.last_weights
+                for name, aggregator in self._aggregators().items()
+                if aggregator.last_weights is not None
+            },
         }
         return {**state, _SECTION: section}
 
@@ -125,8 +130,22 @@ class LossState:
                 layer.set_state_dict(saved[path])
         elif not self.is_empty:
             logger.info("The checkpoint holds no loss weights: they start afresh.")
+        if self._is_of_same_losses(section):
+            for name, aggregator in self._aggregators().items():
+                aggregator.last_weights = section.get("weights", {}).get(name)
         state.update(import_slots(self.optimizer, self.parameters, section.get("slots", {})))
         return state, section.get("seed")
+
+    def _is_of_same_losses(self, section: dict[str, Any]) -> bool:
+        return (section.get("methods"), section.get("terms")) == (self.methods, self.names)
+
+    def _aggregators(self) -> dict[str, LossAggregator]:
+        return {
+            f"{path}.{name}": part
+            for path, layer in self.layers.items()
+            for name, part in layer.named_sublayers(include_self=True)
+            if isinstance(part, LossAggregator)
+        }
 
     def _check_optimizer(self, section: dict[str, Any]) -> None:
         own = type(self.optimizer).__name__
@@ -140,7 +159,7 @@ class LossState:
     def _check(self, section: dict[str, Any]) -> None:
         own = {path: _shapes(layer.state_dict()) for path, layer in self.layers.items()}
         saved = {path: _shapes(state) for path, state in section["losses"].items()}
-        same_losses = (section["methods"], section["terms"]) == (self.methods, self.names)
+        same_losses = self._is_of_same_losses(section)
         if same_losses:
             for path, state in own.items():
                 _check_shapes(path, state, saved.get(path, {}))

@@ -5,22 +5,28 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import paddle
+import paddleseg.core
+import visualdl
+from paddleseg.utils import logger
 
-from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
+from paddleseg_autoloss.errors import CheckpointError, ConfigError, TrainingDiverged
 from paddleseg_autoloss.integration.builder import extend_builder
 from paddleseg_autoloss.integration.checkpoint import (
     check_writable,
     checkpoint_iteration,
     latest_checkpoint,
 )
-from paddleseg_autoloss.integration.loading import guard_loaders
+from paddleseg_autoloss.integration.loading import guard_loaders, load_weights
 from paddleseg_autoloss.integration.loop import LOOP
+from paddleseg_autoloss.integration.proof import PROOF, has_proof
 from paddleseg_autoloss.integration.report import TrainLogger
 from paddleseg_autoloss.integration.safety import install_safety
 from paddleseg_autoloss.integration.session import TrainingSession
+from paddleseg_autoloss.ranks import is_writing_rank
 from paddleseg_autoloss.seams import check_seams, redirect
 
 __all__ = ["install", "train"]
@@ -34,7 +40,7 @@ def train(*args: Any, **kwargs: Any) -> Any:
 
     All arguments are PaddleSeg's own.  ``optimizer`` may be made from ``model.parameters()`` alone:
     the losses' parameters join it.  ``resume_model="latest"`` is the newest whole checkpoint in
-    ``save_dir``.
+    ``save_dir``.  If it stands at ``iters`` already, the evaluation and the report are made up for.
 
     Raises:
         CheckpointError: ``resume_model`` is incomplete, or of another network, optimizer or losses;
@@ -58,6 +64,7 @@ def train(*args: Any, **kwargs: Any) -> Any:
         save_dir=arguments["save_dir"],
         start_iter=_start_iter(arguments),
         save_interval=arguments["save_interval"],
+        keep_checkpoint_max=arguments["keep_checkpoint_max"],
     )
     if "logger" in arguments:
         # After 2.9 the loop logs to this one, and on every card.
@@ -66,7 +73,11 @@ def train(*args: Any, **kwargs: Any) -> Any:
         _check_static_training(session)
     try:
         with session.attached():
-            result = _stock_train(*call.args, **call.kwargs)
+            if session.start_iter < arguments["iters"]:
+                result = _stock_train(*call.args, **call.kwargs)
+            else:
+                result = None
+                _finish(session, arguments)
     except KeyboardInterrupt:
         session.report.finish_interrupted()
         raise
@@ -80,13 +91,66 @@ def train(*args: Any, **kwargs: Any) -> Any:
 def _start_iter(arguments: dict[str, Any]) -> int:
     if arguments["resume_model"] is None:
         return 0
-    start_iter = checkpoint_iteration(arguments["resume_model"])
-    if start_iter >= arguments["iters"]:
+    folder = arguments["resume_model"]
+    start_iter = checkpoint_iteration(folder)
+    if start_iter > arguments["iters"]:
         raise ConfigError(
-            f"iters: expected more than {start_iter}, where {arguments['resume_model']} stands, "
-            f"found {arguments['iters']}"
+            f"iters: expected at least {start_iter}, where {folder} stands, found "
+            f"{arguments['iters']}"
+        )
+    if not has_proof(Path(folder)):
+        logger.warning(
+            f"--resume_model: {folder} is unproven: it has no {PROOF}, as those of version 0.2 and "
+            "of PaddleSeg alone, which would show whether its files are as they were saved"
         )
     return start_iter
+
+
+def _finish(session: TrainingSession, arguments: dict[str, Any]) -> None:
+    """Do what was left of a run that stopped after its last checkpoint: evaluate it."""
+    model, iteration = arguments["model"], session.start_iter
+    LOOP.resume(model, arguments["optimizer"], arguments["resume_model"])
+    logger.info(f"All {iteration} iterations are done already: what follows them is made up for")
+    if arguments["val_dataset"] is None:
+        return
+    writer = None
+    if arguments["use_vdl"] and is_writing_rank():
+        writer = visualdl.LogWriter(arguments["save_dir"])
+    mean_iou, accuracy = _evaluated(LOOP.evaluate, arguments)
+    best = Path(arguments["save_dir"], "best_model", "model.pdparams")
+    if mean_iou > _mean_iou_of(best, arguments) and is_writing_rank():
+        paddle.save(model.state_dict(), str(best))
+        logger.info(f"[EVAL] The model with the best validation mIoU ({mean_iou:.4f}) is saved.")
+    if writer is not None:
+        writer.add_scalar("Evaluate/mIoU", mean_iou, iteration)
+        writer.add_scalar("Evaluate/Acc", accuracy, iteration)
+        writer.close()
+
+
+def _evaluated(evaluate: Callable, arguments: dict[str, Any]) -> tuple[float, float]:
+    """Evaluate as PaddleSeg's loop does, and return mIoU and accuracy."""
+    mean_iou, accuracy, *_ = evaluate(
+        arguments["model"],
+        arguments["val_dataset"],
+        num_workers=min(arguments["num_workers"], 1),
+        precision=arguments["precision"],
+        amp_level=arguments["amp_level"],
+        **(arguments["test_config"] or {}),
+    )
+    return float(mean_iou), float(accuracy)
+
+
+def _mean_iou_of(path: Path, arguments: dict[str, Any]) -> float:
+    """Return the mIoU of the weights in a file, -1 if there are none that can be used."""
+    model = arguments["model"]
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        load_weights(model, str(path), "best_model")
+        return _evaluated(paddleseg.core.evaluate, arguments)[0]
+    except CheckpointError:
+        return -1.0
+    finally:
+        model.set_state_dict(own)
 
 
 def _check_sizes(arguments: dict[str, Any]) -> None:

@@ -56,7 +56,8 @@ def started(parse, tmp_path, base, monkeypatch):
         for name in checkpoints:
             (folder.path / name).mkdir()
             for file in ("model.pdparams", "model.pdopt"):
-                (folder.path / name / file).touch()
+                # An empty dict, as paddle.save writes it.
+                (folder.path / name / file).write_bytes(b"\x80\x04}.")
         Job(folder, None, {}, job_commands)
         return folder, commands.pop()
 
@@ -79,6 +80,13 @@ def test_an_interrupted_run_goes_on_from_its_last_whole_checkpoint(started):
     assert command[command.index("--resume_model") + 1] == str(folder.path / "iter_1")
 
 
+def test_a_damaged_checkpoint_is_passed_over(started):
+    folder, _ = started(0, "iter_1", "iter_2")
+    (folder.path / "iter_2" / "model.pdopt").write_bytes(b"damaged")
+    _, command = started(0)
+    assert command[command.index("--resume_model") + 1] == str(folder.path / "iter_1")
+
+
 def test_a_failed_run_starts_afresh(started):
     folder, _ = started(0, "iter_2")
     folder.write_error("exit status 1", folder.log_path)
@@ -94,8 +102,16 @@ def test_a_script_of_ones_own_is_never_resumed(started, tmp_path):
     assert "--resume_model" not in command
 
 
+def test_a_run_that_was_killed_after_its_last_checkpoint_is_finished(started):
+    """Else a run to retrain would find no equivalent_mixed_loss.yml."""
+    folder, command = started(0, "iter_4")
+    assert command[command.index("--resume_model") + 1] == str(folder.path / "iter_4")
+
+
 def test_a_trained_run_is_evaluated(started):
-    folder, command = started(0, "iter_4", "best_model")
+    folder, _ = started(0, "iter_4", "best_model")
+    assert folder.keep_model()
+    _, command = started(0)
     program = package_command("paddleseg_autoloss.comparison.evaluation")
     assert command[: len(program)] == program
     assert folder.model_path.is_file()

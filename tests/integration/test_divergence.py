@@ -112,5 +112,7 @@ class TestDivergence:
         def losses():
             return [MixedLoss([DiceLoss(), Poisoned(math.nan, 2)], [1.0, 1.0])]
 
-        with pytest.raises(TrainingDiverged, match=r"Poisoned is nan .*no checkpoint was saved"):
+        with pytest.raises(
+            TrainingDiverged, match=r"Poisoned is nan .*no good checkpoint was saved"
+        ):
             run_training(tmp_path, 12, losses)

@@ -141,7 +141,7 @@ class TestResume:
         file = tmp_path / "iter_4/model.pdopt"
         file.write_bytes(file.read_bytes()[:300])
         before = file.read_bytes()
-        message = r"--resume_model: cannot read .*iter_4/model.pdopt: it ends too early"
+        message = r"there is no whole checkpoint in .*iter_4/model.pdopt: it has changed"
         with pytest.raises(CheckpointError, match=message):
             run_training(tmp_path, 8, resume_model="latest")
         assert file.read_bytes() == before
@@ -239,9 +239,12 @@ class TestUntrusted:
     @pytest.mark.parametrize("name", ["model.pdparams", "model.pdopt"])
     def test_checkpoint_that_would_run_code(self, tmp_path, name):
         run_training(tmp_path, 4)
+        (tmp_path / "iter_4/proof.json").unlink()
         with open(tmp_path / "iter_4" / name, "wb") as file:
             pickle.dump({"weight": Hostile(tmp_path / "victim")}, file)
-        message = rf"--resume_model: expected a file of tensors alone, found _?io.open in .*{name}"
+        message = (
+            rf"--resume_model: .*expected a file of tensors alone, found _?io.open in .*{name}"
+        )
         with pytest.raises(CheckpointError, match=message):
             run_training(tmp_path, 8, resume_model="latest")
         assert not (tmp_path / "victim").exists()

@@ -90,10 +90,10 @@ class TestResume:
         _, types, _ = run_training(tmp_path, 8, resume_model=str(tmp_path / "iter_4"))
         assert (learned(types) != 1).all()
 
-    def test_finished_run(self, tmp_path):
+    def test_run_that_is_beyond_its_end(self, tmp_path):
         run_training(tmp_path, 4)
-        with pytest.raises(ConfigError, match=r"iters: expected more than 4, where .* stands"):
-            run_training(tmp_path, 4, resume_model=str(tmp_path / "iter_4"))
+        with pytest.raises(ConfigError, match=r"iters: expected at least 4, where .* stands"):
+            run_training(tmp_path, 3, resume_model=str(tmp_path / "iter_4"))
 
     @pytest.mark.parametrize("name", ["model.pdparams", "model.pdopt"])
     @pytest.mark.parametrize("size", [0, 100])

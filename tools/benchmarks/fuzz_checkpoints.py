@@ -6,7 +6,7 @@ process that
 
 - reports every event that Python's audit hooks see, but for the opening of that file,
 - has memory for four times the file and 64 MiB, by the system's limit and by tracemalloc's count,
-- is killed, and counted as a crash, after a minute.
+- is killed, and counted as a crash, after ten minutes.
 
 A file that breaks a promise is kept in ``--save_dir``.
 
@@ -44,7 +44,7 @@ from tqdm import tqdm
 MIB = 2**20
 MOST_SECONDS = 5.0
 #: Seconds until a process counts as hung; tracemalloc makes it several times as slow.
-HUNG = 60
+HUNG = 600
 #: Files that one process reads.
 BATCH = 500
 CONTEXT = multiprocessing.get_context("fork")

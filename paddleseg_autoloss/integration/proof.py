@@ -1,0 +1,116 @@
+"""Proof of a checkpoint: its iteration and the checksums of its files, in ``proof.json``.
+
+The proof tells a checkpoint that is as it was saved from one with a flipped bit, a hole of zeros, a
+file of another iteration or another name.  It is no signature: whoever changes a file on purpose
+can change its checksum too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from paddleseg_autoloss.errors import CheckpointError
+from paddleseg_autoloss.files import write_json
+
+__all__ = ["PROOF", "check_iteration", "check_proof", "has_proof", "iteration_of", "write_proof"]
+
+PROOF = "proof.json"
+
+_NAME = re.compile(r".*_(\d+)")
+_CHUNK = 2**20
+_LARGEST = 2**16
+
+
+def iteration_of(folder: str | os.PathLike[str]) -> int | None:
+    """Return the iteration that a checkpoint's folder is named after, or None."""
+    match = _NAME.fullmatch(os.path.basename(os.path.normpath(folder)))
+    return int(match[1]) if match else None
+
+
+def has_proof(folder: Path) -> bool:
+    """Whether a checkpoint has a proof; those of version 0.2 and of PaddleSeg alone have none."""
+    return (folder / PROOF).is_file()
+
+
+def write_proof(folder: Path, iteration: int, files: Mapping[str, Path]) -> None:
+    """Write the proof of a checkpoint.
+
+    Args:
+        folder: of the checkpoint.
+        iteration: that it was saved at.
+        files: where to read each of its files, by the name that it will have.
+    """
+    checksums = {name: _checksum(path) for name, path in files.items()}
+    write_json(folder / PROOF, {"iteration": iteration, "files": checksums})
+
+
+def check_proof(path: str | os.PathLike[str]) -> None:
+    """Check a file against the proof in its folder, if there is one that knows the file.
+
+    Raises:
+        CheckpointError: it is not the file that was saved.
+    """
+    file = Path(path)
+    expected = _read(file.parent)["files"].get(file.name) if has_proof(file.parent) else None
+    if expected is None:
+        return
+    try:
+        found = _checksum(file)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    if found != expected:
+        raise CheckpointError(
+            f"cannot read {path}: it has changed since it was saved: expected {_shown(expected)}, "
+            f"found {_shown(found)}"
+        )
+
+
+def check_iteration(folder: Path) -> None:
+    """Check that a checkpoint's folder has the name that its proof says.
+
+    Raises:
+        CheckpointError: it is of another iteration.
+    """
+    if has_proof(folder):
+        saved, named = _read(folder)["iteration"], iteration_of(folder)
+        if saved != named:
+            raise CheckpointError(
+                f"{folder} is named after iteration {named}, and its {PROOF} is of iteration "
+                f"{saved}: the folder was renamed, or a file of another one was put there"
+            )
+
+
+def _checksum(path: Path) -> dict[str, Any]:
+    """Return the size and the CRC-32 of a file; 100 MB take less than a tenth of a second."""
+    checksum, size = 0, 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            checksum, size = zlib.crc32(chunk, checksum), size + len(chunk)
+    return {"bytes": size, "crc32": f"{checksum:08x}"}
+
+
+def _shown(checksum: Mapping[str, Any]) -> str:
+    return f"{checksum.get('bytes')} bytes with CRC-32 {checksum.get('crc32')}"
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / PROOF
+    try:
+        with open(path, "rb") as file:
+            found = json.loads(file.read(_LARGEST))
+        files = found["files"]
+        if not isinstance(found["iteration"], int) or not all(
+            isinstance(checksum, dict) for checksum in files.values()
+        ):
+            raise ValueError("it is no proof")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged; delete it to use the checkpoint without proof"
+        ) from error
+    return found
