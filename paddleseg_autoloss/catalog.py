@@ -44,6 +44,7 @@ _HEADER = (
     "Needs",
     "State",
     "Extra per step",
+    "Losses",
     "Negative weights",
     "Weights sum to",
     "Scale",
@@ -85,6 +86,7 @@ class Entry:
             needs,
             _state(weighting),
             "none" if needs == "losses" else "K - 1 backward passes",
+            _losses(weighting),
             "yes" if weighting.may_be_negative else "no",
             weighting.sums_to,
             weighting.scale,
@@ -122,6 +124,12 @@ def _needs(weighting: Weighting) -> str:
     if isinstance(weighting, LossWeighting):
         return "losses"
     return "Jacobian" if isinstance(weighting, JacobianWeighting) else "Gramian"
+
+
+def _losses(weighting: Weighting) -> str:
+    """Return what losses the method is made for."""
+    learned = weighting.loss_range != "any" and weighting.parameter_name is not None
+    return weighting.loss_range + (" (else the weight stays)" if learned else "")
 
 
 def _state(weighting: Weighting) -> str:
@@ -218,6 +226,14 @@ mean; `reduction: sum` or `reduction: mean` changes it, for every method. Where 
 scale of its own, `mean` divides it by K. Weights below 0 never reach parameters that some of the
 losses do not train, because they would make a head worse; where this cannot be avoided, a method
 with such weights is refused.
+
+*Losses* says for which losses a method is made; some are negative by design, such as `RMILoss`. A
+method for *any* takes them. Where weights are learned, that of a term stays as it is while the term
+is negative, and one warning names the term. Everywhere else a negative loss is an error that names
+it: the method would switch it off or make it rise. 0 is no error, and neither is -1e-6, which can
+be the rounding of 0. `paddleseg.core.train` reads the losses in any case. In a training loop of
+your own the look at them waits for the device once a step; methods that take any losses or learn
+their weights do without.
 
 {table}
 

@@ -374,7 +374,8 @@ class Relobralo(LossAggregator):
         The first call is the first of this aggregator or of the run it resumes.  PaddleScience goes
         by ``step`` being 0, and then returns the plain sum and forgets the first losses; beginning
         at another step, it divides by zero.  Lookbacks are drawn from a generator of the
-        aggregator's own.
+        aggregator's own.  As in PaddleScience negative losses are taken, though their rates have no
+        meaning; `paddleseg_autoloss.Relobralo` refuses them.
 
     Args:
         num_losses: K, the number of losses.

@@ -17,6 +17,7 @@ from paddle.optimizer import Optimizer
 from paddleseg_autoloss.checks import checked_choice, checked_integer
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients.held_parameters import HeldParameter
+from paddleseg_autoloss.gradients.loss_range import LossRange
 from paddleseg_autoloss.gradients.stale_gradients import StaleGradient
 from paddleseg_autoloss.gradients.strategies import LossesOfStep, choose_strategy
 from paddleseg_autoloss.gradients.substeps import Substeps
@@ -69,6 +70,7 @@ class LossAggregator(nn.Layer):
         in_session: whether ``paddleseg.core.train`` looks after the steps.  A gradient that is NaN
             or infinite then raises no error: it reaches the parameters, and `not_finite` names it.
         not_finite: what was NaN or infinite at the latest call, or None.
+        loss_range: looks for losses that the method is not made for.
 
     Raises:
         ConfigError: two names are the same, the method is made for another number of losses, or an
@@ -129,6 +131,7 @@ class LossAggregator(nn.Layer):
         self.held_by_optimizer = weighting.learned() is None
         self._held_parameter = HeldParameter(weighting)
         self._stale_gradient = StaleGradient(weighting)
+        self.loss_range = LossRange(self.names, weighting)
         self._observing = False
 
     @property
@@ -182,6 +185,7 @@ class LossAggregator(nn.Layer):
                 not given.
             ConfigError: weights can be negative, some parameters are not reached by all losses,
                 and the options do not allow to tell these apart.
+            ConfigError: a loss is negative, and the method is neither made for that nor learned.
             TrainingDiverged: a gradient is NaN or infinite, no gradient scaler will skip it, and
                 `raises` is true.
             UnheldParameterError: the method learns its weights, training has begun, and no
@@ -195,6 +199,8 @@ class LossAggregator(nn.Layer):
             self.held_by_optimizer = self._held_parameter.is_held()
         if self.training and not self.in_session:
             self._stale_gradient.check()
+            # Of the step before: that of this one is not known to the host, and nothing is lost.
+            self.loss_range.check()
         in_order = [losses[name] for name in self.names]
         # Under mixed precision the sum of weighted losses would be taken in half precision.
         with auto_cast(enable=False):
@@ -208,6 +214,24 @@ class LossAggregator(nn.Layer):
             self.last_weights = weights.detach() * self.scale_factor
             total = self.weighting.total(values, weights) * self.scale_factor
             return total if update is None else total + update
+
+    def look_at_losses(self, losses: Tensor) -> None:
+        """Look whether the method is made for the losses of a step.
+
+        ``paddleseg.core.train`` reads the answer with other numbers.  In a loop of your own this
+        waits for the device, unless the method takes any losses or learns its weights.
+
+        Args:
+            losses: their values, the same on all cards, shape [K].
+
+        Raises:
+            ConfigError: a loss is negative, the method is neither made for that nor learned, and
+                the loop is your own.
+        """
+        if self.training and self.loss_range.matters:
+            self.loss_range.note(losses)
+            if not self.in_session and self.weighting.parameter_name is None:
+                self.loss_range.check()
 
     @contextmanager
     def observing_after_step(self) -> Iterator[None]:

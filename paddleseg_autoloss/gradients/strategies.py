@@ -99,6 +99,7 @@ class FromLosses(Strategy):
     def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         """Return the weights for the means of the losses over all cards."""
         shared = mean_over_ranks(losses.values.detach())
+        aggregator.look_at_losses(shared)
         return WeightedLosses(losses.values, self._weighting(shared))
 
 
@@ -287,6 +288,8 @@ def _take_gradients(aggregator: LossAggregator, losses: LossesOfStep) -> Gradien
         aggregator.not_finite = _name_not_finite(aggregator.names, on_host, products)
         if scale is None and not aggregator.in_session:
             raise TrainingDiverged(aggregator.not_finite)
+    elif aggregator.loss_range.matters:
+        aggregator.loss_range.judge_on_host(on_host)
     return Gradients(jacobian, shared, on_host, products, is_finite)
 
 

@@ -13,6 +13,7 @@ from paddle import Tensor, nn
 from paddleseg.utils import logger
 
 from paddleseg_autoloss.errors import TrainingDiverged
+from paddleseg_autoloss.gradients.loss_range import LossRange
 from paddleseg_autoloss.integration.checkpoint import newest_good_checkpoint
 from paddleseg_autoloss.integration.gradient_statistics import GradientStatistics, PairRow
 from paddleseg_autoloss.integration.history import Row
@@ -47,9 +48,12 @@ class TermMonitor:
             for prefix, aggregator in aggregators_of(terms)
             if aggregator.uses_gradients
         ]
+        self._ranges = _loss_ranges(terms)
+        self._noted: list[LossRange] = []
         self._returned: dict[int, list[Tensor]] = {}
         self._latest: Tensor | None = None
         self._writes = is_writing_rank()
+        self._num_results = 0
         self._ran: list[bool] = []
         self._window: list[np.ndarray] = []
         self._same = np.zeros(len(terms), "int64")
@@ -87,7 +91,13 @@ class TermMonitor:
         self._ran = [value is not None for value in values]
         missing = None if all(self._ran) else paddle.full([1], math.nan)
         filled = [missing if value is None else value.detach() for value in values]
-        self._latest = as_vector([*filled, *(one.detach() for one in result)])
+        latest = as_vector([*filled, *(one.detach() for one in result)])
+        noted = [(one, one.take_noted()) for one in self._ranges]
+        self._noted = [one for one, losses in noted if losses is not None]
+        # One transfer to the host for all of it.
+        losses = [losses for _, losses in noted if losses is not None]
+        self._latest = paddle.concat([latest, *losses]) if losses else latest
+        self._num_results = len(result)
         for statistics in self.gradients:
             statistics.note()
 
@@ -96,11 +106,13 @@ class TermMonitor:
 
         Raises:
             TrainingDiverged: one is NaN or infinite.
+            ConfigError: a loss is negative, and its method is neither made for that nor learned.
         """
         if self._latest is None:
             return
         numbers, self._latest = self._latest.numpy(), None
-        raw, result = np.split(numbers, [len(self.terms)])
+        ends = np.cumsum([len(self.terms), self._num_results, *(len(r.names) for r in self._noted)])
+        raw, result, *noted = np.split(numbers, ends[:-1])
         weights = current_weights(self.terms)
         for term, value, weight, ran in zip(self.terms, raw, weights, self._ran):
             if ran and not math.isfinite(value * weight):
@@ -108,6 +120,8 @@ class TermMonitor:
         total = result.sum()
         if not math.isfinite(total):
             raise self.divergence(f"the total loss is {total}")
+        for loss_range, losses in zip(self._noted, noted):
+            loss_range.judge(losses)
         if self._writes:
             self._window.append(np.stack([raw, weights, raw * weights]))
             self._warn_of_constants(raw)
@@ -151,6 +165,16 @@ class TermMonitor:
         """Stop watching."""
         for hook in self._hooks:
             hook.remove()
+
+
+def _loss_ranges(terms: Sequence[Term]) -> list[LossRange]:
+    """Return the ranges of losses that matter, which name the losses as the terms do."""
+    ranges = []
+    for prefix, aggregator in aggregators_of(terms):
+        aggregator.loss_range.prefix = prefix
+        if aggregator.loss_range.matters:
+            ranges.append(aggregator.loss_range)
+    return ranges
 
 
 def current_weights(terms: Sequence[Term]) -> np.ndarray:

@@ -13,7 +13,7 @@ from paddleseg_autoloss.errors import CheckpointError
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration.optimizer import export_slots, import_slots
 from paddleseg_autoloss.integration.terms import loss_layers, terms_of
-from paddleseg_autoloss.weighting import METHODS
+from paddleseg_autoloss.weighting import METHODS, Weighting
 from paddleseg_autoloss.weighting.draws import Draws
 
 __all__ = ["LossState"]
@@ -54,14 +54,15 @@ class LossState:
 
     def make_seeds_distinct(self) -> None:
         """Let no two methods draw the same numbers."""
-        draws = [
-            part
-            for layer in self.layers.values()
-            for part in layer.sublayers(include_self=True)
-            if isinstance(part, Draws)
-        ]
+        draws = [part for part in self._parts() if isinstance(part, Draws)]
         for index, part in enumerate(draws):
             part.seed.set_value(np.asarray((int(part.seed) + index) % 2**32))
+
+    def _parts(self) -> list[nn.Layer]:
+        """Return all layers that the losses are made of."""
+        return [
+            part for layer in self.layers.values() for part in layer.sublayers(include_self=True)
+        ]
 
     @property
     def is_empty(self) -> bool:
@@ -97,6 +98,9 @@ class LossState:
             state: what the optimizer's ``state_dict`` returned.
             seed: the seed of the run.
         """
+        for part in self._parts():
+            if isinstance(part, Weighting):
+                part.undo_drift()
         section = {
             "optimizer": type(self.optimizer).__name__,
             "methods": self.methods,

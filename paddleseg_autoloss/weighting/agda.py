@@ -39,7 +39,8 @@ class AGDAWeighting(GramianWeighting):
         these differences.  :math:`r_i` is the share among the losses; there it is the share among
         all past steps, which fades to 0 and with it the balancing.  :math:`\bar L_i` starts at the
         first loss instead of 0, and :math:`\bar L_i(kM)` is kept between multiples of M.
-        A loss without gradient gets the weight 1 and takes no part in E.
+        A loss without gradient gets the weight 1 and takes no part in E.  While one of the smoothed
+        losses is not positive and has no rate, both rates are 1/2.
 
     Args:
         num_losses: 2.

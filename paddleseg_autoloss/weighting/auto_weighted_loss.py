@@ -32,6 +32,10 @@ class AutoWeighting(LossWeighting):
         :math:`L > 2 \delta^4`.  Only a loss below that, 2e-4, brings c there.  A loss that returns
         from there can still move c by the learning rate times :math:`L / \delta^3` in one step of
         SGD, which takes long to undo; Adam, whose steps do not depend on the slope, is safe.
+        For any losses at all the weight is positive and at most 100.001.
+
+        A negative loss would drive its weight to that bound.  While a loss is negative, its c stays
+        as it is.
 
     Args:
         num_losses: K, the number of losses.
@@ -55,6 +59,7 @@ class AutoWeighting(LossWeighting):
     """
 
     parameter_name = "c"
+    loss_range = "non-negative"
     delta = 0.1
 
     def __init__(self, num_losses: int, init: float = 1.0, lr_mult: float = 1.0) -> None:
@@ -67,10 +72,13 @@ class AutoWeighting(LossWeighting):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return 1 / (2 c^2), or its tangent below ``delta``, shape [K]."""
-        square = self.c * self.c
+        self.freeze_negative(losses)
+        c = self.unfrozen()
+        square = c * c
         below = nn.functional.relu(self.delta**2 - square)
-        return 0.5 / square.clip(min=self.delta**2) + below * (0.5 / self.delta**4 - self.c)
+        return 0.5 / square.clip(min=self.delta**2) + below * (0.5 / self.delta**4 - c)
 
     def penalty(self) -> Tensor:
         """Return the sum of ln(1 + c^2), 0-D."""
-        return paddle.log1p(self.c * self.c).sum()
+        c = self.unfrozen()
+        return paddle.log1p(c * c).sum()

@@ -16,6 +16,7 @@ from paddleseg_autoloss.checks import checked_integer
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 
 __all__ = [
+    "LEAST_LOSS",
     "GramianWeighting",
     "JacobianWeighting",
     "LossWeighting",
@@ -24,6 +25,9 @@ __all__ = [
     "nearest_weights",
     "own_arguments",
 ]
+
+#: A loss above this is not negative: it can be the rounding of 0.
+LEAST_LOSS = -1e-6
 
 
 class Weighting(nn.Layer, ABC):
@@ -52,6 +56,9 @@ class Weighting(nn.Layer, ABC):
     scale: ClassVar[Literal["sum", "mean", "sqrt(K)", "K^2", "its own"]] = "sum"
     #: Whether a weight can be negative.
     may_be_negative: ClassVar[bool] = False
+    #: The losses that the method is made for.  Where weights are learned, that of a negative loss
+    #: stays as it is; where they are not, a loss below 0 is an error.  0 itself is none.
+    loss_range: Literal["any", "non-negative", "positive"] = "any"
     #: How many losses the method is for.
     least_losses: ClassVar[int] = 1
     most_losses: ClassVar[float] = math.inf
@@ -83,6 +90,9 @@ class Weighting(nn.Layer, ABC):
             init: its initial value.
             lr_mult: its learning rate as a multiple of the optimizer's.
         """
+        # What it was when its loss became negative; NaN where the loss is not.
+        nothing = paddle.full([self.num_losses], math.nan)
+        self.register_buffer("frozen", nothing, persistable=False)
         return self.create_parameter(
             [self.num_losses],
             attr=ParamAttr(learning_rate=lr_mult, need_clip=False),
@@ -124,6 +134,44 @@ class Weighting(nn.Layer, ABC):
     def learned(self) -> Tensor | None:
         """Return the learned parameter, shape [K], or None where nothing is learned."""
         return None if self.parameter_name is None else getattr(self, self.parameter_name)
+
+    def out_of_range(self, losses: Tensor) -> Tensor:
+        """Return which losses are below all that `loss_range` can mean, bool, shape [K].
+
+        Args:
+            losses: the loss values, shape [K].
+        """
+        return losses < LEAST_LOSS
+
+    @paddle.no_grad()
+    def freeze_negative(self, losses: Tensor) -> None:
+        """Keep the learned parameter as it is for losses that are negative, in a step of training.
+
+        Nothing here waits for the device.
+
+        Args:
+            losses: the loss values, shape [K].
+        """
+        if self.training:
+            self.undo_drift()
+            frozen = paddle.where(
+                self.out_of_range(losses), self.learned(), paddle.full_like(losses, math.nan)
+            )
+            paddle.assign(frozen, output=self.frozen)
+
+    @paddle.no_grad()
+    def undo_drift(self) -> None:
+        """Undo what the optimizer's momentum did to parameters that are frozen."""
+        parameter = self.learned()
+        if parameter is not None:
+            kept = paddle.where(self.frozen.isnan(), parameter, self.frozen)
+            paddle.assign(kept, output=parameter)
+
+    def unfrozen(self) -> Tensor:
+        """Return the learned parameter, without gradient where it is frozen, shape [K]."""
+        parameter = self.learned()
+        assert parameter is not None, "the method learns"
+        return paddle.where(self.frozen.isnan(), parameter, parameter.detach())
 
     def take_names(self, names: Sequence[str]) -> None:
         """Take the names of the losses, for methods that tell them apart by name.

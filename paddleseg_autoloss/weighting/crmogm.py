@@ -104,7 +104,13 @@ class CRMOGMWeighting(Weighting):
         self.options = options
         self.alpha = checked_range("alpha", alpha, least=0, most=1)
         self.averaged = _make_method(method, num_losses, {} if options is None else options)
-        for attribute in ("sums_to", "scale", "may_be_negative", "needs_losses_after_step"):
+        for attribute in (
+            "sums_to",
+            "scale",
+            "may_be_negative",
+            "loss_range",
+            "needs_losses_after_step",
+        ):
             setattr(self, attribute, getattr(self.averaged, attribute))
         # NaN until the first call whose losses are finite.
         self.register_buffer("lmbda", paddle.full([num_losses], float("nan")))
@@ -125,6 +131,10 @@ class CRMOGMWeighting(Weighting):
         average = self.alpha * self.lmbda + (1 - self.alpha) * found
         self.remember(losses, lmbda=paddle.where(self.lmbda.isnan(), found, average))
         return paddle.where(self.lmbda.isnan(), found, self.lmbda)
+
+    def out_of_range(self, losses: Tensor) -> Tensor:
+        """Return which losses the method is not made for, bool, shape [K]."""
+        return self.averaged.out_of_range(losses)
 
     def take_names(self, names: Sequence[str]) -> None:
         """Pass the names of the losses to the method."""

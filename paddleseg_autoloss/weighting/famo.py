@@ -58,7 +58,8 @@ class FAMOWeighting(ObjectiveWeighting):
 
     Attributes:
         xi: logits of the shares, shape [K].
-        min_losses: b, lower bounds of the losses, shape [K]: zeros, and yours to set.
+        min_losses: b, lower bounds of the losses, shape [K]: zeros, and yours to set, below 0 for
+            a loss that can be negative.
 
     Raises:
         ConfigError: ``gamma`` or ``w_lr`` is negative or ``exact`` is not a truth value.
@@ -75,6 +76,7 @@ class FAMOWeighting(ObjectiveWeighting):
         [-0.025, 0.025]
     """
 
+    loss_range = "positive"
     sums_to = "1"
     scale = "mean"
     betas = (0.9, 0.999)
@@ -114,6 +116,10 @@ class FAMOWeighting(ObjectiveWeighting):
         """Return the weighted sum of the logarithms, 0-D."""
         _, normaliser = self._shares(losses)
         return (self._z() * logarithm(losses - self.min_losses)).sum() / _nonzero(normaliser)
+
+    def out_of_range(self, losses: Tensor) -> Tensor:
+        """Return which losses are below their bounds, bool, shape [K]."""
+        return super().out_of_range(losses - self.min_losses)
 
     def _z(self) -> Tensor:
         return nn.functional.softmax(self.xi)

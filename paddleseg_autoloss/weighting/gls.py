@@ -47,6 +47,7 @@ class GLSWeighting(ObjectiveWeighting):
         1.0
     """
 
+    loss_range = "positive"
     scale = "mean"
 
     @paddle.no_grad()

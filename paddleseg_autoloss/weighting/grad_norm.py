@@ -32,8 +32,9 @@ class GradNormWeighting(GramianWeighting):
         :math:`\lVert g_i \rVert` is over all parameters (or the logits), where the paper takes the
         last shared layer.  A weight that a step makes smaller than 0.01 is set to that.  A loss
         that was not positive at the start, of which no rate can be told, counts as :math:`L_i(0)`
-        for ever.  PaddleScience's method of this name is another one:
-        `paddleseg_autoloss.mtl.GradNorm`.
+        for ever, and a negative one as long as it is negative; its w stays as it is meanwhile.  For
+        any losses at all the weights are positive and sum to K.  PaddleScience's method of this
+        name is another one: `paddleseg_autoloss.mtl.GradNorm`.
 
     Args:
         num_losses: K, the number of losses.
@@ -58,6 +59,7 @@ class GradNormWeighting(GramianWeighting):
     """
 
     parameter_name = "w"
+    loss_range = "non-negative"
     sums_to = "K"
     least = 0.01
 
@@ -75,17 +77,26 @@ class GradNormWeighting(GramianWeighting):
         values = paddle.to_tensor(losses, dtype="float32")
         norms = paddle.to_tensor(gramian.diagonal(), dtype="float32").sqrt()
         with paddle.no_grad():
-            positive = self.w.clip(min=self.least)
-            self.w.set_value(positive * self.num_losses / positive.sum())
+            self._rescale()
+            self.freeze_negative(values)
             started = ~self.initial_losses.isnan()
             self.initial_losses.set_value(paddle.where(started, self.initial_losses, values))
             target = (self.w * norms).mean() * self._rates(values) ** self.alpha
-        self._imbalance = (self.w * norms - target).abs().sum()
+        self._imbalance = (self.unfrozen() * norms - target).abs().sum()
         return self.w.numpy().astype("float64")
+
+    def _rescale(self) -> None:
+        """Let w sum to K; what is frozen stays."""
+        self.undo_drift()
+        positive, free = self.w.clip(min=self.least), self.frozen.isnan()
+        zeros = paddle.zeros_like(positive)
+        room = self.num_losses - paddle.where(free, zeros, self.w).sum()
+        rescaled = positive * room / paddle.where(free, positive, zeros).sum()
+        self.w.set_value(paddle.where(free, rescaled, self.w))
 
     def _rates(self, losses: Tensor) -> Tensor:
         initial = self.initial_losses
-        positive = initial > 0
+        positive = (initial > 0) & ~self.out_of_range(losses)
         ones = paddle.ones_like(losses)
         ratio = paddle.where(positive, losses.clip(min=0), ones)
         ratio = ratio / paddle.where(positive, initial, ones)

@@ -35,10 +35,12 @@ class IMTLWeighting(GramianWeighting):
 
     Deviations:
         The paper leaves s free, and a loss near 0 would have it grow without end.  Above ``s_max``
-        :math:`e^s` is continued by its tangent, and :math:`(s - s_{max})^2` is added, which stops s
-        within 1/2 of ``s_max`` even for a loss that is exactly 0; below ``s_min`` it stays
-        :math:`e^{s_{min}}`.  Between the bounds nothing changes.  A negative loss counts as 0 for
-        its s.  With ``update_interval`` s learns in those steps alone in which the weights are
+        :math:`e^s` is continued by its tangent, up to 1.5 :math:`e^{s_{max}}`, and
+        :math:`(s - s_{max})^2` is added, which stops s within 1/2 of ``s_max`` even for a loss that
+        is exactly 0; below ``s_min`` it stays :math:`e^{s_{min}}`.  Between the bounds nothing
+        changes.  For any losses at all :math:`e^{s_i}` is at least 0.0009 and at most 1645, and the
+        sizes of the :math:`\alpha_i` sum to at most 10.  While a loss is negative, its s stays as
+        it is.  With ``update_interval`` s learns in those steps alone in which the weights are
         found.  Otherwise as in `IMTLGWeighting`.
 
     Args:
@@ -64,6 +66,7 @@ class IMTLWeighting(GramianWeighting):
     """
 
     parameter_name = "s"
+    loss_range = "non-negative"
     scale = "mean"
     may_be_negative = True
     s_min = -7.0
@@ -78,7 +81,8 @@ class IMTLWeighting(GramianWeighting):
     def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
         """Return the weights, shape [K]."""
         self._losses = losses
-        scales = self._scales().numpy().astype("float64")
+        self.freeze_negative(paddle.to_tensor(losses, dtype="float32"))
+        scales = self._scales(self.unfrozen()).numpy().astype("float64")
         return scales * impartial(gramian * np.outer(scales, scales))
 
     def penalty(self) -> Tensor | None:
@@ -87,13 +91,15 @@ class IMTLWeighting(GramianWeighting):
             return None
         losses = paddle.to_tensor(self._losses.clip(min=0), dtype="float32")
         self._losses = None
-        objective = (self._scales() * losses - self.s + self._above() ** 2).sum()
+        s = self.unfrozen()
+        objective = (self._scales(s) * losses - s + self._above(s) ** 2).sum()
         return objective - objective.detach()
 
-    def _scales(self) -> Tensor:
+    def _scales(self, s: Tensor) -> Tensor:
+        above = self._above(s)
         # clip() has another slope at its lower bound in Paddle 2 than in Paddle 3.
-        bounded = self.s - self._above() + nn.functional.relu(self.s_min - self.s)
-        return paddle.exp(bounded) * (1 + self._above())
+        bounded = s - above + nn.functional.relu(self.s_min - s)
+        return paddle.exp(bounded) * (1 + above.clip(max=0.5))
 
-    def _above(self) -> Tensor:
-        return nn.functional.relu(self.s - self.s_max)
+    def _above(self, s: Tensor) -> Tensor:
+        return nn.functional.relu(s - self.s_max)

@@ -25,7 +25,11 @@ class IMTLLWeighting(LossWeighting):
         The paper leaves s free.  Here the weight can neither explode nor vanish: below ``s_min`` it
         stays :math:`e^{s_{min}}`; above ``s_max`` it is continued by its tangent, up to 1.5
         :math:`e^{s_{max}}`, and :math:`(s - s_{max})^2` is added, which stops s within 1/2 of
-        ``s_max`` even for a loss that is 0 or negative.  Between the bounds nothing changes.
+        ``s_max`` even for a loss that is 0.  Between the bounds nothing changes.  For any losses at
+        all the weight is at least 0.0009 and at most 1645.
+
+        A negative loss would drive its weight to the bound.  While a loss is negative, its s stays
+        as it is.
 
     Args:
         num_losses: K, the number of losses.
@@ -50,6 +54,7 @@ class IMTLLWeighting(LossWeighting):
     """
 
     parameter_name = "s"
+    loss_range = "non-negative"
     s_min = -7.0
     s_max = 7.0
 
@@ -60,12 +65,15 @@ class IMTLLWeighting(LossWeighting):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return exp(s), bounded, shape [K]."""
-        bounded = self.s.clip(self.s_min, self.s_max)
-        return bounded.exp() * (1 + self._above().clip(max=0.5))
+        self.freeze_negative(losses)
+        s = self.unfrozen()
+        bounded = s.clip(self.s_min, self.s_max)
+        return bounded.exp() * (1 + self._above(s).clip(max=0.5))
 
     def penalty(self) -> Tensor:
         """Return minus the sum of s, with the wall at ``s_max``, 0-D."""
-        return (self._above() ** 2 - self.s).sum()
+        s = self.unfrozen()
+        return (self._above(s) ** 2 - s).sum()
 
-    def _above(self) -> Tensor:
-        return nn.functional.relu(self.s - self.s_max)
+    def _above(self, s: Tensor) -> Tensor:
+        return nn.functional.relu(s - self.s_max)

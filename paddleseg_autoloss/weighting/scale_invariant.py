@@ -40,6 +40,8 @@ class ScaleInvariantWeighting(ObjectiveWeighting):
         0.0
     """
 
+    loss_range = "positive"
+
     @paddle.no_grad()
     def forward(self, losses: Tensor) -> Tensor:
         """Return the reciprocals, shape [K], detached."""

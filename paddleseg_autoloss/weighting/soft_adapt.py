@@ -30,9 +30,9 @@ class SoftAdaptWeighting(LossWeighting):
     Deviations:
         The slope is the plain difference of two steps, where the authors' code offers differences
         of higher order.  That code divides the normalized slopes by their sum, which can be 0; here
-        it is the sum of their sizes.  ``loss_weighted`` counts a negative loss as 0, and weighs as
-        ``original`` where no loss is positive.  A step whose losses are not all finite leaves the
-        memory as it is and gets the weights 1 / K.
+        it is the sum of their sizes.  ``loss_weighted`` is for losses of at least 0, and weighs as
+        ``original`` where none is positive; the other variants take any.  A step whose losses are
+        not all finite leaves the memory as it is and gets the weights 1 / K.
 
     Args:
         num_losses: K, the number of losses.
@@ -61,6 +61,8 @@ class SoftAdaptWeighting(LossWeighting):
         self.beta = checked_number("beta", beta)
         variants = ["original", "normalized", "loss_weighted"]
         self.variant = checked_choice("variant", variant, variants)
+        if variant == "loss_weighted":
+            self.loss_range = "non-negative"
         # NaN until the first call.
         self.register_buffer("losses_prev", paddle.full([num_losses], float("nan")))
 

@@ -41,9 +41,14 @@ class UncertaintyWeighting(LossWeighting):
 
     Deviations:
         The paper leaves s free.  Here the weight can neither explode nor vanish: above ``s_max`` it
-        stays :math:`e^{-s_{max}}`; below ``s_min`` it is continued by its tangent, and
-        :math:`\tfrac{1}{2} (s_{min} - s)^2` is added, which stops s within 1/2 of ``s_min`` even
-        for a loss that is exactly 0.  Between the bounds nothing changes.
+        stays :math:`e^{-s_{max}}`; below ``s_min`` it is continued by its tangent, up to 1.5
+        :math:`e^{-s_{min}}`, and :math:`\tfrac{1}{2} (s_{min} - s)^2` is added, which stops s
+        within 1/2 of ``s_min`` even for a loss that is exactly 0.  Between the bounds nothing
+        changes.  For any losses at all the weight is at least 0.0009 and at most 1645, in the
+        regression form half of that.
+
+        No likelihood has a negative loss, which would drive its weight to the bound.  While a loss
+        is negative, its s stays as it is.
 
     Args:
         num_losses: K, the number of losses.
@@ -67,6 +72,7 @@ class UncertaintyWeighting(LossWeighting):
     """
 
     parameter_name = "s"
+    loss_range = "non-negative"
     s_min = -7.0
     s_max = 7.0
 
@@ -90,17 +96,20 @@ class UncertaintyWeighting(LossWeighting):
 
     def forward(self, losses: Tensor) -> Tensor:
         """Return exp(-s) or exp(-s) / 2 by form, bounded, shape [K]."""
-        below = self._below()
+        self.freeze_negative(losses)
+        s = self.unfrozen()
+        below = self._below(s)
         # clip() has another slope at its lower bound in Paddle 2 than in Paddle 3.
-        bounded = (self.s + below).clip(max=self.s_max)
-        return self.factor * paddle.exp(-bounded) * (1 + below)
+        bounded = (s + below).clip(max=self.s_max)
+        return self.factor * paddle.exp(-bounded) * (1 + below.clip(max=0.5))
 
     def penalty(self) -> Tensor:
         """Return the sum of s / 2 and of the wall at ``s_min``, 0-D."""
-        return 0.5 * (self.s + self._below() ** 2).sum()
+        s = self.unfrozen()
+        return 0.5 * (s + self._below(s) ** 2).sum()
 
-    def _below(self) -> Tensor:
-        return nn.functional.relu(self.s_min - self.s)
+    def _below(self, s: Tensor) -> Tensor:
+        return nn.functional.relu(self.s_min - s)
 
 
 def _form_factors(form: str | Sequence[str], num_losses: int) -> Tensor:

@@ -63,9 +63,11 @@ class TestIMTLL:
         weight = weights_of(self.at([s]), [loss])[0]
         assert math.exp(-7) * 0.999 <= weight <= 1.5 * math.exp(7) * 1.001
         slope = self.slope(s, loss)
-        if s > 7.51:
+        if loss < 0:
+            assert slope == 0
+        elif s > 7.51:
             assert slope > 0
-        if s < -7:
+        elif s < -7:
             assert slope < 0
 
     @pytest.mark.parametrize("bound", [-7, 7])
