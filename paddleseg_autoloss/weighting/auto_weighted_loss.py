@@ -54,6 +54,7 @@ class AutoWeighting(LossWeighting):
         1.3863
     """
 
+    config_name = "AutoWeightedLoss"
     parameter_name = "c"
     delta = 0.1
 

@@ -57,6 +57,7 @@ class DBMTLWeighting(JacobianWeighting):
         [1.0, 6.0]
     """
 
+    config_name = "DBMTL"
     matrices = ("average",)
 
     def __init__(self, num_losses: int, beta: float = 0.9, sigma: float = 0.0) -> None:

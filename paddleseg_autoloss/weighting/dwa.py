@@ -51,6 +51,7 @@ class DWAWeighting(LossWeighting):
         [0.8756, 1.1244]
     """
 
+    config_name = "DWA"
     sums_to = "K"
 
     def __init__(self, num_losses: int, window: int = 25, tau: float = 2.0) -> None:

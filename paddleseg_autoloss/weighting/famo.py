@@ -75,6 +75,7 @@ class FAMOWeighting(ObjectiveWeighting):
         [-0.025, 0.025]
     """
 
+    config_name = "FAMO"
     sums_to = "1"
     scale = "mean"
     betas = (0.9, 0.999)

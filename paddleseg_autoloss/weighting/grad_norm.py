@@ -57,6 +57,7 @@ class GradNormWeighting(GramianWeighting):
         [3.0, -1.0]
     """
 
+    config_name = "GradNorm"
     parameter_name = "w"
     sums_to = "K"
     least = 0.01

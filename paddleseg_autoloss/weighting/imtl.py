@@ -63,6 +63,7 @@ class IMTLWeighting(GramianWeighting):
         [-0.5, 3.0]
     """
 
+    config_name = "IMTL"
     parameter_name = "s"
     scale = "mean"
     may_be_negative = True

@@ -49,6 +49,7 @@ class IMTLLWeighting(LossWeighting):
         [1.0, -0.5]
     """
 
+    config_name = "IMTLL"
     parameter_name = "s"
     s_min = -7.0
     s_max = 7.0

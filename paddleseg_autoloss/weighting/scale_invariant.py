@@ -40,6 +40,8 @@ class ScaleInvariantWeighting(ObjectiveWeighting):
         0.0
     """
 
+    config_name = "ScaleInvariant"
+
     @paddle.no_grad()
     def forward(self, losses: Tensor) -> Tensor:
         """Return the reciprocals, shape [K], detached."""

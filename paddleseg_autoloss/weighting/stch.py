@@ -61,6 +61,8 @@ class STCHWeighting(ObjectiveWeighting):
         [0.6667, 1.3333]
     """
 
+    config_name = "STCH"
+
     def __init__(self, num_losses: int, mu: float = 1.0, warmup: int = 1000) -> None:
         super().__init__(num_losses)
         self.mu = checked_range("mu", mu, least=1e-3)

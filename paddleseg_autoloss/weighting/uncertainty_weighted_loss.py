@@ -66,6 +66,7 @@ class UncertaintyWeighting(LossWeighting):
         [1.0, 0.5]
     """
 
+    config_name = "UncertaintyWeightedLoss"
     parameter_name = "s"
     s_min = -7.0
     s_max = 7.0

@@ -39,6 +39,8 @@ class UWOWeighting(LossWeighting):
         [0.5, 2.0, 0.0]
     """
 
+    config_name = "UWO"
+
     @paddle.no_grad()
     def forward(self, losses: Tensor) -> Tensor:
         """Return the reciprocals, shape [K], detached."""

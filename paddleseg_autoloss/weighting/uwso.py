@@ -46,6 +46,7 @@ class UWSOWeighting(LossWeighting):
         [0.2689, 0.7311]
     """
 
+    config_name = "UWSO"
     sums_to = "1"
     scale = "mean"
 
