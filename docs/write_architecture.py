@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import paddleseg_autoloss  # noqa: F401  isort: skip  before paddle
+
+from markers import fill
 
 from paddleseg_autoloss.compat import SOURCE_FIXES
 from paddleseg_autoloss.seams import SEAMS
@@ -33,15 +34,14 @@ def page() -> str:
         (f"`{fix.target}`", f"`{fix.faulty}`", f"`{fix.cure}`", fix.versions)
         for fix in SOURCE_FIXES
     ]
-    text = _filled(text, "seams", ("name", "stand-in", "why", "undone when", "checked"), seams)
-    return _filled(text, "cures", ("function", "faulty", "cure", "seen in"), cures)
+    header = ("name", "stand-in", "why", "undone when", "checked")
+    text = fill(text, "seams", _table(header, seams))
+    return fill(text, "cures", _table(("function", "faulty", "cure", "seen in"), cures))
 
 
-def _filled(text: str, name: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [header, ("---",) * len(header), *rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "config_snippet",
     "entries",
     "example_losses",
+    "markdown_lists",
     "markdown_page",
     "table",
     "text_entry",
@@ -205,6 +207,17 @@ def text_entry(name: str) -> str:
             config_snippet(name),
             f"loss_aggregator:\n  type: {name}",
         ]
+    )
+
+
+def markdown_lists() -> str:
+    """Return README's lists: the names of the methods, by what their weights depend on."""
+    names: dict[str, list[str]] = {"losses": [], "Gramian": [], "Jacobian": []}
+    for name, _, _, needs, *_ in table()[1:]:
+        names[needs].append(f"`{name}`")
+    return "\n".join(
+        textwrap.fill(f"- **{needs}**: {', '.join(found)}", width=100, subsequent_indent="  ")
+        for needs, found in names.items()
     )
 
 

@@ -59,6 +59,7 @@ class AGDAWeighting(GramianWeighting):
         [0.8333, 1.5]
     """
 
+    config_name = "AGDA"
     sums_to = "about 2"
     least_losses = most_losses = 2
 

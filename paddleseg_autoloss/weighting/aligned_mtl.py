@@ -56,6 +56,7 @@ class AlignedMTLWeighting(GramianWeighting):
         [0.3333, 1.0]
     """
 
+    config_name = "AlignedMTL"
     may_be_negative = True
 
     def __init__(self, num_losses: int, scale_mode: str = "min") -> None:

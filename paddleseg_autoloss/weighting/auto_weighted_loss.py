@@ -58,6 +58,7 @@ class AutoWeighting(LossWeighting):
         1.3863
     """
 
+    config_name = "AutoWeightedLoss"
     parameter_name = "c"
     loss_range = "non-negative"
     delta = 0.1

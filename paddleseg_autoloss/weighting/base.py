@@ -47,6 +47,8 @@ class Weighting(nn.Layer, ABC):
         ConfigError: the method is not for so many losses.
     """
 
+    #: What a config calls the method; None where no config can name it.
+    config_name: ClassVar[str | None] = None
     #: Name of the learned parameter (the paper's symbol), or None where nothing is learned.
     parameter_name: ClassVar[str | None] = None
     #: What the weights sum to, for the reader: "K", "1", "about 1", ...
@@ -80,8 +82,8 @@ class Weighting(nn.Layer, ABC):
 
     @property
     def short_name(self) -> str:
-        """The name of the class, for messages: ``CAGrad`` of ``CAGradWeighting``."""
-        return self.class_name.removesuffix("Weighting")
+        """What a config calls the method, or the class without "Weighting", for messages."""
+        return self.config_name or self.class_name.removesuffix("Weighting")
 
     def learnable(self, init: float, lr_mult: float) -> Tensor:
         """Make a parameter for each loss, which gradient clipping leaves alone, shape [K].

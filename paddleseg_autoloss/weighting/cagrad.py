@@ -62,6 +62,7 @@ class CAGradWeighting(GramianWeighting):
         [0.7041, 0.5]
     """
 
+    config_name = "CAGrad"
     sums_to = "about 1"
     scale = "mean"
 

@@ -53,6 +53,7 @@ class ConFIGWeighting(GramianWeighting):
         [0.6667, 2.0]
     """
 
+    config_name = "ConFIG"
     may_be_negative = True
 
     def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:

@@ -54,6 +54,7 @@ class COSMOSWeighting(ObjectiveWeighting):
         [0.5, -0.2071]
     """
 
+    config_name = "COSMOS"
     loss_range = "non-negative"
     scale = "mean"
     may_be_negative = True

@@ -72,6 +72,7 @@ class CRMOGMWeighting(Weighting):
         [0.275, 0.725]
     """
 
+    config_name = "CRMOGM"
     sums_to = "as its method's"
     may_be_negative = True
 

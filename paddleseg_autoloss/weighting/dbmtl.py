@@ -57,6 +57,7 @@ class DBMTLWeighting(JacobianWeighting):
         [1.0, 6.0]
     """
 
+    config_name = "DBMTL"
     loss_range = "positive"
     matrices = ("average",)
 

@@ -48,6 +48,7 @@ class DualProjWeighting(GramianWeighting):
         [0.6111, 0.5]
     """
 
+    config_name = "DualProj"
     sums_to = "1 or more"
     scale = "mean"
 

@@ -51,6 +51,7 @@ class DWAWeighting(LossWeighting):
         [0.8756, 1.1244]
     """
 
+    config_name = "DWA"
     loss_range = "non-negative"
     sums_to = "K"
 

@@ -57,6 +57,7 @@ class ExcessMTLWeighting(JacobianWeighting):
         [1.4879, 0.5121]
     """
 
+    config_name = "ExcessMTL"
     sums_to = "K"
     matrices = ("squares",)
 

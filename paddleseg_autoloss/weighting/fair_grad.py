@@ -56,6 +56,7 @@ class FairGradWeighting(GramianWeighting):
         [0.5, 2.0]
     """
 
+    config_name = "FairGrad"
     scale = "its own"
 
     def __init__(self, num_losses: int, alpha: float = 1.0) -> None:

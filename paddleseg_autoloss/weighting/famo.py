@@ -76,6 +76,7 @@ class FAMOWeighting(ObjectiveWeighting):
         [-0.025, 0.025]
     """
 
+    config_name = "FAMO"
     loss_range = "positive"
     sums_to = "1"
     scale = "mean"

@@ -47,6 +47,7 @@ class GLSWeighting(ObjectiveWeighting):
         1.0
     """
 
+    config_name = "GLS"
     loss_range = "positive"
     scale = "mean"
 

@@ -58,6 +58,7 @@ class GradDropWeighting(JacobianWeighting):
         True
     """
 
+    config_name = "GradDrop"
     may_be_negative = True
 
     def __init__(self, num_losses: int, leak: float | Sequence[float] = 0.0) -> None:

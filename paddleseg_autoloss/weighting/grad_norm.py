@@ -58,6 +58,7 @@ class GradNormWeighting(GramianWeighting):
         [3.0, -1.0]
     """
 
+    config_name = "GradNorm"
     parameter_name = "w"
     loss_range = "non-negative"
     sums_to = "K"

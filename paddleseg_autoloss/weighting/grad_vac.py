@@ -60,6 +60,7 @@ class GradVacWeighting(GramianWeighting):
         [1.1572, 1.629]
     """
 
+    config_name = "GradVac"
     sums_to = "K or more"
     most_similar = 0.99
 

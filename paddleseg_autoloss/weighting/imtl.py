@@ -65,6 +65,7 @@ class IMTLWeighting(GramianWeighting):
         [-0.5, 3.0]
     """
 
+    config_name = "IMTL"
     parameter_name = "s"
     loss_range = "non-negative"
     scale = "mean"

@@ -57,6 +57,7 @@ class IMTLGWeighting(GramianWeighting):
         [0.25, 0.75]
     """
 
+    config_name = "IMTLG"
     sums_to = "1 or less"
     scale = "mean"
     may_be_negative = True

@@ -53,6 +53,7 @@ class IMTLLWeighting(LossWeighting):
         [1.0, -0.5]
     """
 
+    config_name = "IMTLL"
     parameter_name = "s"
     loss_range = "non-negative"
     s_min = -7.0

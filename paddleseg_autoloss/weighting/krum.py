@@ -53,6 +53,7 @@ class KrumWeighting(GramianWeighting):
         [0.5, 0.0, 0.5, 0.0]
     """
 
+    config_name = "Krum"
     sums_to = "1"
     scale = "mean"
     least_losses = 3

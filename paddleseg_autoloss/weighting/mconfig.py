@@ -70,6 +70,7 @@ class MConFIGWeighting(JacobianWeighting):
         [1.2265, 0.8441]
     """
 
+    config_name = "MConFIG"
     scale = "its own"
     may_be_negative = True
     matrices = ("means",)

@@ -56,6 +56,7 @@ class MGDAWeighting(GramianWeighting):
         [0.6, 0.4]
     """
 
+    config_name = "MGDA"
     sums_to = "1"
     scale = "mean"
 

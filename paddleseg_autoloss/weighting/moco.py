@@ -63,6 +63,7 @@ class MoCoWeighting(JacobianWeighting):
         [1.38, 0.54]
     """
 
+    config_name = "MoCo"
     sums_to = "1"
     scale = "mean"
     matrices = ("tracked",)

@@ -58,6 +58,7 @@ class NashMTLWeighting(GramianWeighting):
         [0.3536, 1.4142]
     """
 
+    config_name = "NashMTL"
     scale = "its own"
 
     def __init__(self, num_losses: int, max_norm: float = 1.0) -> None:

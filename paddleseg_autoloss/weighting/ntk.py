@@ -36,6 +36,7 @@ class NTKWeighting(NormBalanceWeighting):
         [1.3333, 4.0]
     """
 
+    config_name = "NTK"
     sums_to = "K^2 or more"
     scale = "K^2"
 

@@ -56,6 +56,7 @@ class PBIWeighting(ObjectiveWeighting):
         5.0
     """
 
+    config_name = "PBI"
     loss_range = "non-negative"
     sums_to = "sqrt(K)"
     scale = "sqrt(K)"

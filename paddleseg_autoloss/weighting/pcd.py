@@ -78,6 +78,7 @@ class PCDWeighting(GramianWeighting):
         [1.25, 0.375]
     """
 
+    config_name = "PCD"
     scale = "mean"
 
     def __init__(

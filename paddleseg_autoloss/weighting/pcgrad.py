@@ -44,6 +44,7 @@ class PCGradWeighting(GramianWeighting):
         [2.2222, 1.5789]
     """
 
+    config_name = "PCGrad"
     sums_to = "K or more"
 
     def __init__(self, num_losses: int) -> None:

@@ -56,6 +56,7 @@ class RelobraloWeighting(LossWeighting):
         [0.7551, 1.2449]
     """
 
+    config_name = "Relobralo"
     loss_range = "non-negative"
     sums_to = "K"
 

@@ -45,6 +45,7 @@ class RLWWeighting(LossWeighting):
         1.0
     """
 
+    config_name = "RLW"
     sums_to = "1"
     scale = "mean"
 

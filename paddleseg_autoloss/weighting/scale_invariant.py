@@ -40,6 +40,7 @@ class ScaleInvariantWeighting(ObjectiveWeighting):
         0.0
     """
 
+    config_name = "ScaleInvariant"
     loss_range = "positive"
 
     @paddle.no_grad()

@@ -59,6 +59,8 @@ class ScheduledWeighting(LossWeighting):
         [[1.0, 1.0], [1.0, 0.5], [1.0, 0.0]]
     """
 
+    config_name = "ScheduledLoss"
+
     def __init__(
         self,
         num_losses: int,

@@ -47,6 +47,7 @@ class SeparateBackwardWeighting(GramianWeighting):
         [1.0, 0.5]
     """
 
+    config_name = "SeparateBackward"
     sums_to = "K"
 
     def __init__(

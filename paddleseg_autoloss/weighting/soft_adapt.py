@@ -53,6 +53,7 @@ class SoftAdaptWeighting(LossWeighting):
         [0.2689, 0.7311]
     """
 
+    config_name = "SoftAdapt"
     sums_to = "1"
     scale = "mean"
 

@@ -61,6 +61,7 @@ class STCHWeighting(ObjectiveWeighting):
         [0.6667, 1.3333]
     """
 
+    config_name = "STCH"
     loss_range = "positive"
 
     def __init__(self, num_losses: int, mu: float = 1.0, warmup: int = 1000) -> None:

@@ -25,6 +25,7 @@ class SumWeighting(LossWeighting):
         [1.0, 1.0]
     """
 
+    config_name = "Sum"
     sums_to = "K"
 
     def forward(self, losses: Tensor) -> Tensor:

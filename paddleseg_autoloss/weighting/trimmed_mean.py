@@ -55,6 +55,7 @@ class TrimmedMeanWeighting(JacobianWeighting):
         [2.0, 5.0]
     """
 
+    config_name = "TrimmedMean"
     scale = "mean"
     may_be_negative = True
     least_losses = 3

@@ -71,6 +71,7 @@ class UncertaintyWeighting(LossWeighting):
         [1.0, 0.5]
     """
 
+    config_name = "UncertaintyWeightedLoss"
     parameter_name = "s"
     loss_range = "non-negative"
     s_min = -7.0

@@ -49,6 +49,7 @@ class UPGradWeighting(GramianWeighting):
         [1.1111, 0.7895]
     """
 
+    config_name = "UPGrad"
     sums_to = "1 or more"
     scale = "mean"
 

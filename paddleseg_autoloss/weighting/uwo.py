@@ -39,6 +39,7 @@ class UWOWeighting(LossWeighting):
         [0.5, 2.0, 0.0]
     """
 
+    config_name = "UWO"
     loss_range = "positive"
 
     @paddle.no_grad()

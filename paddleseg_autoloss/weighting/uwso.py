@@ -46,6 +46,7 @@ class UWSOWeighting(LossWeighting):
         [0.2689, 0.7311]
     """
 
+    config_name = "UWSO"
     loss_range = "positive"
     sums_to = "1"
     scale = "mean"

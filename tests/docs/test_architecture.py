@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 
@@ -11,12 +10,9 @@ from support import ROOT, run_tool
 PAGE = ROOT / "docs/architecture.md"
 
 
-def test_tables_are_up_to_date():
+def test_tables_are_up_to_date(page_writer):
     """If they are not: python docs/write_architecture.py."""
-    spec = importlib.util.spec_from_file_location("writer", ROOT / "docs/write_architecture.py")
-    writer = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(writer)
-    assert writer.page() == PAGE.read_text(encoding="utf-8")
+    assert page_writer("write_architecture").page() == PAGE.read_text(encoding="utf-8")
 
 
 def test_a_step_moves_between_files_as_seldom_as_the_page_says():

@@ -132,6 +132,12 @@ def test_page_of_the_methods_is_up_to_date():
     assert "docs/methods.md" in README
 
 
+def test_lists_of_the_readme_are_up_to_date(page_writer):
+    """If they are not: python docs/write_methods_page.py."""
+    assert page_writer("write_methods_page").readme() == README
+    assert README.count("<!-- methods: begin -->\n- **losses**: ") == 1
+
+
 def test_formulas_of_the_page_can_be_shown():
     """One line within text; lines that are aligned say so; braces and environments match."""
     page = markdown_page()
@@ -163,7 +169,7 @@ class TestCatalog:
         kind, losses = component.pop("type"), component.pop("losses")
         inner = [manager.LOSSES[loss["type"]]() for loss in losses]
         built = manager.LOSSES[kind](inner, **component)
-        assert type(built.aggregator.weighting) is entry.method
+        assert isinstance(built.aggregator.weighting, entry.method)
         assert repr(built.aggregator.weighting) == repr(entry.method(len(losses)))
 
 
