@@ -224,6 +224,21 @@ SEAMS = (
         uses=("paddle.save",),
     ),
     Seam(
+        "paddleseg.datasets.open",
+        "data_checks/lists.py: open_list",
+        "list files may have a byte order mark, blank lines, and spaces in file names",
+        "the data set is built",
+        "paddleseg.datasets:Dataset",
+        ("open",),
+    ),
+    Seam(
+        "paddle.io.DataLoader",
+        "data_checks/readers.py: Loader",
+        "what goes wrong in a reader is raised, and named",
+        _RUN,
+        uses=("paddle.io.DataLoader",),
+    ),
+    Seam(
         "paddle.io.DistributedBatchSampler",
         f"{_RUN_SEAMS}: _sampler",
         "a run resumes in the midst of an epoch",
@@ -327,7 +342,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 def _kinds(owner: Any) -> list[str]:
     """Return how `SEAMS` may call an owner."""
     if isinstance(owner, ModuleType):
-        return [owner.__name__]
+        return [owner.__name__, owner.__name__.rpartition(".")[0]]
     if isinstance(owner, type):
         return [owner.__name__]
     return ["model", "optimizer", "dataset"]

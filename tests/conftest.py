@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import paddleseg_autoloss  # noqa: F401  isort: skip  before paddle
@@ -51,3 +52,11 @@ def config(tmp_path, fundus):
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory) -> Path:
+    """Keep what is remembered about labels out of the user's folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    return folder

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import paddleseg_autoloss
-from paddleseg_autoloss.cli import compare, diagnose, predict, run, show, train, val
+from paddleseg_autoloss.cli import check, compare, diagnose, predict, run, show, train, val
 from paddleseg_autoloss.cli import list as list_
 from paddleseg_autoloss.flags import run_command
 
@@ -20,6 +20,7 @@ COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "val": val,
     "predict": predict,
+    "check": check,
     "diagnose": diagnose,
     "compare": compare,
     "list": list_,

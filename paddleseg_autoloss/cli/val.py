@@ -11,6 +11,7 @@ from paddleseg.utils import logger, utils
 
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.cli import options
+from paddleseg_autoloss.data_checks import reader_errors
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.files import write_json
 from paddleseg_autoloss.installation import CONFIG_DIR
@@ -70,7 +71,7 @@ def run(args: Namespace) -> Figures:
         options.load_trained(model, args.model_path)
         logger.info("Loaded trained weights successfully.")
     val_dataset = build_val_dataset(config, builder)
-    with captured_figures() as figures:
+    with reader_errors(), captured_figures() as figures:
         evaluate(model, val_dataset, num_workers=args.num_workers, **config.test_config | chosen)
     if args.json is not None:
         write_json(args.json, figures().to_dict())

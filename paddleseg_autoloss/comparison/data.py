@@ -13,6 +13,7 @@ from paddleseg.datasets import OpticDiscSeg
 
 from paddleseg_autoloss.comparison.plan import Plan
 from paddleseg_autoloss.data_checks import build_dataset
+from paddleseg_autoloss.data_checks.lists import text_lines
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.files import write_file
 
@@ -100,7 +101,7 @@ def split_data(plan: Plan, folder: Path) -> Split:
     if plan.validation == 0:
         return Split(None)
     source = Path(_as_list_dataset(config["train_dataset"], "train")["train_path"])
-    lines = [line for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for _, line in text_lines(source)]
     held = round(plan.validation * len(lines))
     batch = max(variant.config["batch_size"] for variant in plan.variants)
     if held < 1 or len(lines) - held < batch:
@@ -176,6 +177,6 @@ def _as_list_dataset(dataset: dict[str, Any], mode: str) -> dict[str, Any]:
 
 def _separator(path: Path) -> str:
     """Return what separates image and label; only ``OpticDiscSeg`` allows any blanks."""
-    first = path.read_text(encoding="utf-8").lstrip().split("\n", 1)[0].strip()
+    first = text_lines(path)[0][1]
     match = re.fullmatch(r"\S+(\s+)\S+", first)
     return match[1] if match else " "

@@ -22,7 +22,7 @@ from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.utils import utils
 
 from paddleseg_autoloss.checks import build
-from paddleseg_autoloss.data_checks import build_dataset
+from paddleseg_autoloss.data_checks import build_dataset, reader_errors
 from paddleseg_autoloss.errors import CheckpointError
 from paddleseg_autoloss.files import replace_file, write_json
 from paddleseg_autoloss.flags import non_negative_int, run_command
@@ -76,7 +76,7 @@ def _val_dataset(config: Config) -> Any:
 
 
 def _figures(model: nn.Layer, config: Config, dataset: Any, num_workers: int) -> dict[str, Any]:
-    with captured_figures() as figures:
+    with reader_errors(), captured_figures() as figures:
         evaluate(model, dataset, num_workers=num_workers, **config.test_config)
     return figures().to_dict()
 

@@ -25,6 +25,9 @@ from paddleseg_autoloss.installation import package_command
 
 __all__ = ["Commands", "Job"]
 
+#: How an error about data begins.
+_DATA_KEYS = ("train_dataset: ", "val_dataset: ")
+
 
 class _ProcessFailed(AutoLossError):
     """A process of a run failed."""
@@ -90,6 +93,7 @@ class Job:
 
     Attributes:
         error: why the run failed, or None.
+        is_data_error: whether it failed at its data, which all runs share.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Job:
         self.folder = folder
         self.environment = environment
         self.error: str | None = None
+        self.is_data_error = False
         self._commands = commands
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder.log_path
@@ -158,7 +163,10 @@ class Job:
             yield
         self._process = None
         if process.returncode != 0:
-            raise _ProcessFailed(describe_status(process.returncode))
+            reason = _last_error(log)
+            self.is_data_error = reason.startswith(_DATA_KEYS)
+            status = describe_status(process.returncode)
+            raise _ProcessFailed(f"{status}: {reason}" if reason else status)
 
     def _note_attempt(self, start: int, seconds: float) -> None:
         attempt = {"from": start, "seconds": round(seconds, 2)}
@@ -201,6 +209,13 @@ class Job:
         if self._process is not None:
             stop_process(self._process)
         self._steps.close()
+
+
+def _last_error(log: Path) -> str:
+    """Return what a command of ours has said last, if that is an error, or nothing."""
+    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    last = lines[-1] if lines else ""
+    return last[len("error: ") :] if last.startswith("error: ") else ""
 
 
 def _versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.job import Commands, Job
 from paddleseg_autoloss.comparison.plan import Plan, Run
 from paddleseg_autoloss.comparison.processes import Interruption, visible_cards
+from paddleseg_autoloss.errors import DataError
 from paddleseg_autoloss.files import json_number
 from paddleseg_autoloss.installation import CHECKOUT
 
@@ -51,6 +52,7 @@ class Runner:
         """Do what is left to do; return the folders of the runs that failed.
 
         Raises:
+            DataError: the first run to end could not read its data, which all runs share.
             KeyboardInterrupt: the comparison was stopped; its processes have ended.
         """
         done = len(self.folders) - len(self._waiting)
@@ -123,6 +125,9 @@ class Runner:
         folder, count = job.folder, f"{self._count()} runs"
         if job.error is not None:
             self.failed.append(folder)
+            if job.is_data_error and not any(folder.is_done for folder in self.folders):
+                # The next runs would fail at the same data.
+                raise DataError(f"{folder.run}: {job.error}")
             progress.write(f"{count}: failed: {folder.run}: {job.error}; see {folder.error_path}")
             return
         result = folder.result() or {}

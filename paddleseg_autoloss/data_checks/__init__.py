@@ -1,5 +1,7 @@
-"""What can be said about a data set before it is trained on."""
+"""What is looked at before training: list files, images, labels; and readers that fail."""
 
-from paddleseg_autoloss.data_checks.files import build_dataset, check_files
+from paddleseg_autoloss.data_checks.examination import check_data, check_files
+from paddleseg_autoloss.data_checks.files import build_dataset
+from paddleseg_autoloss.data_checks.readers import reader_errors
 
-__all__ = ["build_dataset", "check_files"]
+__all__ = ["build_dataset", "check_data", "check_files", "reader_errors"]

@@ -1,4 +1,4 @@
-"""Whether the files of a data set are there, are images and are whole."""
+"""Building a data set, whose list may be written by any editor and names only its own files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
-from PIL import Image, UnidentifiedImageError
+from paddleseg.cvlibs import manager
 
 from paddleseg_autoloss.checks import build
-from paddleseg_autoloss.errors import ConfigError, DataError, one_line
+from paddleseg_autoloss.data_checks.examination import check_data, foreign_transform
+from paddleseg_autoloss.data_checks.lists import ListFile, readable_lists
+from paddleseg_autoloss.errors import ConfigError, DataError
 
-__all__ = ["build_dataset", "check_files"]
-
-_END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+__all__ = ["build_dataset", "open_dataset"]
 
 #: Environment variable that allows lists to name files outside of the data set's folder.
 _OUTSIDE_ROOT = "AUTOLOSS_OUTSIDE_ROOT"
@@ -25,17 +24,50 @@ T = TypeVar("T")
 
 
 def build_dataset(key: str, config: dict[str, Any], make: Callable[[], T]) -> T:
-    """Build a data set and check its files; see `build` and `check_files`.
+    """Build a data set, and look at its images and labels; see `open_dataset` and `check_data`.
+
+    Args:
+        key: config key of the data set.
+        config: of the data set.
+        make: builds it.
+    """
+    dataset, lists = open_dataset(key, config, make)
+    check_data(key, dataset, lists, _foreign_transform(config))
+    return dataset
+
+
+def _foreign_transform(config: dict[str, Any]) -> str | None:
+    """Of the config: a comparison builds its data sets without transforms."""
+    known = manager.TRANSFORMS.components_dict
+    names = [transform["type"] for transform in config.get("transforms") or []]
+    return foreign_transform([known[name] for name in names if name in known])
+
+
+def open_dataset(
+    key: str, config: dict[str, Any], make: Callable[[], T]
+) -> tuple[T, list[ListFile]]:
+    """Build a data set, and return it with the list files that it read.
+
+    Args:
+        key: config key of the data set.
+        config: of the data set.
+        make: builds it.
 
     Raises:
-        DataError: OpticDiscSeg is not there and cannot be downloaded, a file cannot be read, or
-            the list names files outside of ``dataset_root`` and nobody said that it may.
+        ConfigError: it cannot be built.
+        DataError: OpticDiscSeg is not there and cannot be downloaded, a line of a list cannot be
+            read, or a list names files outside of ``dataset_root`` and nobody said that it may.
     """
     root = config.get("dataset_root")
     absent = config["type"] == "OpticDiscSeg" and not (root and Path(root).exists())
+    component = manager.DATASETS.components_dict.get(config["type"])
     try:
-        dataset = build(key, make)
+        with readable_lists(key, config, component) as lists:
+            dataset = build(key, make)
     except ConfigError as error:
+        fault = _data_error_in(error)
+        if fault is not None:
+            raise fault from error
         if not absent or "`mode`" in str(error):
             raise
         Path(f"{root}.download.lock").unlink(missing_ok=True)
@@ -46,8 +78,15 @@ def build_dataset(key: str, config: dict[str, Any], make: Callable[[], T]) -> T:
         ) from error
     if root and not os.environ.get(_OUTSIDE_ROOT):
         _check_inside(key, dataset, root)
-    check_files(key, dataset)
-    return dataset
+    return dataset, lists
+
+
+def _data_error_in(error: BaseException) -> DataError | None:
+    """PaddleSeg's builder puts an error of its own around each."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, DataError):
+        inner = inner.__cause__ or inner.__context__
+    return inner
 
 
 def _check_inside(key: str, dataset: Any, root: str) -> None:
@@ -69,36 +108,3 @@ def _real_path(path: str, folder_of: Callable[[str], str]) -> str:
     joined = os.path.join(folder_of(folder), name)
     is_final = name not in ("", ".", "..") and not os.path.islink(joined)
     return joined if is_final else os.path.realpath(joined)
-
-
-def check_files(key: str, dataset: Any) -> None:
-    """Check that every image and label of a data set is there, is an image and is whole.
-
-    The pixels are not decoded: this takes about a millisecond per file.  Training itself would not
-    tell: OpenCV pads what is cut short, and Paddle's reader waits for ever when one read fails.
-
-    Raises:
-        DataError: one is not; the error names it.
-    """
-    for pair in getattr(dataset, "file_list", []):
-        for path in pair:
-            if path is not None:
-                try:
-                    _check_image(Path(path))
-                except (OSError, SyntaxError, ValueError) as error:
-                    reason = "it is missing" if not Path(path).exists() else one_line(error)
-                    raise DataError(f"{key}: cannot read {path}: {reason}") from error
-
-
-def _check_image(path: Path) -> None:
-    """Read the header, check the checksums that the format has, and look for its end marker."""
-    try:
-        with Image.open(path) as image:
-            marker = _END_MARKERS.get(image.format or "", b"")
-            image.verify()
-    except UnidentifiedImageError:
-        if cv2.haveImageReader(str(path)):
-            return
-        raise
-    if marker not in path.read_bytes():
-        raise OSError("the file is cut short")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -77,4 +78,9 @@ def captured_figures() -> Iterator[Callable[[], Figures]]:
         return mean_iou(*areas)
 
     with replaced(metrics, "mean_iou", watched):
-        yield lambda: Figures.from_areas(*seen[-1])
+        try:
+            yield lambda: Figures.from_areas(*seen[-1])
+        except Exception:
+            # PaddleSeg's progress bar has not ended its line, and the error needs one of its own.
+            print(file=sys.stderr)
+            raise

@@ -13,6 +13,7 @@ import paddleseg.core
 import visualdl
 from paddleseg.utils import logger
 
+from paddleseg_autoloss.data_checks import check_data, reader_errors
 from paddleseg_autoloss.errors import CheckpointError, ConfigError, TrainingDiverged
 from paddleseg_autoloss.integration.builder import extend_builder
 from paddleseg_autoloss.integration.checkpoint import (
@@ -45,6 +46,7 @@ def train(*args: Any, **kwargs: Any) -> Any:
     Raises:
         CheckpointError: ``resume_model`` is incomplete, or of another network, optimizer or losses;
             or a checkpoint cannot be written.
+        DataError: an image or a label cannot be read or cannot be trained on.
         ConfigError: ``save_dir`` cannot be written to, or an argument cannot work.
         TrainingDiverged: a loss or a gradient became NaN or infinite; the network, the optimizer
             and the losses are as before that step.
@@ -53,6 +55,7 @@ def train(*args: Any, **kwargs: Any) -> Any:
     call.apply_defaults()
     arguments = call.arguments
     _check_sizes(arguments)
+    _check_datasets(arguments)
     check_writable(arguments["save_dir"])
     if arguments["resume_model"] == "latest":
         arguments["resume_model"] = latest_checkpoint(arguments["save_dir"])
@@ -72,7 +75,7 @@ def train(*args: Any, **kwargs: Any) -> Any:
     if arguments["to_static_training"]:
         _check_static_training(session)
     try:
-        with session.attached():
+        with reader_errors(), session.attached():
             if session.start_iter < arguments["iters"]:
                 result = _stock_train(*call.args, **call.kwargs)
             else:
@@ -162,6 +165,13 @@ def _check_sizes(arguments: dict[str, Any]) -> None:
             f"batch_size: expected at most {images // ranks}, as train_dataset has {images} images "
             f"for {ranks} card(s), found {batch}"
         )
+
+
+def _check_datasets(arguments: dict[str, Any]) -> None:
+    """What was built from a config has been looked at; this is for what a script hands over."""
+    for key in ("train_dataset", "val_dataset"):
+        if arguments[key] is not None:
+            check_data(key, arguments[key])
 
 
 def _check_static_training(session: TrainingSession) -> None:

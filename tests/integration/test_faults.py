@@ -289,7 +289,7 @@ class TestUntrusted:
         root, outside = tmp_path / "data", tmp_path
         root.mkdir()
         for path in (root / "image.png", root / "label.png", outside / "secret.png"):
-            cv2.imwrite(str(path), np.zeros((8, 8), "uint8"))
+            cv2.imwrite(str(path), np.eye(8, dtype="uint8"))
         lines = f"image.png label.png\n{entry.format(outside=outside)} label.png\n"
         (root / "train.txt").write_text(lines, encoding="utf-8")
 

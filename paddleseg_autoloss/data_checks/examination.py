@@ -1,0 +1,151 @@
+"""Looking at all images and labels of a data set before it is trained on."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from paddleseg.utils import logger
+
+from paddleseg_autoloss.data_checks.findings import Finding, Labels, findings_in
+from paddleseg_autoloss.data_checks.labels import Facts, check_image, reader_of
+from paddleseg_autoloss.data_checks.lists import ListFile
+from paddleseg_autoloss.data_checks.survey import MOST_FILES, Sample, chosen_samples, survey
+from paddleseg_autoloss.errors import DataError, one_line
+
+__all__ = ["check_data", "check_files", "examine", "foreign_transform"]
+
+_checked: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def check_data(
+    key: str, dataset: Any, lists: Sequence[ListFile] = (), changed_by: str | None = None
+) -> None:
+    """Look at the images and labels of a data set, unless that was done before.
+
+    Of more than `MOST_FILES` samples, as many are looked at, evenly spread over the list.
+
+    Args:
+        key: config key of the data set.
+        dataset: the data set.
+        lists: the list files that it read.
+        changed_by: name of a transform that is not PaddleSeg's, which may change the labels.
+
+    Raises:
+        DataError: a file cannot be read, or a label cannot be trained on; the error names it.
+    """
+    if not getattr(dataset, "file_list", None) or dataset in _checked:
+        return
+    _, findings = examine(key, dataset, lists, MOST_FILES, changed_by=changed_by)
+    errors = [finding.text for finding in findings if finding.is_error]
+    for finding in findings:
+        if not errors:
+            logger.warning(finding.text)
+    if errors:
+        others = f" ({len(errors) - 1} more in what autoloss check shows)" if errors[1:] else ""
+        raise DataError(errors[0] + others)
+    _checked.add(dataset)
+
+
+def examine(
+    key: str,
+    dataset: Any,
+    lists: Sequence[ListFile],
+    most: int | None,
+    decode: bool = False,
+    changed_by: str | None = None,
+) -> tuple[list[Facts], list[Finding]]:
+    """Look at the images and labels of a data set.
+
+    Args:
+        key: config key of the data set.
+        dataset: the data set.
+        lists: the list files that it read.
+        most: how many samples to look at; None for all.
+        decode: whether to decode the images too, and not only the labels.
+        changed_by: name of a transform that is not PaddleSeg's, which may change the labels.
+
+    Returns:
+        What was seen, and what is to be said about it.
+    """
+    missing: list[Finding] = []
+    samples = []
+    for sample in _samples(dataset, lists):
+        absent = _missing(key, sample)
+        missing += absent
+        samples += [] if absent else [sample]
+    if not samples:
+        return [], missing
+    reader = reader_of(dataset)
+    if reader is None or not hasattr(dataset, "num_classes"):
+        check_files(key, dataset)
+        return [], missing
+    chosen = chosen_samples(samples, most)
+    if len(chosen) < len(samples):
+        logger.info(
+            f"{key}: {len(chosen)} of {len(samples)} labels, evenly spread over the list, are "
+            "looked at; autoloss check looks at all"
+        )
+    root = str(getattr(dataset, "dataset_root", None) or "")
+    facts = survey(key, reader, chosen, root, decode)
+    labels = Labels(
+        num_classes=dataset.num_classes,
+        ignore_index=getattr(dataset, "ignore_index", 255),
+        is_training=dataset.mode != "val",
+        is_complete=len(chosen) == len(samples),
+        changed_by=changed_by or foreign_transform(map(type, dataset.transforms.transforms)),
+    )
+    return facts, missing + findings_in(key, labels, chosen, facts)
+
+
+def _samples(dataset: Any, lists: Sequence[ListFile]) -> list[Sample]:
+    """The samples of a data set, each once, with the lines that name them where they are known."""
+    pairs = list(getattr(dataset, "file_list", []))
+    lines = [f"{one.path}, line {number}: " for one in lists for number in one.numbers]
+    if len(lines) != len(pairs):
+        lines = [""] * len(pairs)
+    first: dict[tuple[Any, ...], Sample] = {}
+    for index, (pair, line) in enumerate(zip(pairs, lines)):
+        image, label = (*pair, None)[:2]
+        first.setdefault((image, label), Sample(index, image, label, line))
+    return list(first.values())
+
+
+def _missing(key: str, sample: Sample) -> list[Finding]:
+    return [
+        Finding(f"{key}: {sample.where}cannot read {path}: it is missing")
+        for path in (sample.image, sample.label)
+        if path is not None and not os.path.exists(path)
+    ]
+
+
+def check_files(key: str, dataset: Any) -> None:
+    """Check that every image and label of a data set is there, is an image and is whole.
+
+    The pixels are not decoded: this takes about a millisecond per file.  Training itself would not
+    tell: OpenCV pads what is cut short.
+
+    Raises:
+        DataError: one is not; the error names it.
+    """
+    for pair in getattr(dataset, "file_list", []):
+        for path in pair:
+            if path is not None:
+                try:
+                    check_image(Path(path))
+                except (OSError, SyntaxError, ValueError) as error:
+                    reason = "it is missing" if not Path(path).exists() else one_line(error)
+                    raise DataError(f"{key}: cannot read {path}: {reason}") from error
+
+
+def foreign_transform(kinds: Iterable[type]) -> str | None:
+    """Return the name of the first transform that is not PaddleSeg's, which may change labels.
+
+    Args:
+        kinds: the classes of the transforms.
+    """
+    names = (kind.__name__ for kind in kinds if not kind.__module__.startswith("paddleseg."))
+    return next(names, None)

@@ -1,0 +1,211 @@
+"""What the labels of a data set mean for training: errors, which stop it, and warnings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from paddleseg_autoloss.data_checks.labels import Facts
+from paddleseg_autoloss.data_checks.survey import Sample
+
+__all__ = ["Finding", "Labels", "class_counts", "findings_in"]
+
+_MOST_SHOWN = 8
+_CHANNELS = {2: "grey with transparency", 3: "RGB", 4: "RGBA"}
+_ZERO_255 = "are these 0/255 masks? Save 255 as 1"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line about a data set.
+
+    Args:
+        text: the line.
+        is_error: whether training must not start.
+    """
+
+    text: str
+    is_error: bool = True
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the labels of a data set should hold.
+
+    Args:
+        num_classes: how many classes there are.
+        ignore_index: value of the pixels that do not count.
+        is_training: whether the data set is trained on.
+        is_complete: whether all of its labels were looked at.
+        changed_by: name of a transform that is not PaddleSeg's, which may change the values.
+    """
+
+    num_classes: int
+    ignore_index: int
+    is_training: bool = True
+    is_complete: bool = True
+    changed_by: str | None = None
+
+    @property
+    def classes(self) -> range:
+        """All classes; a network with one output tells class 1 from class 0."""
+        return range(max(self.num_classes, 2))
+
+    @property
+    def expected(self) -> str:
+        """The values that a label may have, in words."""
+        last = self.classes[-1]
+        return f"the classes 0 to {last} or ignore_index {self.ignore_index}"
+
+
+def findings_in(
+    key: str, labels: Labels, samples: Sequence[Sample], facts: Sequence[Facts]
+) -> list[Finding]:
+    """Judge what was found.
+
+    Args:
+        key: config key of the data set.
+        labels: what the labels should hold.
+        samples: what was looked at.
+        facts: what was found, one for each sample.
+    """
+    found = []
+    for sample, fact in zip(samples, facts):
+        fault = _fault(labels, sample, fact)
+        if fault is not None:
+            found.append(Finding(f"{key}: {sample.where}{fault.text}", fault.is_error))
+    if not any(finding.is_error for finding in found) and any(fact.counts for fact in facts):
+        found += [
+            Finding(f"{key}: {finding.text}", finding.is_error)
+            for finding in _faults_of_all(labels, samples, facts)
+        ]
+    return found
+
+
+def class_counts(facts: Iterable[Facts]) -> Counter[int]:
+    """Return how many pixels have each value."""
+    total: Counter[int] = Counter()
+    for fact in facts:
+        total.update({int(value): number for value, number in fact.counts.items()})
+    return total
+
+
+def _fault(labels: Labels, sample: Sample, facts: Facts) -> Finding | None:
+    """Say what is wrong with one sample."""
+    if facts.image_error:
+        return Finding(f"cannot read {sample.image}: {facts.image_error}")
+    if facts.label_error:
+        return Finding(f"cannot read {sample.label}: {facts.label_error}")
+    if sample.label is None:
+        return None
+    form = _fault_of_form(sample, facts)
+    if form is not None:
+        return Finding(f"{sample.label}: {form}")
+    return _fault_of_values(labels, sample, sorted(map(int, facts.counts)))
+
+
+def _fault_of_form(sample: Sample, facts: Facts) -> str | None:
+    """Say what is wrong with a label as an array of numbers."""
+    shape, size = facts.label_shape, facts.image_size
+    if len(shape) != 2:
+        kind = _CHANNELS.get(shape[2], "many channels") if len(shape) == 3 else f"shape {shape}"
+        return (
+            f"found a colour mask ({kind}), expected one number for each pixel; save it as a grey "
+            "or palette PNG whose values are the classes"
+        )
+    if shape != size:
+        return (
+            f"found a label of {_size(shape)} pixels, expected {_size(size)} as its image "
+            f"{sample.image} has; do the two belong together?"
+        )
+    if facts.dtype == "uint16" or np.dtype(facts.dtype).kind not in "biu":
+        return (
+            f"found numbers of type {facts.dtype}, which Paddle does not read as classes; expected "
+            "8 bits; save it as a grey or palette PNG of 8 bits"
+        )
+    return None
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[1]} x {shape[0]}"
+
+
+def _fault_of_values(labels: Labels, sample: Sample, values: list[int]) -> Finding | None:
+    allowed = {*labels.classes, labels.ignore_index}
+    if allowed.issuperset(values):
+        return None
+    found = f"{sample.label}: found the values {_listed(values)}, expected {labels.expected}"
+    if labels.changed_by is not None:
+        return Finding(f"{found}; does {labels.changed_by} mend that?", is_error=False)
+    return Finding(f"{found}; {_remedy(labels, sample, values)}")
+
+
+def _remedy(labels: Labels, sample: Sample, values: list[int]) -> str:
+    last = labels.classes[-1]
+    if set(values) <= {0, 255}:
+        return _ZERO_255
+    if str(sample.label).lower().endswith((".jpg", ".jpeg")):
+        return "JPEG changes the values; save labels as PNG"
+    if values[-1] == last + 1 or values[-1] == 255 != labels.ignore_index:
+        return "classes count from 0; is num_classes or ignore_index right?"
+    return "is num_classes right, or are these grey levels of a picture?"
+
+
+def _listed(values: Sequence[int]) -> str:
+    shown = ", ".join(map(str, values[:_MOST_SHOWN]))
+    return shown if len(values) <= _MOST_SHOWN else f"{shown}, ... ({len(values)} values)"
+
+
+def _faults_of_all(
+    labels: Labels, samples: Sequence[Sample], facts: Sequence[Facts]
+) -> list[Finding]:
+    """Say what is wrong with the labels as a whole."""
+    values = [set(map(int, fact.counts)) for fact in facts]
+    occurring = set().union(*values)
+    if occurring <= {0, labels.ignore_index}:
+        return [_without_foreground(labels, samples, values)]
+    found = []
+    absent = [c for c in labels.classes if c not in occurring]
+    if absent:
+        noun = "class" if len(absent) == 1 else "the classes"
+        verb = "occurs" if len(absent) == 1 else "occur"
+        found.append(f"{noun} {_listed(absent)} never {verb} in {_labels_seen(labels, samples)}")
+    ignoring = [labels.ignore_index in one for one in values]
+    with_foreground = [bool(one - {0, labels.ignore_index}) for one in values]
+    if any(ignoring) and not any(a and b for a, b in zip(ignoring, with_foreground)):
+        first = samples[ignoring.index(True)]
+        found.append(
+            f"{first.where}{first.label}: {sum(ignoring)} labels hold {labels.ignore_index}, "
+            f"which is ignore_index, and no foreground, and the others foreground and no "
+            f"{labels.ignore_index}; are some of these 0/255 masks?"
+        )
+    return [Finding(text, is_error=False) for text in found]
+
+
+def _without_foreground(
+    labels: Labels, samples: Sequence[Sample], values: Sequence[set[int]]
+) -> Finding:
+    ignore = labels.ignore_index
+    wanted = "class 1" if len(labels.classes) == 2 else f"classes from 1 to {labels.classes[-1]}"
+    ignoring = [ignore in one for one in values]
+    if any(ignoring):
+        first = samples[ignoring.index(True)]
+        held = _listed(sorted(set().union(*values)))
+        hint = f"; {_ZERO_255}" if ignore == 255 else ""
+        text = (
+            f"{first.where}{first.label}: found only the values {held} in "
+            f"{_labels_seen(labels, samples)}, expected {wanted} too; {ignore} is ignore_index"
+        )
+        return Finding(text + hint, is_error=labels.changed_by is None)
+    text = f"found only class 0 in {_labels_seen(labels, samples)}, expected {wanted} too"
+    certain = labels.is_training and labels.is_complete and labels.changed_by is None
+    return Finding(f"{text}; are these the right labels?", is_error=certain)
+
+
+def _labels_seen(labels: Labels, samples: Sequence[Any]) -> str:
+    which = "all" if labels.is_complete else "the"
+    return f"{which} {len(samples)} labels" + ("" if labels.is_complete else " looked at")

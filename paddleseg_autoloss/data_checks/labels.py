@@ -1,0 +1,198 @@
+"""What one label holds, as it reaches the loss before the transforms change it."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from paddleseg.transforms import Compose
+from PIL import Image, UnidentifiedImageError
+
+from paddleseg_autoloss.errors import one_line
+
+__all__ = ["Facts", "LabelReader", "check_image", "reader_of"]
+
+_END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+#: Begins the compressed pixels of a JPEG; a thumbnail before them has an end marker of its own.
+_START_OF_SCAN = b"\xff\xda"
+#: The EXIF tag, and its values for which OpenCV exchanges width and height.
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, range(5, 9)
+#: Values of one label that are kept; a label that has more is a photograph.
+_MOST_VALUES = 300
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found in an image and its label.
+
+    Args:
+        image_error: why the image cannot be read.
+        image_size: its height and width.
+        label_error: why the label cannot be read.
+        label_shape: shape of the label: height and width, and channels in a colour mask.
+        dtype: type of its numbers.
+        counts: how many pixels have each value, by the value as text.
+        decoded: whether the pixels of the image were looked at too.
+    """
+
+    image_error: str = ""
+    image_size: list[int] = field(default_factory=list)
+    label_error: str = ""
+    label_shape: list[int] = field(default_factory=list)
+    dtype: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+    decoded: bool = False
+
+
+class LabelReader:
+    """Reads labels as a data set of PaddleSeg does, without its images and transforms.
+
+    The data set's own ``__getitem__`` is called on a copy of it, so that what a class does with
+    its labels counts: ``ADE20K`` subtracts 1, and ``PSSLDataset`` makes them from several files.
+
+    Args:
+        dataset: the data set, with ``file_list`` and ``transforms``.
+
+    Attributes:
+        is_paddleseg: whether PaddleSeg's code reads the labels, and not the user's.
+        name: of that code.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = copy.copy(dataset)
+        self._dataset.transforms = _without_transforms
+        # Edges are made from the label, at some cost.
+        self._dataset.edge = False
+        method = type(dataset).__getitem__
+        self.is_paddleseg = method.__module__.startswith("paddleseg.")
+        self.name = f"{method.__module__}.{method.__qualname__}"
+
+    def read(self, index: int) -> tuple[np.ndarray, list[int]]:
+        """Return a label, and the height and width of its image."""
+        sample = self._dataset[index]
+        label = np.asarray(sample["label"])
+        if label.ndim > 2 and self._dataset.mode == "val":
+            label = label[0]
+        return label, list(sample["img"].shape[-2:])
+
+    def facts(self, index: int, decode: bool) -> Facts:
+        """Look at one sample.
+
+        Args:
+            index: of the sample.
+            decode: whether to decode the image too.
+        """
+        image, label_path = self._dataset.file_list[index]
+        try:
+            check_image(Path(image), decode)
+        except (OSError, SyntaxError, ValueError) as error:
+            return Facts(image_error=_reason(Path(image), error), decoded=decode)
+        if label_path is None:
+            return Facts(decoded=decode)
+        try:
+            label, size = self.read(index)
+        except Exception as error:
+            return Facts(label_error=_reason(Path(label_path), error), decoded=decode)
+        if list(label.shape[:2]) != size:
+            # PIL knows the size without decoding; OpenCV, which training uses, is sure of it.
+            size = _opencv_size(str(image))
+            if not size:
+                return Facts(image_error="OpenCV cannot decode it", decoded=decode)
+        counts = _counts(label) if label.ndim == 2 and label.dtype.kind in "biu" else {}
+        return Facts("", size, "", list(label.shape), str(label.dtype), counts, decode)
+
+
+def reader_of(dataset: Any) -> LabelReader | None:
+    """Return what reads the labels of a data set, or None if it is not made as PaddleSeg's are."""
+    usual = isinstance(getattr(dataset, "transforms", None), Compose)
+    return LabelReader(dataset) if usual and hasattr(dataset, "mode") else None
+
+
+def _without_transforms(sample: dict[str, Any]) -> dict[str, Any]:
+    """Do what ``Compose`` does, but for the transforms and the pixels of the image."""
+    if isinstance(sample.get("label"), str):
+        check_image(Path(sample["label"]))
+        sample["label"] = np.asarray(Image.open(sample["label"]))
+    if isinstance(sample["img"], str):
+        shape = (3, *_image_size(sample["img"]))
+        sample["img"] = np.broadcast_to(np.float32(0), shape)
+    sample.setdefault("trans_info", [])
+    return sample
+
+
+def _image_size(path: str) -> list[int]:
+    try:
+        with Image.open(path) as image:
+            # Without this test, PIL would decode a PNG to look for tags behind its pixels.
+            has_tags = "exif" in image.info
+            if not has_tags or image.getexif().get(_ORIENTATION) not in _ON_ITS_SIDE:
+                return [image.height, image.width]
+    except UnidentifiedImageError:
+        pass
+    return _opencv_size(path)
+
+
+def _opencv_size(path: str) -> list[int]:
+    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    return [] if image is None else list(image.shape[:2])
+
+
+def _counts(label: np.ndarray) -> dict[str, int]:
+    if label.dtype == np.uint8:
+        numbers = np.bincount(label.reshape(-1), minlength=256)
+        return {str(value): int(numbers[value]) for value in np.flatnonzero(numbers)}
+    values, numbers = np.unique(label.astype(np.int64), return_counts=True)
+    pairs = zip(values[:_MOST_VALUES].tolist(), numbers.tolist())
+    return {str(value): number for value, number in pairs}
+
+
+def check_image(path: Path, decode: bool = False) -> None:
+    """Read the header, check the checksums that the format has, and look for its end marker.
+
+    Args:
+        path: of the image.
+        decode: whether to decode the pixels too.
+
+    Raises:
+        OSError: the image is missing, not an image or not whole; others for damaged headers.
+    """
+    try:
+        with Image.open(path) as image:
+            kind = image.format or ""
+            image.verify()
+        if decode:
+            with Image.open(path) as image:
+                image.load()
+    except UnidentifiedImageError:
+        if cv2.haveImageReader(str(path)) and not (decode and not _opencv_size(str(path))):
+            return
+        raise
+    if kind in _END_MARKERS:
+        content = path.read_bytes()
+        start = max(content.rfind(_START_OF_SCAN), 0) if kind == "JPEG" else 0
+        if content.find(_END_MARKERS[kind], start) < 0:
+            raise OSError("the file is cut short")
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not path.exists():
+        return "it is missing"
+    return one_line(error) or type(error).__name__
+
+
+@contextmanager
+def preserved_randomness() -> Iterator[None]:
+    """Undo what a user's data set draws meanwhile."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)

@@ -1,0 +1,100 @@
+"""Paddle's data loader, whose readers say what went wrong.
+
+When a read fails, Paddle's loader waits for ever for a thread that has ended, or for seconds for a
+process that has.  Here a sample that fails takes the place of its batch, and is raised where the
+batch is due.  A process notes what it is at, for the case that it dies.
+"""
+
+from __future__ import annotations
+
+import inspect
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import paddle
+from paddle.io.dataloader.collate import default_collate_fn
+
+from paddleseg_autoloss.data_checks.samples import FAILURE, Batches, Samples
+from paddleseg_autoloss.errors import AutoLossError, DataError
+from paddleseg_autoloss.seams import replaced
+
+__all__ = ["reader_errors"]
+
+_LOADER = inspect.signature(paddle.io.DataLoader.__init__)
+#: Seconds between two looks of Paddle's at whether its processes are alive.
+_CHECK_INTERVAL = 1
+#: What Paddle's errors say when a process of a loader is gone.
+_SIGNS = ("DataLoader process", "Blocking queue is killed")
+
+
+@contextmanager
+def reader_errors() -> Iterator[None]:
+    """Let data loaders that are made meanwhile raise what goes wrong in their readers.
+
+    Raises:
+        DataError: a sample cannot be read, the samples of a batch do not fit together, or a
+            process that reads has died; the error names the files and the transform.
+    """
+    loaders: list[_Loader] = []
+
+    class Loader(_Loader):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            loaders.append(self)
+
+    with replaced(paddle.io, "DataLoader", Loader):
+        try:
+            yield
+        except AutoLossError:
+            raise
+        except Exception as error:
+            # Paddle raises it from a signal handler, anywhere in the main thread.
+            deaths = [death for loader in loaders for death in loader.deaths()]
+            if deaths and any(sign in str(error) for sign in _SIGNS):
+                raise DataError(deaths[0]) from error
+            raise
+
+
+class _Loader(paddle.io.DataLoader):
+    """Paddle's loader, with readers that hand over what went wrong; the arguments are Paddle's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        call = _LOADER.bind(self, *args, **kwargs)
+        call.apply_defaults()
+        options = dict(call.arguments)
+        del options["self"]
+        dataset = options["dataset"]
+        self._guarded: Samples | None = None
+        self._workers: set[Any] = set()
+        is_batched = options["batch_sampler"] is not None or options["batch_size"] is not None
+        if is_batched and not isinstance(dataset, paddle.io.IterableDataset):
+            self._guarded = Samples(dataset, options["num_workers"])
+            collate = options["collate_fn"] or default_collate_fn
+            options["dataset"] = self._guarded
+            options["collate_fn"] = Batches(self._guarded, collate)
+            options["timeout"] = options["timeout"] or _CHECK_INTERVAL
+        super().__init__(**options)
+
+    def __iter__(self) -> Iterator[Any]:
+        others = set(multiprocessing.active_children())
+        batches = super().__iter__()
+        self._workers = set(multiprocessing.active_children()) - others
+        return _raising(batches)
+
+    def deaths(self) -> list[str]:
+        """Say for each process that has died what it was at."""
+        dead = [worker for worker in self._workers if worker.exitcode]
+        if self._guarded is None:
+            return []
+        return [self._guarded.describe_death(worker.pid, worker.exitcode) for worker in dead]
+
+
+def _raising(batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        if isinstance(batch, dict) and FAILURE in batch:
+            # The traceback must not keep the reader alive.
+            del batches
+            raise DataError(batch[FAILURE])
+        yield batch

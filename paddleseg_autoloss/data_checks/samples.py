@@ -1,0 +1,224 @@
+"""Samples that a reader can hand over even when they fail."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+from paddleseg.transforms import Compose
+
+from paddleseg_autoloss.errors import one_line
+
+__all__ = ["FAILURE", "Batches", "Samples"]
+
+#: Key of a batch that says what went wrong.
+FAILURE = "paddleseg_autoloss_failure"
+
+_MOST_TEXT = 300
+#: Types of arrays that Paddle makes tensors of; its loader waits for ever, or dies, for others.
+_TYPES = {"bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8"}
+_TYPES |= {"uint16"}
+#: What a process notes: its id, and the sample and the transform that it is at, or -1.
+_NOTES = 3
+
+
+class _Failure:
+    """What stands for a sample that could not be read.
+
+    Args:
+        text: says what went wrong.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class Samples(paddle.io.Dataset):
+    """The samples of a data set with their indices, and a `_Failure` for those that fail.
+
+    Args:
+        dataset: the data set.
+        num_workers: how many processes read from it; 0 for a thread.
+    """
+
+    def __init__(self, dataset: Any, num_workers: int) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.key = "val_dataset" if getattr(dataset, "mode", "") == "val" else "train_dataset"
+        compose = getattr(dataset, "transforms", None)
+        self.steps = list(compose.transforms) if isinstance(compose, Compose) else []
+        self._notes = multiprocessing.RawArray("q", _NOTES * num_workers)
+        self._noting: _Notes | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, Any]:
+        self._note(index)
+        try:
+            return index, self.dataset[index]
+        # SystemExit ends a reader as an error does.
+        except (Exception, SystemExit) as error:
+            reason = _what_failed(error, self.steps)
+            return index, _Failure(f"{self.key}: {self.files(index)}: {reason}")
+        finally:
+            self._note(-1)
+
+    def files(self, *indices: int) -> str:
+        """Name the files of some samples."""
+        paths = getattr(self.dataset, "file_list", None)
+        names = (
+            " with ".join(map(str, filter(None, paths[i]))) if paths else f"sample {i}"
+            for i in indices
+        )
+        return " and ".join(names)
+
+    def _note(self, index: int) -> None:
+        worker = paddle.io.get_worker_info()
+        if worker is None:
+            return
+        if self._noting is None:
+            # This process has its own copy of the data set.
+            self._noting = _Notes(self._notes, worker.id)
+            if self.steps:
+                steps = [_Noted(step, i, self._noting) for i, step in enumerate(self.steps)]
+                self.dataset.transforms.transforms = steps
+        self._noting.write([os.getpid(), index, -1])
+
+    def describe_death(self, process: int, status: int) -> str:
+        """Say how a process ended and what it was at.
+
+        Args:
+            process: its id.
+            status: its exit status, or minus the signal that ended it.
+        """
+        how = f"was killed by {_signal_name(-status)}" if status < 0 else f"left with {status}"
+        place = ""
+        for row in range(0, len(self._notes), _NOTES):
+            noted, sample, step = self._notes[row : row + _NOTES]
+            if noted == process and sample >= 0:
+                name = type(self.steps[step]).__name__ if step >= 0 else "reading"
+                place = f" at {self.files(sample)}, in {name}"
+        return (
+            f"{self.key}: a process that loads data {how}{place}; if memory is short, lower "
+            "--num_workers or batch_size"
+        )
+
+
+class _Notes:
+    """A row of the memory that the processes of a loader share.
+
+    Args:
+        memory: all rows.
+        row: the row of this process.
+    """
+
+    def __init__(self, memory: Any, row: int) -> None:
+        self._memory, self._start = memory, row * _NOTES
+
+    def write(self, notes: list[int]) -> None:
+        """Note process, sample and transform."""
+        self._memory[self._start : self._start + _NOTES] = notes
+
+    def write_step(self, step: int) -> None:
+        """Note the next transform of the same sample."""
+        self._memory[self._start + _NOTES - 1] = step
+
+
+class _Noted:
+    """A transform that notes that it is at work.
+
+    Args:
+        transform: the transform.
+        step: its place among the transforms.
+        notes: where to note it.
+    """
+
+    def __init__(self, transform: Any, step: int, notes: _Notes) -> None:
+        self._transform, self._step, self._notes = transform, step, notes
+
+    def __call__(self, sample: Any) -> Any:
+        self._notes.write_step(self._step)
+        return self._transform(sample)
+
+
+class Batches:
+    """Puts samples together, as ``collate`` does, or says why that cannot be done.
+
+    Args:
+        samples: where they come from.
+        collate: makes a batch of samples.
+    """
+
+    def __init__(self, samples: Samples, collate: Any) -> None:
+        self._samples, self._collate = samples, collate
+
+    def __call__(self, pairs: Sequence[tuple[int, Any]]) -> Any:
+        """Return the batch of some samples, or one that says what went wrong."""
+        failures = [sample.text for _, sample in pairs if isinstance(sample, _Failure)]
+        if failures:
+            return _failed_batch(failures[0])
+        indices, samples = [index for index, _ in pairs], [sample for _, sample in pairs]
+        where = f"{self._samples.key}: {self._samples.files(*indices)}"
+        try:
+            batch = self._collate(samples)
+        except (Exception, SystemExit) as error:
+            return _failed_batch(self._mismatch(indices, samples) or f"{where}: {_reason(error)}")
+        for name, value in batch.items() if isinstance(batch, dict) else ():
+            if isinstance(value, np.ndarray) and value.dtype.name not in _TYPES:
+                text = f"{name!r} holds {value.dtype.name}, of which Paddle makes no tensor"
+                return _failed_batch(f"{where}: {text}")
+        return batch
+
+    def _mismatch(self, indices: Sequence[int], samples: Sequence[Any]) -> str | None:
+        """Name two samples whose arrays differ in shape."""
+        if not all(isinstance(sample, dict) for sample in samples):
+            return None
+        for name, value in samples[0].items():
+            for index, sample in zip(indices, samples):
+                shapes = [np.shape(value), np.shape(sample.get(name))]
+                if isinstance(value, np.ndarray) and shapes[0] != shapes[1]:
+                    steps = ", ".join(type(step).__name__ for step in self._samples.steps)
+                    first, second = (" x ".join(map(str, shape)) for shape in shapes)
+                    return (
+                        f"{self._samples.key}: {self._samples.files(indices[0], index)}: "
+                        f"{name!r} of one batch has the shapes {first} and {second} after "
+                        f"{steps or 'no transforms'}; add Resize or RandomPaddingCrop, or set "
+                        "batch_size to 1"
+                    )
+        return None
+
+
+def _failed_batch(text: str) -> dict[str, Any]:
+    return {FAILURE: text, "img": np.zeros(1, "float32")}
+
+
+def _what_failed(error: BaseException, steps: Sequence[Any]) -> str:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in frames:
+        owner = frame.f_locals.get("self")
+        if any(owner is step for step in steps):
+            return f"{type(owner).__name__} failed: {_reason(error)}"
+    sample = frames[-1].f_locals.get("data", {})
+    if frames[-1].f_code is Compose.__call__.__code__ and isinstance(sample.get("img"), str):
+        return "OpenCV cannot decode the image"
+    return f"reading failed: {_reason(error)}"
+
+
+def _reason(error: BaseException) -> str:
+    # OpenCV calls its errors just "error".
+    name = "" if type(error).__name__ == "error" else f"{type(error).__name__}: "
+    return f"{name}{one_line(error)}"[:_MOST_TEXT]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,147 @@
+"""Looking at the files of a data set, in parallel, and only at those that have changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import paddleseg
+from tqdm import tqdm
+
+from paddleseg_autoloss.data_checks.cache import Memory
+from paddleseg_autoloss.data_checks.labels import Facts, LabelReader, preserved_randomness
+
+__all__ = ["MOST_FILES", "Sample", "chosen_samples", "survey"]
+
+#: So many samples are looked at before training; of more, as many evenly spread over the list.
+MOST_FILES = 2000
+
+_MOST_THREADS = 8
+#: Raise it with every change of what a `Facts` says.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image and its label.
+
+    Args:
+        index: in the data set.
+        image: path of the image.
+        label: path of the label, or None.
+        where: list file and line that name them, or nothing.
+    """
+
+    index: int
+    image: str
+    label: str | None
+    where: str = ""
+
+
+def chosen_samples(samples: Sequence[Sample], most: int | None) -> list[Sample]:
+    """Return all samples, or ``most`` of them that are evenly spread over the list."""
+    if most is None or len(samples) <= most:
+        return list(samples)
+    return [samples[i] for i in np.linspace(0, len(samples) - 1, most).astype(int)]
+
+
+def survey(
+    key: str, reader: LabelReader, samples: Sequence[Sample], root: str, decode: bool = False
+) -> list[Facts]:
+    """Look at samples, or remember what was seen if their files are as they were then.
+
+    Args:
+        key: config key of the data set, for the progress bar.
+        reader: reads the labels.
+        samples: to look at; their files are there.
+        root: folder of the data set.
+        decode: whether to decode the images too.
+
+    Returns:
+        What was found, in the order of ``samples``.
+    """
+    if not reader.is_paddleseg:
+        # The user's code may change between two runs, and may not be made for several threads.
+        with preserved_randomness():
+            return list(_look(key, reader, samples, decode, threads=1))
+    version = f"{_VERSION} {paddleseg.__version__} {reader.name} {os.path.abspath(root)}"
+    memory = Memory(version)
+    states = {sample: _state(sample) for sample in samples}
+    known = _known(memory.load(), states, decode)
+    missing = [sample for sample in samples if sample not in known]
+    with memory.locked() if missing else nullcontext():
+        if missing:
+            entries = memory.load()
+            known |= _known(entries, states, decode)
+            missing = [sample for sample in samples if sample not in known]
+        if missing:
+            found = list(_look(key, reader, missing, decode, _threads()))
+            known |= zip(missing, found)
+            new = zip(missing, found)
+            memory.save(entries | {_name(s): [states[s], asdict(facts)] for s, facts in new})
+    return [known[sample] for sample in samples]
+
+
+def _look(
+    key: str, reader: LabelReader, samples: Sequence[Sample], decode: bool, threads: int
+) -> Iterator[Facts]:
+    progress = tqdm(total=len(samples), desc=f"{key}: labels", unit="file", delay=1, leave=False)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for facts in pool.map(lambda sample: reader.facts(sample.index, decode), samples):
+            progress.update()
+            yield facts
+    finally:
+        # After Ctrl-C, the rest of the files need not be read.
+        pool.shutdown(cancel_futures=True)
+        progress.close()
+
+
+def _threads() -> int:
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return min(cores, _MOST_THREADS)
+
+
+def _name(sample: Sample) -> str:
+    return f"{sample.image}\n{sample.label}"
+
+
+def _state(sample: Sample) -> list[int]:
+    """Size and time of change of both files."""
+    paths = [path for path in (sample.image, sample.label) if path is not None]
+    status = [os.stat(path) for path in paths]
+    return [number for one in status for number in (one.st_size, one.st_mtime_ns)]
+
+
+def _known(
+    entries: dict[str, Any], states: dict[Sample, list[int]], decode: bool
+) -> dict[Sample, Facts]:
+    known = {}
+    for sample, state in states.items():
+        facts = _remembered(entries.get(_name(sample)), state)
+        if facts is not None and (facts.decoded or not decode):
+            known[sample] = facts
+    return known
+
+
+def _remembered(entry: Any, state: list[int]) -> Facts | None:
+    """Return what an entry says, or None if it is of other files or damaged."""
+    if not (isinstance(entry, list) and len(entry) == 2 and entry[0] == state):
+        return None
+    try:
+        facts = Facts(**entry[1])
+        texts = (facts.image_error, facts.label_error, facts.dtype)
+        lists = (facts.image_size, facts.label_shape)
+        sound = all(isinstance(text, str) for text in texts) and all(
+            isinstance(number, int) for numbers in lists for number in numbers
+        )
+        counts = {str(int(value)): int(number) for value, number in facts.counts.items()}
+    except (TypeError, ValueError, AttributeError):
+        return None
+    return facts if sound and counts == facts.counts else None

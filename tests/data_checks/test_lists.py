@@ -1,0 +1,136 @@
+"""Tests of paddleseg_autoloss.data_checks.lists: lists as editors and other systems write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from paddleseg.datasets import MiniDeepGlobeRoadExtraction, OpticDiscSeg
+from support.data import build, square, write_data
+
+from paddleseg_autoloss.comparison.data import _separator
+from paddleseg_autoloss.data_checks import build_dataset
+from paddleseg_autoloss.data_checks.lists import text_lines
+from paddleseg_autoloss.errors import DataError
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Two images and labels, in a folder of their own, without a list."""
+    folder = tmp_path / "data"
+    write_data(folder / "sub", [square(), square()])
+    return folder
+
+
+def write_list(root: Path, content: str | bytes, name: str = "train.txt") -> None:
+    content = content.encode() if isinstance(content, str) else content
+    (root / name).write_bytes(content)
+
+
+TWO_LINES = "sub/0.png sub/0_label.png\nsub/1.png sub/1_label.png\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TWO_LINES,
+        "\ufeff" + TWO_LINES,
+        "\n \n" + TWO_LINES.replace("\n", "\n\n") + "\t\n",
+        TWO_LINES.replace("\n", "\r\n"),
+        TWO_LINES.replace("\n", "\r"),
+        TWO_LINES.strip(),
+        TWO_LINES.replace("/", "\\"),
+        TWO_LINES.replace(" ", "   ").replace("\n", "  \n"),
+    ],
+    ids=["plain", "mark", "blank", "crlf", "cr", "no end", "windows", "blanks"],
+)
+def test_it_simply_works(root, content):
+    write_list(root, content)
+    expected = [[f"{root}/sub/{i}.png", f"{root}/sub/{i}_label.png"] for i in (0, 1)]
+    assert build(root).file_list == expected
+
+
+@pytest.mark.parametrize("separator", [" ", ",", "\t"])
+def test_a_file_name_with_blanks(root, separator):
+    (root / "sub/0.png").rename(root / "sub/first image.png")
+    (root / "sub/0_label.png").rename(root / "sub/first  label, really.png")
+    line = separator.join(["sub/first image.png", "sub/first  label, really.png"])
+    write_list(root, line + "\n")
+    found = build(root, separator=separator).file_list
+    assert found == [[f"{root}/sub/first image.png", f"{root}/sub/first  label, really.png"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("sub/1.png", "the label is missing"),
+        ("sub/1.png,sub/1_label.png", "is ',' the `separator` of this list?"),
+        ("sub/1.png\tsub/1_label.png", r"is '\t' the `separator` of this list?"),
+        ("sub/1.png sub/1 label.png", "if a file name holds the separator, put another one"),
+    ],
+)
+def test_what_does_not_work_is_named_with_its_line(root, line, message):
+    write_list(root, f"sub/0.png sub/0_label.png\n\n{line}\n")
+    with pytest.raises(DataError) as caught:
+        build(root)
+    text = str(caught.value)
+    where = f"train_dataset: {root}/train.txt, line 3: "
+    assert text.startswith(f"{where}expected an image and a label with separator ' ' between them")
+    assert message in text
+    assert "\n" not in text
+
+
+def test_an_empty_list(root):
+    write_list(root, "\n\n")
+    with pytest.raises(DataError, match=r"train.txt: expected a line for each image, found none"):
+        build(root)
+
+
+def test_a_list_that_is_not_text(root, monkeypatch):
+    monkeypatch.setattr("locale.getpreferredencoding", lambda setlocale: "ascii")
+    write_list(root, TWO_LINES.encode("utf-16"))
+    with pytest.raises(DataError, match=r"train.txt: expected text in UTF-8: "):
+        build(root)
+
+
+def test_a_list_in_the_encoding_of_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr("locale.getpreferredencoding", lambda setlocale: "gbk")
+    path = tmp_path / "list.txt"
+    path.write_bytes("图像.png 标签.png\n".encode("gbk"))
+    assert text_lines(path) == [(1, "图像.png 标签.png")]
+
+
+def test_a_missing_file_is_named_with_its_line(root):
+    write_list(root, "sub/0.png sub/0_label.png\nsub/9.png sub/1_label.png\n")
+    message = rf"train.txt, line 2: cannot read {root}/sub/9.png: it is missing"
+    with pytest.raises(DataError, match=message):
+        build(root)
+
+
+def test_images_without_labels_are_for_tests(root):
+    write_list(root, "\ufeffsub/0.png\n\nsub/1.png\n")
+    assert build(root, "test").file_list == [[f"{root}/sub/{i}.png", None] for i in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "separator"),
+    [
+        (OpticDiscSeg, "train_list.txt", "\t"),
+        (OpticDiscSeg, "train_list.txt", " "),
+        (MiniDeepGlobeRoadExtraction, "train.txt", "|"),
+    ],
+)
+def test_other_classes_of_paddleseg(root, kind, name, separator):
+    write_list(root, "\ufeff\n" + TWO_LINES.replace(" ", separator), name)
+    arguments = {"dataset_root": str(root), "transforms": []}
+    config = {"type": kind.__name__, **arguments}
+    dataset = build_dataset("train_dataset", config, lambda: kind(**arguments))
+    assert [len(pair) for pair in dataset.file_list] == [2, 2]
+    write_list(root, TWO_LINES.replace(" ", separator) + "alone.png\n", name)
+    with pytest.raises(DataError, match=rf"{name}, line 3: .*found 'alone.png'"):
+        build_dataset("train_dataset", config, lambda: kind(**arguments))
+
+
+def test_a_comparison_splits_such_lists_too(root):
+    write_list(root, "\ufeff\n" + TWO_LINES.replace(" ", "\t"))
+    assert _separator(root / "train.txt") == "\t"
