@@ -163,7 +163,7 @@ class TestCatalog:
         kind, losses = component.pop("type"), component.pop("losses")
         inner = [manager.LOSSES[loss["type"]]() for loss in losses]
         built = manager.LOSSES[kind](inner, **component)
-        assert type(built.aggregator.weighting) is entry.method
+        assert isinstance(built.aggregator.weighting, entry.method)
         assert repr(built.aggregator.weighting) == repr(entry.method(len(losses)))
 
 
