@@ -90,7 +90,7 @@ class CRMOGMWeighting(Weighting):
         return super().__new__(_AverageFromLosses if of_losses else _AverageFromGramian)
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        # What `copy` and `pickle` call __new__ with.
+        # What `copy` calls __new__ with.
         return self.num_losses, self.method, self.options, self.alpha
 
     def __init__(

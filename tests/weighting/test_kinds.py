@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import pickle
 
 import numpy as np
 import paddle
@@ -131,9 +130,7 @@ class TestKindOfAnAverage:
         assert average.short_name == "CRMOGM"
 
     @pytest.mark.parametrize("method", ["RLW", "MGDA"])
-    @pytest.mark.parametrize(
-        "duplicate", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
-    )
+    @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
     def test_a_copy_is_of_the_same_kind(self, method, duplicate):
         average = CRMOGMWeighting(3, method, None, 0.5)
         other = duplicate(average)
