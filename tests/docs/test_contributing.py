@@ -57,8 +57,8 @@ def outputs(checkout) -> list[str]:
 
 def run(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess:
     words = arguments if program == "python" else ["-m", program, *arguments]
-    done = run_tool(*words, cwd=folder, PYTHONPATH=str(folder), PYTEST_ADDOPTS="-rp")
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    done = run_tool(*words, cwd=folder, PYTHONPATH=str(folder), PYTEST_ADDOPTS="-rpfE")
+    assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
