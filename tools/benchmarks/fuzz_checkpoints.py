@@ -33,6 +33,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 # The package comes before Paddle: Paddle 2.6.2 depends on the order.
 from paddleseg_autoloss.errors import CheckpointError  # isort: skip
 from paddleseg_autoloss.integration.loading import load_tensors  # isort: skip

@@ -18,8 +18,6 @@ What is none of error and accepted is printed; ``--only NUMBER`` shows a single 
 
 from __future__ import annotations
 
-import paddleseg_autoloss  # noqa: F401  isort: skip  before paddle
-
 import copy
 import io
 import json
@@ -37,6 +35,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import paddleseg_autoloss  # noqa: F401  isort: skip  before paddle
 
 import paddle
 import yaml
