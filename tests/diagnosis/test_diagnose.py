@@ -284,7 +284,8 @@ def test_snippet_balances_a_run(diagnosed, fundus, tmp_path):
 )
 def test_errors_are_one_line(loss, message, fundus, tmp_path):
     config = tmp_path / "mine.yml"
-    write_config(tmp_path, config.name, {"loss": {"types": [loss], "coef": [1]}})
+    head = {"model": {"enable_auxiliary_loss": False}, "loss": {"types": [loss], "coef": [1]}}
+    write_config(tmp_path, config.name, head)
     result = run_tool(*command(fundus, config, "--save_dir", tmp_path / "out"))
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("error: ")
