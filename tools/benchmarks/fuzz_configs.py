@@ -75,7 +75,7 @@ _LOSSES: list[dict[str, Any]] = [
     },
 ]
 _AGGREGATORS = [{"type": "PCGrad"}, {"type": "Relobralo", "tau": 1.0}, {"type": "RLW"}]
-_VALUES = (
+_VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3, 255, 10**12, 0.5, -0.1, math.nan, math.inf, "", " ", "x",
     "1e-4", "0.1", "null", "../x", [], {}, [None], [[]], [1, "a"], [0.5, 0.5], [True, False],
     [0, 64], {"type": None}, {"type": []}, {"type": "DiceLoss"}, {"tyep": "DiceLoss"}, {1: 2},
