@@ -18,6 +18,7 @@ from paddleseg_autoloss.integration.config_components import (
     check_arguments,
     check_component,
     check_finite,
+    check_numbers,
     checked_type,
     entries,
 )
@@ -29,6 +30,9 @@ __all__ = ["check_aggregator", "check_config", "check_loss", "check_opt", "check
 _NETWORKS = (manager.MODELS, manager.BACKBONES)
 _POLICIES = ("stop", "skip")
 _TRANSFORMS = ("transforms", "common_transforms", "transforms1", "transforms2")
+#: A number in the place of a path is that of an open file, which Python then reads.
+_TEXTS = ("mode", "dataset_root", "train_path", "val_path", "test_path", "separator")
+_SHARED = ("type", "num_classes", "img_channels", "ignore_index")
 _WARMUP = ("warmup_iters", "warmup_start_lr")
 #: What PaddleSeg's loop gives to ``evaluate`` beside ``test_config``.
 _GIVEN_BY_LOOP = {"model", "eval_dataset", "num_workers", "precision", "amp_level"}
@@ -80,8 +84,8 @@ def check_config(config: dict[str, Any]) -> None:
     for key in ("train_dataset", "val_dataset"):
         if config.get(key):
             _check_dataset(key, config[key])
-    check_component("model", config["model"], _NETWORKS, requires_all=False)
-    _check_num_classes("model", config["model"])
+    _check_model(config["model"])
+    _check_agreement(config)
     _check_optimizer(config["optimizer"])
     _check_schedule(config["lr_scheduler"])
     for key in ("loss", "distill_loss"):
@@ -125,9 +129,34 @@ def _check_dataset(key: str, dataset: dict[str, Any]) -> None:
     if "ignore_index" in dataset:
         checked_integer(f"{key}.ignore_index", dataset["ignore_index"], least=-(2**31))
     for name, value in dataset.items():
+        if name in _TEXTS and not isinstance(value, (str, type(None))):
+            raise ConfigError(f"{key}.{name}: expected text, found {shown(value)}")
         if name in _TRANSFORMS and value not in (None, []):
             for entry_key, entry in entries(f"{key}.{name}", value):
                 check_component(entry_key, entry, (manager.TRANSFORMS,))
+
+
+def _check_model(model: dict[str, Any]) -> None:
+    check_component("model", model, _NETWORKS, requires_all=False)
+    _check_num_classes("model", model)
+    if "backbone" in model:
+        check_component("model.backbone", model["backbone"], _NETWORKS, requires_all=False)
+
+
+def _check_agreement(config: dict[str, Any]) -> None:
+    """PaddleSeg checks the same, without the keys."""
+    dataset = config["train_dataset"]
+    if dataset["type"] != "Dataset":
+        return
+    for section in ("val_dataset", "model"):
+        shared = ("num_classes",) if section == "model" else _SHARED
+        for name in shared:
+            other = config.get(section, {})
+            if name in other and name in dataset and other[name] != dataset[name]:
+                raise ConfigError(
+                    f"{section}.{name}: expected {shown(dataset[name])} as in train_dataset, found "
+                    f"{shown(other[name])}"
+                )
 
 
 def _check_num_classes(key: str, component: dict[str, Any]) -> None:
@@ -141,8 +170,9 @@ def _check_optimizer(optimizer: dict[str, Any]) -> None:
     known |= {"sgd": known["SGD"], "adam": known["Adam"]}
     kind = checked_type("optimizer", optimizer, known)
     if known[kind] is known["SGD"] and "momentum" in optimizer:
-        kind = "Momentum"
+        kind, known["Momentum"] = "Momentum", manager.OPTIMIZERS["Momentum"]
     check_arguments("optimizer", optimizer, kind, known[kind])
+    check_numbers("optimizer", optimizer, known[kind])
     check_finite("optimizer", optimizer)
     for key, value in optimizer.items():
         if isinstance(value, (int, float)):
@@ -150,6 +180,11 @@ def _check_optimizer(optimizer: dict[str, Any]) -> None:
     if optimizer.get("custom_cfg") is not None:
         for key, group in entries("optimizer.custom_cfg", optimizer["custom_cfg"]):
             _check_parameter_group(key, group)
+    if isinstance(optimizer.get("grad_clip_cfg"), dict):
+        # PaddleSeg and Paddle check the rest.
+        for name in optimizer["grad_clip_cfg"].keys() & {"clip_norm", "max"}:
+            key = f"optimizer.grad_clip_cfg.{name}"
+            checked_range(key, optimizer["grad_clip_cfg"][name], least=1e-30)
 
 
 def _check_parameter_group(key: str, group: Any) -> None:
@@ -174,6 +209,7 @@ def _check_schedule(schedule: dict[str, Any]) -> None:
     # PaddleSeg sets them for the schedule.
     computed = {"decay_steps"} if kind == "PolynomialDecay" else set()
     check_arguments("lr_scheduler", given, kind, kinds[kind], computed)
+    check_numbers("lr_scheduler", schedule, kinds[kind])
     if _WARMUP[0] in schedule:
         checked_integer("lr_scheduler.warmup_iters", schedule["warmup_iters"], least=1)
         if "warmup_start_lr" not in schedule or "learning_rate" not in schedule:
@@ -277,7 +313,7 @@ def _check_test_config(options: dict[str, Any]) -> None:
         _check_flag(f"test_config.{name}", options)
     scales = options.get("scales", 1.0)
     for scale in scales if isinstance(scales, list) else [scales]:
-        checked_range("test_config.scales", scale, least=0)
+        checked_range("test_config.scales", scale, least=0.1, most=10)
     for name in ("crop_size", "stride"):
         if options.get(name) is not None:
             _check_pair(f"test_config.{name}", options[name])

@@ -14,7 +14,14 @@ from paddleseg_autoloss.checks import checked_number
 from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.integration.config_keys import check_keys
 
-__all__ = ["check_arguments", "check_component", "check_finite", "checked_type", "entries"]
+__all__ = [
+    "check_arguments",
+    "check_component",
+    "check_finite",
+    "check_numbers",
+    "checked_type",
+    "entries",
+]
 
 _ALL = (
     manager.MODELS,
@@ -55,6 +62,9 @@ def check_component(
     kind = checked_type(key, component, known)
     optional = () if requires_all else inspect.signature(known[kind]).parameters
     check_arguments(key, component, kind, known[kind], optional)
+    pretrained = component.get("pretrained")
+    if not isinstance(pretrained, (str, type(None))):
+        raise ConfigError(f"{key}.pretrained: expected a path, found {shown(pretrained)}")
     for inner_key, inner in _inner_components(key, component):
         check_component(inner_key, inner, _ALL, requires_all=False)
 
@@ -118,6 +128,26 @@ def check_arguments(
         is_needed = parameters[name].default is inspect.Parameter.empty and name not in optional
         if is_needed and name not in component:
             raise ConfigError(f"{key}.{name}: {kind} needs this argument, found none")
+
+
+def check_numbers(key: str, component: Mapping[str, Any], make: Callable[..., Any]) -> None:
+    """Check that arguments whose default is a number are numbers, and flags true or false.
+
+    Args:
+        key: the key of the config that it is the value of.
+        component: the component.
+        make: the class or function that takes the arguments.
+
+    Raises:
+        ConfigError: one is something else.
+    """
+    for name, parameter in inspect.signature(make).parameters.items():
+        if name in component and isinstance(parameter.default, bool):
+            if not isinstance(component[name], bool):
+                found = shown(component[name])
+                raise ConfigError(f"{key}.{name}: expected true or false, found {found}")
+        elif name in component and isinstance(parameter.default, (int, float)):
+            checked_number(f"{key}.{name}", component[name])
 
 
 def check_finite(key: str, value: Any) -> None:

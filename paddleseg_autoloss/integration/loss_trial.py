@@ -164,8 +164,16 @@ def _batch(dataset: Any, batch_size: int) -> dict[str, Any]:
             "train_dataset.transforms: expected images that make a batch, found the shapes "
             f"{' and '.join(map(str, shapes))}: {one_line(error)}"
         ) from error
-    arrays = {k: paddle.to_tensor(v) for k, v in batch.items() if isinstance(v, np.ndarray)}
-    return {**batch, **arrays}
+    return _tensors(batch)
+
+
+def _tensors(value: Any) -> Any:
+    """The same with tensors for arrays, as Paddle's reader has it."""
+    if isinstance(value, dict):
+        return {key: _tensors(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_tensors(inner) for inner in value]
+    return paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
 
 
 def _outputs(model: nn.Layer, data: dict[str, Any]) -> Any:

@@ -273,6 +273,21 @@ class TestValues:
             ),
             (at("model", value="FastSCNN"), "model: expected keys and values, found 'FastSCNN'"),
             (at("model", "num_classes", value="2"), "model.num_classes: expected a positive integ"),
+            (at("model", "backbone", value="ResNet18_vd"), "model.backbone: FastSCNN has no such"),
+            (
+                at("model", value={"type": "UNet", "pretrained": 3}),
+                "model.pretrained: expected a p",
+            ),
+            (at("optimizer", "momentum", value="0.9"), "optimizer.momentum: expected a number, fo"),
+            (at("optimizer", "use_nesterov", value=1), "optimizer.use_nesterov: expected true or"),
+            (
+                at("optimizer", "grad_clip_cfg", value={"name": "ClipGradByNorm", "clip_norm": -1}),
+                "optimizer.grad_clip_cfg.clip_norm: expected a number of at least",
+            ),
+            (
+                at("test_config", value={"scales": [1, 1000]}),
+                "test_config.scales: expected a numbe",
+            ),
             (at("iters", value=True), "iters: expected a positive integer, found True"),
             (at("on_nonfinite", value=["skip"]), "on_nonfinite: expected stop or skip, found"),
             (at("to_static_training", value="no"), "to_static_training: expected true or false"),
@@ -292,6 +307,39 @@ class TestValues:
     )
     def test_named_before_anything_is_built(self, change, message, config):
         assert message_of(config(change)).startswith(message)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (at("train_dataset", "train_path", value=3), "train_dataset.train_path: expected text"),
+            (at("val_dataset", "mode", value=["val"]), "val_dataset.mode: expected text, found ['"),
+            (
+                at("val_dataset", "num_classes", value=3),
+                "val_dataset.num_classes: expected 2 as in train_dataset, found 3",
+            ),
+            (
+                at("model", "num_classes", value=5),
+                "model.num_classes: expected 2 as in train_dataset, found 5",
+            ),
+            (
+                at(
+                    "model",
+                    value={"type": "DeepLabV3P", "num_classes": 2, "backbone": "ResNet18_vd"},
+                ),
+                "model.backbone: expected a 'type', found 'ResNet18_vd'",
+            ),
+        ],
+    )
+    def test_of_data_sets_of_files(self, change, message, config):
+        def files(dic):
+            for mode in ("train", "val"):
+                dic[f"{mode}_dataset"] = {
+                    "type": "Dataset", "mode": mode, f"{mode}_path": "list.txt", "num_classes": 2,
+                    "dataset_root": "data", "transforms": [{"type": "Normalize"}],
+                }  # fmt: skip
+            change(dic)
+
+        assert message_of(config(files)).startswith(message)
 
     def test_empty_names(self, config):
         builder = SegBuilder(load_config(config(at("loss", "types", 0, "names", value=["", "b"]))))

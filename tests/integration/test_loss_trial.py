@@ -226,6 +226,27 @@ class TestMisfits:
         assert any(line.startswith(expected) for line in result.stderr.splitlines()), result.stderr
 
 
+def test_a_network_that_computes_its_losses_itself():
+    """It finds tensors in the batch, however deep, as from Paddle's reader."""
+
+    class WithInstances(Squares):
+        def __getitem__(self, index):
+            return {**super().__getitem__(index), "instances": {"masks": [np.ones([3], "float32")]}}
+
+    class OwnLosses(TinyNet):
+        def loss_computation(self, outputs, losses, data):
+            (mask,) = data["instances"]["masks"]
+            return [losses["types"][0](outputs[0].mean([2, 3]), mask.argmax(-1))]
+
+    losses = {"types": [nn.CrossEntropyLoss()], "coef": [1]}
+    try_losses(OwnLosses(), WithInstances(), losses, 2)
+    losses["types"][0] = nn.CrossEntropyLoss(weight=paddle.ones([5]))
+    with pytest.raises(
+        ConfigError, match=r"^loss.types\[0\]: CrossEntropyLoss does not fit outputs"
+    ):
+        try_losses(OwnLosses(), WithInstances(), losses, 2)
+
+
 class TestNoTrace:
     @pytest.mark.parametrize("kind", ["AutoWeightedLoss", "CAGrad", "DWA", "RLW", "GradNorm"])
     def test_training_is_the_same_bit_for_bit(self, kind, parts_of, tmp_path):

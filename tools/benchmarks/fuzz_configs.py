@@ -77,14 +77,14 @@ _LOSSES: list[dict[str, Any]] = [
     },
 ]
 _AGGREGATORS = [{"type": "PCGrad"}, {"type": "Relobralo", "tau": 1.0}, {"type": "RLW"}]
-_VALUES = (
+_VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3, 255, 10**12, 0.5, -0.1, math.nan, math.inf, "", " ", "x",
     "1e-4", "0.1", "null", "../x", [], {}, [None], [[]], [1, "a"], [0.5, 0.5], [True, False],
     [0, 64], {"type": None}, {"type": []}, {"type": "DiceLoss"}, {"tyep": "DiceLoss"}, {1: 2},
     [{"type": "Normalize"}], "é\u202e",
 )  # fmt: skip
 _NUMBERS = (
-    0, 1, 2, 3, 4, 5, 7, 16, 17, 33, 100, 255, 1000, 10**6, 0.0, 0.1, 0.5, 0.99, 1.0, 1.5, 10.0,
+    0, 1, 2, 3, 4, 5, 7, 16, 17, 33, 100, 255, 1000, 10**9, 0.0, 0.1, 0.5, 0.99, 1.0, 1.5, 10.0,
     1e3, 1e8, 1e-8, -1, -0.5,
 )  # fmt: skip
 
@@ -325,7 +325,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the changes; default: %(default)s")
     parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--only", type=int, help="number of the only one, which is shown")
-    parser.add_argument("--timeout", type=float, default=60, help="seconds for each")
+    parser.add_argument("--timeout", type=float, default=240, help="seconds for each")
     parser.add_argument("--out", help="JSON-lines file for all results")
     args = parser.parse_args()
     counts: Counter[str] = Counter()
