@@ -278,13 +278,13 @@ class Worker:
         if self.process is None or not self.process.is_alive():
             self.start()
             extra = 120.0
-        self.connection.send((number, self.seed))
-        if not self.connection.poll(self.timeout + extra):
+        try:
+            self.connection.send((number, self.seed))
+            if self.connection.poll(self.timeout + extra):
+                return self.connection.recv()
             self.stop()
             return {"outcome": "hang", "message": f"no end within {self.timeout:g} s"}
-        try:
-            return self.connection.recv()
-        except EOFError:
+        except (EOFError, BrokenPipeError):
             self.stop()
             return {"outcome": "traceback", "message": f"exit code {self.process.exitcode}"}
 
