@@ -94,6 +94,10 @@ VARIANT_ERRORS = [
     ({"coef": [1, -1]}, "variants[1].coef: expected a number of at least 0 per loss, found"),
     ({"script": "no.py", "method": "Sum"}, "variants[1].script: expected a training script"),
     ({"retrain_of": "Smu"}, "retrain_of: there is no variant 'Smu'; did you mean Sum?"),
+    ({"retrain_of": None}, "variants[1].retrain_of: expected a value, found none"),
+    ({"retrain_of": ["Sum"]}, "retrain_of: there is no variant ['Sum']"),
+    ({"config": None}, "variants[1].config: expected a value, found none"),
+    ({"method": "Sum", "name": " "}, "variants[1].name: expected a name, found ' '"),
     ({"retrain_of": "fixed 1:0"}, "expected a variant with a method or a config"),
     ({"config": "auto_ce_dice_demo.yaml"}, "was not found; did you mean auto_ce_dice_demo.yml?"),
 ]
