@@ -16,7 +16,7 @@ from typing import Any
 import paddle
 from paddle.io.dataloader.collate import default_collate_fn
 
-from paddleseg_autoloss.data_checks.samples import FAILURE, Batches, Samples
+from paddleseg_autoloss.data_checks.samples import Batches, Samples, failure_in
 from paddleseg_autoloss.errors import AutoLossError, DataError
 from paddleseg_autoloss.seams import replaced
 
@@ -93,8 +93,9 @@ class _Loader(paddle.io.DataLoader):
 
 def _raising(batches: Iterator[Any]) -> Iterator[Any]:
     for batch in batches:
-        if isinstance(batch, dict) and FAILURE in batch:
+        failure = failure_in(batch)
+        if failure is not None:
             # The traceback must not keep the reader alive.
             del batches
-            raise DataError(batch[FAILURE])
+            raise DataError(failure)
         yield batch

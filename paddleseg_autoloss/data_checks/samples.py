@@ -6,19 +6,20 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import paddle
+from paddle.io.dataloader.collate import default_collate_fn
 from paddleseg.transforms import Compose
 
-from paddleseg_autoloss.errors import one_line
+from paddleseg_autoloss.errors import DataError, one_line
 
-__all__ = ["FAILURE", "Batches", "Samples"]
+__all__ = ["Batches", "Samples", "failure_in", "read_batch"]
 
 #: Key of a batch that says what went wrong.
-FAILURE = "paddleseg_autoloss_failure"
+_FAILURE = "paddleseg_autoloss_failure"
 
 _MOST_TEXT = 300
 #: Types of arrays that Paddle makes tensors of; its loader waits for ever, or dies, for others.
@@ -66,7 +67,7 @@ class Samples(paddle.io.Dataset):
         # SystemExit ends a reader as an error does.
         except (Exception, SystemExit) as error:
             reason = _what_failed(error, self.steps)
-            return index, _Failure(f"{self.key}: {self.files(index)}: {reason}")
+            return index, _Failure(f"{self.key}: cannot read {self.files(index)}: {reason}")
         finally:
             self._note(-1)
 
@@ -165,7 +166,7 @@ class Batches:
         if failures:
             return _failed_batch(failures[0])
         indices, samples = [index for index, _ in pairs], [sample for _, sample in pairs]
-        where = f"{self._samples.key}: {self._samples.files(*indices)}"
+        where = f"{self._samples.key}: cannot read {self._samples.files(*indices)}"
         try:
             batch = self._collate(samples)
         except (Exception, SystemExit) as error:
@@ -180,23 +181,48 @@ class Batches:
         """Name two samples whose arrays differ in shape."""
         if not all(isinstance(sample, dict) for sample in samples):
             return None
-        for name, value in samples[0].items():
+        arrays = {k: v for k, v in samples[0].items() if isinstance(v, np.ndarray)}
+        for name, value in arrays.items():
             for index, sample in zip(indices, samples):
-                shapes = [np.shape(value), np.shape(sample.get(name))]
-                if isinstance(value, np.ndarray) and shapes[0] != shapes[1]:
+                other = sample.get(name)
+                if isinstance(other, np.ndarray) and other.shape != value.shape:
                     steps = ", ".join(type(step).__name__ for step in self._samples.steps)
-                    first, second = (" x ".join(map(str, shape)) for shape in shapes)
+                    first, second = (" x ".join(map(str, x.shape)) for x in (value, other))
                     return (
-                        f"{self._samples.key}: {self._samples.files(indices[0], index)}: "
-                        f"{name!r} of one batch has the shapes {first} and {second} after "
-                        f"{steps or 'no transforms'}; add Resize or RandomPaddingCrop, or set "
-                        "batch_size to 1"
+                        f"{self._samples.key}.transforms: expected images that make a batch, found "
+                        f"{name!r} of the shapes {first} and {second} after "
+                        f"{steps or 'no transforms'}, from "
+                        f"{self._samples.files(indices[0], index)}; add Resize or "
+                        "RandomPaddingCrop, or set batch_size to 1"
                     )
         return None
 
 
+def read_batch(dataset: Any, indices: Iterable[int]) -> Any:
+    """Read samples in this process, and put them together as Paddle's loader does.
+
+    Args:
+        dataset: the data set.
+        indices: of the samples.
+
+    Raises:
+        DataError: a sample cannot be read, or they do not fit together.
+    """
+    samples = Samples(dataset, num_workers=0)
+    batch = Batches(samples, default_collate_fn)([samples[index] for index in indices])
+    text = failure_in(batch)
+    if text is not None:
+        raise DataError(text)
+    return batch
+
+
+def failure_in(batch: Any) -> str | None:
+    """Return what a reader hands over in the place of a batch, or None if it is one."""
+    return batch.get(_FAILURE) if isinstance(batch, dict) else None
+
+
 def _failed_batch(text: str) -> dict[str, Any]:
-    return {FAILURE: text, "img": np.zeros(1, "float32")}
+    return {_FAILURE: text, "img": np.zeros(1, "float32")}
 
 
 def _what_failed(error: BaseException, steps: Sequence[Any]) -> str:

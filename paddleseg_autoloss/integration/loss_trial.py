@@ -13,10 +13,10 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.base.core import default_cpu_generator
-from paddle.io.dataloader.collate import default_collate_fn
 from paddleseg.models.losses import BootstrappedCrossEntropyLoss, MixedLoss
 
-from paddleseg_autoloss.errors import AutoLossError, ConfigError, DataError, one_line, root_cause
+from paddleseg_autoloss.data_checks import read_batch
+from paddleseg_autoloss.errors import AutoLossError, ConfigError, root_cause
 from paddleseg_autoloss.integration.loop import stock_losses
 from paddleseg_autoloss.integration.running_statistics import RunningStatistics
 from paddleseg_autoloss.integration.terms import loss_layers
@@ -146,25 +146,7 @@ def _batch_norm(layer: nn.SyncBatchNorm) -> Callable[[Tensor], Tensor]:
 def _batch(dataset: Any, batch_size: int) -> dict[str, Any]:
     """Images from all over the data set, as the loop's reader puts them together."""
     count = min(batch_size, len(dataset))
-    samples = []
-    for index in (i * len(dataset) // count for i in range(count)):
-        try:
-            samples.append(dataset[index])
-        except AutoLossError:
-            raise
-        except Exception as error:
-            files = getattr(dataset, "file_list", None)
-            what = f"image {index}" if files is None else " with ".join(map(str, files[index]))
-            raise DataError(f"train_dataset: cannot read {what}: {root_cause(error)}") from error
-    try:
-        batch = default_collate_fn(samples)
-    except Exception as error:
-        shapes = sorted({tuple(np.shape(sample["img"])) for sample in samples})
-        raise DataError(
-            "train_dataset.transforms: expected images that make a batch, found the shapes "
-            f"{' and '.join(map(str, shapes))}: {one_line(error)}"
-        ) from error
-    return _tensors(batch)
+    return _tensors(read_batch(dataset, [i * len(dataset) // count for i in range(count)]))
 
 
 def _tensors(value: Any) -> Any:

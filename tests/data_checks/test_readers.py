@@ -22,7 +22,7 @@ from paddleseg_autoloss.errors import DataError
 KINDS = """
 import faulthandler, json, os, random, signal
 from paddleseg.datasets import Dataset
-from paddleseg.transforms import Normalize, RandomPaddingCrop, Resize
+from paddleseg.transforms import Normalize, RandomPaddingCrop, Resize, ResizeByShort
 from paddleseg_autoloss.errors import AutoLossError
 from support.data import square, write_data, write_png_with_few_pixels
 
@@ -63,6 +63,7 @@ def turns_into(kind):
 
 KINDS = {
     "sizes": [Normalize()],
+    "ratio": [ResizeByShort(32), Normalize()],
     "target_size": [Resize([0, 64]), Normalize()],
     "pixels": [Resize([32, 32]), Normalize()],
     "label": [shrinks_each_label_more(), RandomPaddingCrop([48, 48]), Normalize()],
@@ -82,7 +83,7 @@ if num_workers:
     }
 
 for kind, transforms in KINDS.items():
-    labels = [square(size=40 if kind == "sizes" and i % 2 else 32) for i in range(6)]
+    labels = [square()[:20] if kind in ("sizes", "ratio") and i % 2 else square() for i in range(6)]
     root = folder / kind
     path = write_data(root, labels)
     if kind == "pixels":
@@ -104,15 +105,18 @@ for kind, transforms in KINDS.items():
     print(json.dumps([kind, time.monotonic() - since, text]), flush=True)
 """
 
-SAMPLE = r"train_dataset: \S+/{kind}/\d\.png with \S+/{kind}/\d_label\.png"
+FILES = r"\S+/{kind}/\d\.png with \S+/{kind}/\d_label\.png"
+SHAPES = r"train_dataset\.transforms: expected images that make a batch, found "
+SAMPLE = f"train_dataset: cannot read {FILES}"
 DIED = r"train_dataset: a process that loads data {how} at \S+/{kind}/\d.png with .*, in Broken; "
 EXPECTED = {
-    "sizes": rf"{SAMPLE} and \S+ with \S+: 'img' of one batch has the shapes 3 x \d+ x \d+ and "
-    r"3 x \d+ x \d+ after Normalize; add Resize or RandomPaddingCrop, or set batch_size to 1",
+    "sizes": SHAPES + r"'img' of the shapes 3 x \d+ x \d+ and 3 x \d+ x \d+ after Normalize, from "
+    rf"{FILES} and {FILES}; add Resize or RandomPaddingCrop, or set batch_size to 1",
+    "ratio": SHAPES + r"'img' of the shapes .* after ResizeByShort, Normalize, from ",
     "target_size": rf"{SAMPLE}: Resize failed: OpenCV.*inv_scale_x > 0",
-    "pixels": r"train_dataset: \S+/pixels/3.png with \S+: OpenCV cannot decode the image",
-    "label": rf"{SAMPLE} and \S+ with \S+: 'label' of one batch has the shapes \d+ x 48 and "
-    r"\d+ x 48 after Broken, RandomPaddingCrop, Normalize",
+    "pixels": rf"{SAMPLE}: OpenCV cannot decode the image",
+    "label": SHAPES + r"'label' of the shapes \d+ x 48 and \d+ x 48 after Broken, "
+    rf"RandomPaddingCrop, Normalize, from {FILES} and {FILES}; add ",
     "raises": rf"{SAMPLE}: Broken failed: ValueError: two lines",
     "exits": rf"{SAMPLE}: Broken failed: SystemExit: 3",
     "stops": rf"{SAMPLE}: Broken failed: StopIteration",
@@ -204,7 +208,8 @@ def test_commands_end_with_one_line(command, num_workers, tmp_path):
     assert done.returncode == 1
     last = done.stderr.rstrip().splitlines()[-1]
     key = "val_dataset" if command == "val" else "train_dataset"
-    assert re.match(rf"error: .*{key}: \S+/\d.png with \S+: Resize failed: OpenCV", last)
+    files = r"\S+/\d.png with \S+"
+    assert re.match(rf"error: .*{key}: cannot read {files}: Resize failed: OpenCV", last)
     assert "Traceback" not in done.stderr
 
 
@@ -215,7 +220,7 @@ def test_a_broken_image_at_the_end_of_an_evaluation(tmp_path):
     done = run_tool("-m", "paddleseg_autoloss", "val", "--config", config, PYTHONPATH=str(ROOT))
     last = done.stderr.rstrip().splitlines()[-1]
     files = f"{tmp_path}/2.png with {tmp_path}/2_label.png"
-    assert last == f"error: val_dataset: {files}: OpenCV cannot decode the image"
+    assert last == f"error: val_dataset: cannot read {files}: OpenCV cannot decode the image"
     done = run_tool("-m", "paddleseg_autoloss", "check", "--config", config, PYTHONPATH=str(ROOT))
     for key in ("train_dataset", "val_dataset"):
         assert re.search(rf"{key}: \S+train.txt, line 3: cannot read \S+/2.png: ", done.stdout)
@@ -257,7 +262,7 @@ class TestLoader:
             return [batch for batch in paddle.io.DataLoader(dataset, **options)]
 
     def test_a_data_set_without_files(self):
-        with pytest.raises(DataError, match="train_dataset: sample 3: reading failed: ValueError"):
+        with pytest.raises(DataError, match="cannot read sample 3: reading failed: ValueError: it"):
             self.read(Numbers(), batch_size=1)
 
     def test_streams_and_single_samples_are_left_alone(self):
