@@ -81,6 +81,8 @@ def examine(
         return [], missing
     reader = reader_of(dataset)
     if reader is None or not hasattr(dataset, "num_classes"):
+        kind = type(dataset).__name__
+        logger.info(f"{key}: labels are not looked at, as {kind} reads them in a way of its own")
         check_files(key, dataset)
         return [], missing
     chosen = chosen_samples(samples, most)
@@ -94,7 +96,7 @@ def examine(
     labels = Labels(
         num_classes=dataset.num_classes,
         ignore_index=getattr(dataset, "ignore_index", 255),
-        is_training=dataset.mode != "val",
+        is_training=key == "train_dataset",
         is_complete=len(chosen) == len(samples),
         changed_by=changed_by or foreign_transform(map(type, dataset.transforms.transforms)),
     )
@@ -136,7 +138,7 @@ def check_files(key: str, dataset: Any) -> None:
             if path is not None:
                 try:
                     check_image(Path(path))
-                except (OSError, SyntaxError, ValueError) as error:
+                except Exception as error:
                     reason = "it is missing" if not Path(path).exists() else one_line(error)
                     raise DataError(f"{key}: cannot read {path}: {reason}") from error
 

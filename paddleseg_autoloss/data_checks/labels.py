@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from paddleseg.datasets import ADE20K, Dataset, PSSLDataset
 from paddleseg.transforms import Compose
 from PIL import Image, UnidentifiedImageError
 
@@ -22,8 +23,12 @@ __all__ = ["Facts", "LabelReader", "check_image", "reader_of"]
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 #: Begins the compressed pixels of a JPEG; a thumbnail before them has an end marker of its own.
 _START_OF_SCAN = b"\xff\xda"
+#: What PIL says of images that it does not know or finds too large; OpenCV may read them.
+_NOT_FOR_PIL = (UnidentifiedImageError, Image.DecompressionBombError)
 #: The EXIF tag, and its values for which OpenCV exchanges width and height.
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, range(5, 9)
+#: The ways in which PaddleSeg's data sets read labels, but for those with transforms of their own.
+_KNOWN = (Dataset.__getitem__, ADE20K.__getitem__, PSSLDataset.__getitem__)
 #: Values of one label that are kept; a label that has more is a photograph.
 _MOST_VALUES = 300
 
@@ -61,18 +66,38 @@ class LabelReader:
         dataset: the data set, with ``file_list`` and ``transforms``.
 
     Attributes:
-        is_paddleseg: whether PaddleSeg's code reads the labels, and not the user's.
+        is_paddleseg: whether code of PaddleSeg reads the labels that is known here.
         name: of that code.
     """
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = copy.copy(dataset)
-        self._dataset.transforms = _without_transforms
+        self._dataset.transforms = self._without_transforms
         # Edges are made from the label, at some cost.
         self._dataset.edge = False
+        self._was_called = False
         method = type(dataset).__getitem__
-        self.is_paddleseg = method.__module__.startswith("paddleseg.")
+        self.is_paddleseg = method in _KNOWN
         self.name = f"{method.__module__}.{method.__qualname__}"
+
+    def can_read(self) -> bool:
+        """Whether the data set gives its samples to its ``transforms`` and to nothing else."""
+        if not self.is_paddleseg:
+            with preserved_randomness(), suppress(Exception):
+                self.read(0)
+        return self.is_paddleseg or self._was_called
+
+    def _without_transforms(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Do what ``Compose`` does, but for the transforms and the pixels of the image."""
+        self._was_called = True
+        if isinstance(sample.get("label"), str):
+            check_image(Path(sample["label"]))
+            sample["label"] = np.asarray(Image.open(sample["label"]))
+        if isinstance(sample["img"], str):
+            shape = (3, *_image_size(sample["img"]))
+            sample["img"] = np.broadcast_to(np.float32(0), shape)
+        sample.setdefault("trans_info", [])
+        return sample
 
     def read(self, index: int) -> tuple[np.ndarray, list[int]]:
         """Return a label, and the height and width of its image."""
@@ -92,7 +117,7 @@ class LabelReader:
         image, label_path = self._dataset.file_list[index]
         try:
             check_image(Path(image), decode)
-        except (OSError, SyntaxError, ValueError) as error:
+        except Exception as error:
             return Facts(image_error=_reason(Path(image), error), decoded=decode)
         if label_path is None:
             return Facts(decoded=decode)
@@ -111,20 +136,10 @@ class LabelReader:
 
 def reader_of(dataset: Any) -> LabelReader | None:
     """Return what reads the labels of a data set, or None if it is not made as PaddleSeg's are."""
-    usual = isinstance(getattr(dataset, "transforms", None), Compose)
-    return LabelReader(dataset) if usual and hasattr(dataset, "mode") else None
-
-
-def _without_transforms(sample: dict[str, Any]) -> dict[str, Any]:
-    """Do what ``Compose`` does, but for the transforms and the pixels of the image."""
-    if isinstance(sample.get("label"), str):
-        check_image(Path(sample["label"]))
-        sample["label"] = np.asarray(Image.open(sample["label"]))
-    if isinstance(sample["img"], str):
-        shape = (3, *_image_size(sample["img"]))
-        sample["img"] = np.broadcast_to(np.float32(0), shape)
-    sample.setdefault("trans_info", [])
-    return sample
+    if not (isinstance(getattr(dataset, "transforms", None), Compose) and hasattr(dataset, "mode")):
+        return None
+    reader = LabelReader(dataset)
+    return reader if reader.can_read() else None
 
 
 def _image_size(path: str) -> list[int]:
@@ -134,7 +149,7 @@ def _image_size(path: str) -> list[int]:
             has_tags = "exif" in image.info
             if not has_tags or image.getexif().get(_ORIENTATION) not in _ON_ITS_SIDE:
                 return [image.height, image.width]
-    except UnidentifiedImageError:
+    except _NOT_FOR_PIL:
         pass
     return _opencv_size(path)
 
@@ -170,7 +185,7 @@ def check_image(path: Path, decode: bool = False) -> None:
         if decode:
             with Image.open(path) as image:
                 image.load()
-    except UnidentifiedImageError:
+    except _NOT_FOR_PIL:
         if cv2.haveImageReader(str(path)) and not (decode and not _opencv_size(str(path))):
             return
         raise

@@ -21,6 +21,14 @@ from paddleseg_autoloss.seams import replaced
 
 __all__ = ["ListFile", "readable_lists", "text_lines"]
 
+#: Modules of PaddleSeg whose lists have an image and a label in each line.
+_MODULES = {
+    f"paddleseg.datasets.{name}"
+    for name in (
+        "chase_db1", "dataset", "drive", "hrf", "mini_deep_globe_road_extraction", "optic_disc_seg",
+        "pp_humanseg14k", "stare",
+    )
+}  # fmt: skip
 _SEPARATORS = ("\t", ",", ";", "|", " ")
 
 
@@ -161,7 +169,6 @@ def readable_lists(key: str, config: dict[str, Any], component: Any) -> Iterator
 
     names = {base.__module__ for base in getattr(component, "__mro__", ())}
     with ExitStack() as stack:
-        for name in names:
-            if name.startswith("paddleseg.datasets."):
-                stack.enter_context(replaced(sys.modules[name], "open", open_list))
+        for name in names & _MODULES:
+            stack.enter_context(replaced(sys.modules[name], "open", open_list))
         yield opened

@@ -12,12 +12,13 @@ import numpy as np
 import paddle
 import pytest
 from paddleseg.cvlibs import manager
-from paddleseg.datasets import ADE20K, Dataset
+from paddleseg.datasets import ADE20K, Dataset, PSSLDataset
 from PIL import Image
 from support.data import SIZE, build, dataset_config, square, write_config, write_data
 from support.processes import ROOT, run_tool
 
 from paddleseg_autoloss.data_checks import build_dataset, check_data
+from paddleseg_autoloss.data_checks.labels import LabelReader
 from paddleseg_autoloss.data_checks.survey import Sample, chosen_samples
 from paddleseg_autoloss.datasets import SyntheticFundus
 from paddleseg_autoloss.errors import DataError
@@ -233,6 +234,34 @@ class TestUnreadable:
         (tmp_path / name).write_bytes(content)
         assert f"line 1: cannot read {tmp_path}/{name}: " in error_of(tmp_path)
 
+    @pytest.mark.parametrize("suffix", ["png", "jpg"])
+    def test_whatever_is_damaged_is_found_or_harmless(self, tmp_path, suffix):
+        path = write_data(tmp_path, [square()])
+        noise = np.random.default_rng(0).integers(0, 2, (SIZE, SIZE), dtype="uint8")
+        for name in ("image", "label"):
+            Image.fromarray(255 * noise).convert("RGB").save(tmp_path / f"{name}.{suffix}")
+        path.write_text(f"image.{suffix} 0_label.png\n0.png label.{suffix}\n")
+        reader = LabelReader(Dataset("train", str(tmp_path), [], 2, train_path=str(path)))
+        wholes = [(tmp_path / f"{name}.{suffix}").read_bytes() for name in ("image", "label")]
+        random_bytes = np.random.default_rng(1)
+        found = 0
+        for trial in range(200):
+            for index, name in enumerate(["image", "label"]):
+                content = bytearray(wholes[index])
+                for place in random_bytes.integers(0, len(content), 1 + trial % 5):
+                    content[place] = random_bytes.integers(0, 256)
+                (tmp_path / f"{name}.{suffix}").write_bytes(content)
+                facts = reader.facts(index, decode=bool(trial % 2))
+                assert "\n" not in facts.image_error + facts.label_error
+                found += bool(facts.image_error or facts.label_error)
+        assert found > 50
+
+    def test_an_image_that_is_too_large_for_pil(self, tmp_path, monkeypatch):
+        write_data(tmp_path, [square()])
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        assert "cannot read" in error_of(tmp_path)
+        assert "0_label.png: Image size (1024 pixels) exceeds limit" in error_of(tmp_path)
+
 
 class TestWhatReachesTheLoss:
     """Data sets and transforms may change labels."""
@@ -274,6 +303,33 @@ class TestWhatReachesTheLoss:
         write_data(tmp_path, [square(100)])
         with pytest.raises(DataError, match="found only class 0"):
             build(tmp_path, kind=Halves)
+
+    def test_a_data_set_with_other_transforms(self, tmp_path, capsys):
+        class Shrinking(Dataset):
+            def __getitem__(self, index):
+                random.random()
+                return {"img": np.zeros([3, 9, 9]), "label": np.full([8, 8], 7)}
+
+        write_data(tmp_path, [square()])
+        states = random.getstate()
+        build(tmp_path, kind=Shrinking)
+        assert random.getstate() == states
+        assert said(capsys) == [
+            "train_dataset: labels are not looked at, as Shrinking reads them in a way of its own"
+        ]
+
+    def test_pssl_makes_labels_of_its_own_files(self, tmp_path):
+        name = "n04118776_1.JPEG"
+        for folder in ("pssl/train/n04118776", "imagenet/train/n04118776"):
+            (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (SIZE, SIZE)).save(tmp_path / f"imagenet/train/n04118776/{name}", "JPEG")
+        np.savez(tmp_path / f"pssl/train/n04118776/{name}_eiseg.npz", square())
+        (tmp_path / "pssl/train.txt").write_text(f"train/n04118776/{name}_eiseg.npz\n")
+        (tmp_path / "pssl/imagenet_lsvrc_2015_synsets.txt").write_text("n0\nn04118776\n")
+        arguments = {f"{part}_root": str(tmp_path / part) for part in ("imagenet", "pssl")}
+        config = {"type": "PSSLDataset", **arguments, "transforms": []}
+        made = build_dataset("train_dataset", config, lambda: PSSLDataset([], **arguments))
+        assert made[0]["label"].max() == 1000
 
     def test_a_transform_of_the_users_own_may_mend_it(self, tmp_path, capsys):
         class Binary:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from paddleseg.datasets import MiniDeepGlobeRoadExtraction, OpticDiscSeg
+from paddleseg.datasets import SUPERVISELY, MiniDeepGlobeRoadExtraction, OpticDiscSeg
 from support.data import build, square, write_data
 
 from paddleseg_autoloss.comparison.data import _separator
 from paddleseg_autoloss.data_checks import build_dataset
+from paddleseg_autoloss.data_checks.files import open_dataset
 from paddleseg_autoloss.data_checks.lists import text_lines
 from paddleseg_autoloss.errors import DataError
 
@@ -129,6 +130,18 @@ def test_other_classes_of_paddleseg(root, kind, name, separator):
     write_list(root, TWO_LINES.replace(" ", separator) + "alone.png\n", name)
     with pytest.raises(DataError, match=rf"{name}, line 3: .*found 'alone.png'"):
         build_dataset("train_dataset", config, lambda: kind(**arguments))
+
+
+def test_lists_of_another_form_are_left_to_paddleseg(tmp_path):
+    lines = "ds/img/1.png\nds/img/2.png\n"
+    (tmp_path / "supervisely_face_train_easy.txt").write_text(lines)
+    config = {"type": "SUPERVISELY", "dataset_root": str(tmp_path)}
+    arguments = {"dataset_root": str(tmp_path), "common_transforms": [], "transforms1": []}
+    dataset, lists = open_dataset(
+        "train_dataset", config, lambda: SUPERVISELY(**arguments, transforms2=[])
+    )
+    assert [pair[0] for pair in dataset.file_list] == [f"{tmp_path}/img/{i}.png" for i in (1, 2)]
+    assert lists == []
 
 
 def test_a_comparison_splits_such_lists_too(root):
