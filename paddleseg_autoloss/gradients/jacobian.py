@@ -11,6 +11,7 @@ from paddle import Tensor
 
 from paddleseg_autoloss.gradients.injection import inject
 from paddleseg_autoloss.ranks import mean_over_ranks
+from paddleseg_autoloss.tensors import inner_product
 
 __all__ = ["Jacobian"]
 
@@ -68,15 +69,17 @@ class Jacobian:
         self._blocks = list(_make_blocks(rows, sizes))
         self._reached = {column for block in self._blocks for column in block.columns}
 
-    def gramian(self) -> Tensor:
-        """Return the inner products of the rows, float32, shape [K, K]."""
-        entries = [
-            [paddle.zeros([], dtype="float32")] * self._num_losses for _ in range(self._num_losses)
-        ]
+    def gramian(self, dtype: str = "float32") -> Tensor:
+        """Return the inner products of the rows, shape [K, K].
+
+        Args:
+            dtype: ``"float32"``, or ``"float64"`` for rows whose squares are `beyond_float32`.
+        """
+        zero = paddle.zeros([], dtype=dtype)
+        entries = [[zero] * self._num_losses for _ in range(self._num_losses)]
         for block in self._blocks:
             for (i, first), (j, second) in combinations_with_replacement(block.numbered_rows(), 2):
-                # A dot product of long vectors is off by a thousandth on a CPU; sum() is not.
-                entries[i][j] = entries[i][j] + (first * second).sum()
+                entries[i][j] = entries[i][j] + inner_product(first, second, dtype)
         # Only the upper triangle was filled in.
         upper = paddle.stack([paddle.stack(row) for row in entries])
         total = upper + paddle.triu(upper, 1).T
