@@ -11,6 +11,7 @@ from paddle import Tensor
 
 __all__ = [
     "all_parameters",
+    "as_float32",
     "as_vector",
     "beyond_float32",
     "describe_broken",
@@ -31,10 +32,14 @@ def tensors_in(outputs: Any) -> list[Tensor]:
     return []
 
 
+def as_float32(tensor: Tensor) -> Tensor:
+    """Return a tensor in single precision: itself, or a copy."""
+    return tensor if tensor.dtype == paddle.float32 else tensor.astype("float32")
+
+
 def as_vector(values: Sequence[Tensor]) -> Tensor:
-    """Return tensors of one element each as one vector, float32."""
-    vector = paddle.concat([value.reshape([1]) for value in values])
-    return vector if vector.dtype == paddle.float32 else vector.astype("float32")
+    """Return tensors of one element each, of any types, as one vector, float32."""
+    return paddle.concat([as_float32(value).reshape([1]) for value in values])
 
 
 def all_parameters(groups: list[Any]) -> list[Tensor]:

@@ -11,7 +11,7 @@ from paddle import Tensor
 
 from paddleseg_autoloss.gradients.injection import inject
 from paddleseg_autoloss.ranks import mean_over_ranks
-from paddleseg_autoloss.tensors import inner_product
+from paddleseg_autoloss.tensors import as_float32, inner_product
 
 __all__ = ["Jacobian"]
 
@@ -205,7 +205,8 @@ class _Block:
 def _gradients(loss: Tensor, targets: list[Tensor], scale: Tensor | None) -> list[Tensor | None]:
     if loss.stop_gradient:
         return [None] * len(targets)
-    scaled = loss if scale is None else loss * scale.astype(loss.dtype)
+    # Half precision has no room for a loss times the scale.
+    scaled = loss if scale is None else as_float32(loss) * scale
     return paddle.grad(scaled, targets, retain_graph=True, allow_unused=True)
 
 
@@ -242,9 +243,9 @@ def _join_columns(row: list[Tensor | None], columns: list[int]) -> Tensor:
     for column in columns:
         gradient, row[column] = row[column], None
         assert gradient is not None, "the loss reaches this column"
-        parts.append(gradient.flatten())
-    flat = parts[0] if len(parts) == 1 else paddle.concat(parts)
-    return flat.astype("float32")
+        # Under mixed precision parameters have several types.
+        parts.append(as_float32(gradient.flatten()))
+    return parts[0] if len(parts) == 1 else paddle.concat(parts)
 
 
 def _columns_by_reach(
