@@ -236,9 +236,10 @@ Jacobian. With `level: logits` those that need the Gramian need about one backwa
 all; those that need the Jacobian need memory for K n more numbers. *State* is what a checkpoint
 contains. *Scale* says whether the update is of the size of the losses' sum or of their
 mean; `reduction: sum` or `reduction: mean` changes it, for every method. Where the method sets a
-scale of its own, `mean` divides it by K. Weights below 0 never reach parameters that some of the
-losses do not train, because they would make a head worse; where this cannot be avoided, a method
-with such weights is refused.
+scale of its own, `mean` divides it by K. Gradients can be as long or as short as single precision
+holds, but for `ExcessMTL` and `MConFIG`, whose sections give the range. Weights below 0 never reach
+parameters that some of the losses do not train, because they would make a head worse; where this
+cannot be avoided, a method with such weights is refused.
 
 *Losses* says for which losses a method is made; some are negative by design, such as `RMILoss`. A
 method for *any* takes them. Where weights are learned, that of a term stays as it is while the term

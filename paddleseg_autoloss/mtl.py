@@ -23,6 +23,7 @@ from paddleseg_autoloss.checks import checked_integer
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients import Jacobian
 from paddleseg_autoloss.gradients.aggregator import LossAggregator as _NamedLosses
+from paddleseg_autoloss.tensors import beyond_float32
 from paddleseg_autoloss.weighting import (
     AGDAWeighting,
     NormBalanceWeighting,
@@ -207,10 +208,13 @@ class _Balanced(LossAggregator):
     def _renew(self, losses: Iterable[Tensor], values: Tensor) -> None:
         targets = self._trained()
         # One loss at a time: only the lengths are wanted, and no more than one gradient is kept.
-        squares = [Jacobian([loss], targets).gramian().flatten() for loss in losses]
-        gramian = paddle.diag(paddle.concat(squares))
-        if bool(gramian.isfinite().all()):
-            self.weighting(values, gramian)
+        for dtype in ("float32", "float64"):
+            squares = [Jacobian([loss], targets).gramian(dtype).flatten() for loss in losses]
+            on_host = paddle.concat(squares).numpy().astype("float64")
+            if not beyond_float32(on_host):
+                break
+        if np.isfinite(on_host).all():
+            self.weighting.solve(values.numpy().astype("float64"), np.diag(on_host))
 
 
 class GradNorm(_Balanced):

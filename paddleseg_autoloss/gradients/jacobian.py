@@ -11,6 +11,7 @@ from paddle import Tensor
 
 from paddleseg_autoloss.gradients.injection import inject
 from paddleseg_autoloss.ranks import mean_over_ranks
+from paddleseg_autoloss.tensors import as_float32, inner_product
 
 __all__ = ["Jacobian"]
 
@@ -68,15 +69,17 @@ class Jacobian:
         self._blocks = list(_make_blocks(rows, sizes))
         self._reached = {column for block in self._blocks for column in block.columns}
 
-    def gramian(self) -> Tensor:
-        """Return the inner products of the rows, float32, shape [K, K]."""
-        entries = [
-            [paddle.zeros([], dtype="float32")] * self._num_losses for _ in range(self._num_losses)
-        ]
+    def gramian(self, dtype: str = "float32") -> Tensor:
+        """Return the inner products of the rows, shape [K, K].
+
+        Args:
+            dtype: ``"float32"``, or ``"float64"`` for rows whose squares are `beyond_float32`.
+        """
+        zero = paddle.zeros([], dtype=dtype)
+        entries = [[zero] * self._num_losses for _ in range(self._num_losses)]
         for block in self._blocks:
             for (i, first), (j, second) in combinations_with_replacement(block.numbered_rows(), 2):
-                # A dot product of long vectors is off by a thousandth on a CPU; sum() is not.
-                entries[i][j] = entries[i][j] + (first * second).sum()
+                entries[i][j] = entries[i][j] + inner_product(first, second, dtype)
         # Only the upper triangle was filled in.
         upper = paddle.stack([paddle.stack(row) for row in entries])
         total = upper + paddle.triu(upper, 1).T
@@ -202,7 +205,8 @@ class _Block:
 def _gradients(loss: Tensor, targets: list[Tensor], scale: Tensor | None) -> list[Tensor | None]:
     if loss.stop_gradient:
         return [None] * len(targets)
-    scaled = loss if scale is None else loss * scale.astype(loss.dtype)
+    # Half precision has no room for a loss times the scale.
+    scaled = loss if scale is None else as_float32(loss) * scale
     return paddle.grad(scaled, targets, retain_graph=True, allow_unused=True)
 
 
@@ -239,9 +243,9 @@ def _join_columns(row: list[Tensor | None], columns: list[int]) -> Tensor:
     for column in columns:
         gradient, row[column] = row[column], None
         assert gradient is not None, "the loss reaches this column"
-        parts.append(gradient.flatten())
-    flat = parts[0] if len(parts) == 1 else paddle.concat(parts)
-    return flat.astype("float32")
+        # Under mixed precision parameters have several types.
+        parts.append(as_float32(gradient.flatten()))
+    return parts[0] if len(parts) == 1 else paddle.concat(parts)
 
 
 def _columns_by_reach(

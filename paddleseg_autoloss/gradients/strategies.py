@@ -16,7 +16,7 @@ from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.gradients.jacobian import Jacobian
 from paddleseg_autoloss.gradients.substeps import Substeps
 from paddleseg_autoloss.ranks import mean_over_ranks
-from paddleseg_autoloss.tensors import tensors_in
+from paddleseg_autoloss.tensors import beyond_float32, describe_broken, tensors_in
 from paddleseg_autoloss.weighting import (
     GramianWeighting,
     JacobianWeighting,
@@ -274,15 +274,17 @@ def _take_gradients(aggregator: LossAggregator, losses: LossesOfStep) -> Gradien
     jacobian = Jacobian(losses.each, _targets(aggregator, targets), scale, replicated=exact)
     if aggregator.weighting.may_be_negative and (not exact or aggregator.update_interval > 1):
         _check_shared(aggregator, jacobian)
-    gramian = jacobian.gramian()
-    if scale is not None:
-        gramian /= scale**2
     shared = mean_over_ranks(losses.values.detach())
+    factor = paddle.ones([1], dtype="float32") if scale is None else scale.reshape([1])
     # The one transfer to the host.
-    numbers = paddle.concat([gramian.flatten(), shared]).numpy().astype("float64")
-    products, on_host = numbers[:-count].reshape([count, count]), numbers[-count:]
+    parts = [jacobian.gramian().flatten(), shared, factor]
+    numbers = paddle.concat(parts).numpy().astype("float64")
+    products, on_host = numbers[: -count - 1].reshape([count, count]), numbers[-count - 1 : -1]
+    if beyond_float32(products.diagonal()):
+        products = jacobian.gramian("float64").numpy()
+    products = products / numbers[-1] ** 2
     aggregator.last_gramian = products
-    is_finite = bool(np.isfinite(numbers).all())
+    is_finite = bool(np.isfinite(products).all() and np.isfinite(on_host).all())
     aggregator.not_finite = None
     if not is_finite:
         aggregator.not_finite = _name_not_finite(aggregator.names, on_host, products)
@@ -323,5 +325,5 @@ def _name_not_finite(names: Sequence[str], losses: np.ndarray, gramian: np.ndarr
         if not np.isfinite(value):
             return f"{name} is {value}"
         if not np.isfinite(square):
-            return f"the gradient of {name} is NaN or infinite"
-    return "the gradients are too large to multiply"
+            return f"the gradient of {name} is {describe_broken(square)}"
+    return "a product of gradients is not finite"

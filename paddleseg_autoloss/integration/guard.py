@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.running_statistics import RunningStatistics
 from paddleseg_autoloss.integration.state import LossState
 from paddleseg_autoloss.ranks import any_rank
+from paddleseg_autoloss.tensors import describe_broken
 
 __all__ = ["StepGuard"]
 
@@ -145,8 +147,10 @@ class StepGuard:
         finite = paddle.stack([gradient.isfinite().all() for _, gradient in named]).numpy()
         if finite.all():
             return None
-        name = self._term_to_blame() or named[int(finite.argmin())][0]
-        return self.monitor.divergence(f"the gradient of {name} is NaN or infinite")
+        name, gradient = named[int(finite.argmin())]
+        broken = describe_broken(math.nan if bool(gradient.isnan().any()) else math.inf)
+        name = self._term_to_blame() or name
+        return self.monitor.divergence(f"the gradient of {name} is {broken}")
 
     # fleet's optimizer takes its steps without gradients.
     @paddle.enable_grad()

@@ -11,6 +11,7 @@ from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients.aggregator import LossAggregator, unique_names
+from paddleseg_autoloss.tensors import as_float32
 from paddleseg_autoloss.weighting import Weighting
 
 __all__ = ["WeightedLoss"]
@@ -96,13 +97,18 @@ class WeightedLoss(nn.Layer):
         for name, loss, copy in zip(self.names, self.losses, copies):
             value = loss(logits, copy)
             # MixedLoss returns a list.
-            value = paddle.add_n(value) if isinstance(value, list) else value
+            value = _sum(value) if isinstance(value, list) else value
             if value.size != 1:
                 raise ConfigError(
                     f"losses: {name} returned shape {list(value.shape)}, expected a single number"
                 )
             values[name] = value
         return self.aggregator(values, logits)
+
+
+def _sum(values: list[Tensor]) -> Tensor:
+    has_one_type = len({value.dtype for value in values}) == 1
+    return paddle.add_n(values if has_one_type else [as_float32(value) for value in values])
 
 
 def _copy(labels: Any) -> Any:

@@ -14,6 +14,7 @@ from paddle import ParamAttr, Tensor, nn
 
 from paddleseg_autoloss.checks import checked_integer
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
+from paddleseg_autoloss.tensors import beyond_float32, inner_product
 
 __all__ = [
     "LEAST_LOSS",
@@ -357,10 +358,13 @@ def inner_products(matrix: Tensor) -> np.ndarray:
         matrix: K long rows, shape [K, n].
     """
     indices = np.triu_indices(len(matrix))
-    # Multiply and sum: Paddle's products of long vectors are off by a thousandth on a CPU.
-    upper = [(matrix[i] * matrix[j]).sum() for i, j in zip(*map(np.ndarray.tolist, indices))]
+    pairs = list(zip(*map(np.ndarray.tolist, indices)))
     products = np.zeros([len(matrix)] * 2)
-    products[indices] = _to_double(paddle.stack(upper))
+    for dtype in ("float32", "float64"):
+        upper = [inner_product(matrix[i], matrix[j], dtype) for i, j in pairs]
+        products[indices] = _to_double(paddle.stack(upper))
+        if not beyond_float32(products.diagonal()):
+            break
     return products + np.triu(products, 1).T
 
 
@@ -371,8 +375,10 @@ def nearest_weights(jacobian: Tensor, update: Tensor) -> Tensor:
         jacobian: the gradients, shape [K, n].
         update: d, shape [n].
     """
-    products = _to_double(paddle.stack([(row * update).sum() for row in jacobian]))
-    weights = np.linalg.pinv(inner_products(jacobian), rcond=1e-6, hermitian=True) @ products
+    gramian = inner_products(jacobian)
+    dtype = "float64" if beyond_float32(gramian.diagonal()) else "float32"
+    products = _to_double(paddle.stack([inner_product(row, update, dtype) for row in jacobian]))
+    weights = np.linalg.pinv(gramian, rcond=1e-6, hermitian=True) @ products
     return paddle.to_tensor(weights, dtype="float32")
 
 

@@ -6,6 +6,7 @@ import paddle
 from paddle import Tensor
 
 from paddleseg_autoloss.checks import checked_range
+from paddleseg_autoloss.tensors import length
 from paddleseg_autoloss.weighting.base import JacobianWeighting
 
 __all__ = ["DBMTLWeighting"]
@@ -75,8 +76,8 @@ class DBMTLWeighting(JacobianWeighting):
         positive = losses > 1e-30
         divisor = paddle.where(positive, losses, paddle.ones_like(losses))
         slopes = _lengths(jacobian) / divisor
-        # Up to there the squares are finite.
-        heard = (positive & (slopes > 0) & (slopes < 1e18)).astype("float32")
+        # What is longer could add up to infinity.
+        heard = (positive & (slopes > 0) & (slopes < 1e36)).astype("float32")
         kept = 1 - heard + heard * self.started * beta
         self.average.multiply_(kept.unsqueeze(1))
         self.average.add_(jacobian * (heard * (1 - self.started * beta) / divisor).unsqueeze(1))
@@ -84,9 +85,10 @@ class DBMTLWeighting(JacobianWeighting):
 
         lengths = _lengths(self.average) * heard
         alpha = heard * lengths.max() / paddle.where(lengths > 0, lengths, paddle.ones_like(losses))
+        alpha = alpha.clip(max=3e38)
         return alpha @ self.average, (alpha / divisor).clip(max=3e38)
 
 
 def _lengths(matrix: Tensor) -> Tensor:
     # A sum along an axis is off by a thousandth on a CPU; that of a vector is not.
-    return paddle.stack([(row * row).sum() for row in matrix]).sqrt()
+    return paddle.stack([length(row) for row in matrix])

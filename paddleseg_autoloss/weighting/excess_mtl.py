@@ -31,7 +31,8 @@ class ExcessMTLWeighting(JacobianWeighting):
     Deviations:
         The authors' code and its ports add 1e-7 to the accumulated squares, which decides the
         estimate where gradients are below 3e-4.  Here they are as in the formula, with 0 where
-        nothing has accumulated, so that the scale of the gradients does not matter.  As in the
+        nothing has accumulated, so that the scale of the gradients does not matter as long as
+        their coordinates are, by size, from 1e-18 to 1e18: squares have no wider range.  As in the
         authors' code the weights sum to K; the paper's and TorchJD's sum to 1.  A loss without
         gradient has no excess: its weight shrinks against the others'.  If it had none in all of
         the first steps, its first gradient counts as :math:`s_i(0)`.
@@ -73,6 +74,8 @@ class ExcessMTLWeighting(JacobianWeighting):
         """Return d, shape [n], and the weights, shape [K]."""
         self.prepare(jacobian.shape[1])
         self.squares.add_(jacobian * jacobian)
+        # One that is infinite would switch its coordinate off for ever.
+        self.squares.clip_(max=3e38)
         excess = paddle.stack([_excess(g, s) for g, s in zip(jacobian, self.squares)])
         initial = self.initial_excess
         if self.next_step() <= self.n_warmup_steps:

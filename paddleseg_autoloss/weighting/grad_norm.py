@@ -76,7 +76,7 @@ class GradNormWeighting(GramianWeighting):
     def solve(self, losses: np.ndarray, gramian: np.ndarray) -> np.ndarray:
         """Return w, which sums to K, shape [K]."""
         values = paddle.to_tensor(losses, dtype="float32")
-        norms = paddle.to_tensor(gramian.diagonal(), dtype="float32").sqrt()
+        norms = paddle.to_tensor(np.sqrt(gramian.diagonal()), dtype="float32")
         with paddle.no_grad():
             self._rescale()
             self.freeze_negative(values)

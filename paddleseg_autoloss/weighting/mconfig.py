@@ -46,7 +46,8 @@ class MConFIGWeighting(JacobianWeighting):
         The paper updates the mean of one loss a step, in turn, to save backward passes.  Here all
         gradients are there at every step and all means are updated, as the authors' code does when
         it is given all.  That code adds 1e-8 to the root; here a coordinate without any magnitude
-        stays where it is, so that the scale of the gradients does not matter.  Gradients that are
+        stays where it is, so that the scale of the gradients does not matter as long as their
+        coordinates are, by size, from 1e-18 to 1e18, as with Adam.  Gradients that are
         parallel within single precision count as such.  Where exactly opposed ones leave no
         direction, the direction is 0.  Where some losses have never had a gradient, as in an
         auxiliary head, negative weights count as 0: they would make the head ascend.
@@ -112,6 +113,8 @@ class MConFIGWeighting(JacobianWeighting):
         gradient = (mean - self.beta_1 * self.mean) / (1 - self.beta_1)
         self.magnitude.scale_(self.beta_2)
         self.magnitude.add_(gradient * gradient * (1 - self.beta_2))
+        # One that is infinite would stop its coordinate for ever.
+        self.magnitude.clip_(max=3e38)
         self.mean.set_value(mean)
 
 

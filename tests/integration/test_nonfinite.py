@@ -155,11 +155,13 @@ def message(place, value, kind):
     """What the log or the error says, as far as it is the same for all methods."""
     if place == "loss":
         return f"iteration {BAD_STEP}: CrossEntropyLoss is {value}"
+    # Times 0 in a layer below, infinity becomes NaN.
+    broken = "NaN" if np.isnan(float(value)) else "(NaN|infinite, an overflow)"
     sees_their_sum = kind in ("AutoWeightedLoss", "MixedLoss", "FAMO, exact")
     if place == "gradient of the network" and sees_their_sum:
-        return f"iteration {BAD_STEP}: the gradient of body.0.weight is NaN or infinite"
+        return f"iteration {BAD_STEP}: the gradient of body.0.weight is {broken}"
     if "gradient" in place:
-        return f"iteration {BAD_STEP}: the gradient of CrossEntropyLoss is NaN or infinite"
+        return f"iteration {BAD_STEP}: the gradient of CrossEntropyLoss is {broken}"
     return f"iteration {BAD_STEP}: "
 
 
@@ -176,7 +178,7 @@ def test_a_skipped_step_leaves_everything_as_before_it(tmp_path, capfd, place, v
         for key, array in state.items():
             assert not np.isinf(array).any(), key
     (line,) = [line for line in capfd.readouterr().out.split("\n") if "is skipped" in line]
-    assert message(place, value, kind) in line
+    assert re.search(message(place, value, kind), line)
 
 
 @break_in_every_way
