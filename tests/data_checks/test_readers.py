@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -319,13 +320,19 @@ def test_ctrl_c_still_stops_a_run(tmp_path):
         [sys.executable, *words, "--save_dir", "out", "--log_iters", "1"],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        # A shell that runs the tests in the background has them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         for line in process.stdout:
             if "iter: 2/" in line:
                 break
         since = time.monotonic()
         process.send_signal(signal.SIGINT)
-        output = process.stdout.read()
-        assert process.wait(60) == 130, output
+        try:
+            output, _ = process.communicate(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == 130, output
     assert "Traceback" not in output
     assert time.monotonic() - since < 30
