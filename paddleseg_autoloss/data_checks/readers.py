@@ -16,7 +16,7 @@ from typing import Any
 import paddle
 from paddle.io.dataloader.collate import default_collate_fn
 
-from paddleseg_autoloss.data_checks.samples import Batches, Samples, failure_in
+from paddleseg_autoloss.data_checks.samples import Batches, Samples, without_failures
 from paddleseg_autoloss.errors import AutoLossError, DataError
 from paddleseg_autoloss.seams import replaced
 
@@ -81,7 +81,7 @@ class _Loader(paddle.io.DataLoader):
         others = set(multiprocessing.active_children())
         batches = super().__iter__()
         self._workers = set(multiprocessing.active_children()) - others
-        return _raising(batches)
+        return without_failures(batches)
 
     def deaths(self) -> list[str]:
         """Say for each process that has died what it was at."""
@@ -89,13 +89,3 @@ class _Loader(paddle.io.DataLoader):
         if self._guarded is None:
             return []
         return [self._guarded.describe_death(worker.pid, worker.exitcode) for worker in dead]
-
-
-def _raising(batches: Iterator[Any]) -> Iterator[Any]:
-    for batch in batches:
-        failure = failure_in(batch)
-        if failure is not None:
-            # The traceback must not keep the reader alive.
-            del batches
-            raise DataError(failure)
-        yield batch

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from paddleseg.transforms import Compose
 
 from paddleseg_autoloss.errors import DataError, one_line
 
-__all__ = ["Batches", "Samples", "failure_in", "read_batch"]
+__all__ = ["Batches", "Samples", "read_batch", "without_failures"]
 
 #: Key of a batch that says what went wrong.
 _FAILURE = "paddleseg_autoloss_failure"
@@ -210,15 +210,25 @@ def read_batch(dataset: Any, indices: Iterable[int]) -> Any:
     """
     samples = Samples(dataset, num_workers=0)
     batch = Batches(samples, default_collate_fn)([samples[index] for index in indices])
-    text = failure_in(batch)
-    if text is not None:
-        raise DataError(text)
-    return batch
+    return next(without_failures(iter([batch])))
 
 
-def failure_in(batch: Any) -> str | None:
-    """Return what a reader hands over in the place of a batch, or None if it is one."""
-    return batch.get(_FAILURE) if isinstance(batch, dict) else None
+def without_failures(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield batches as long as they are batches.
+
+    Args:
+        batches: what a reader hands over.
+
+    Raises:
+        DataError: a sample could not be read.
+    """
+    for batch in batches:
+        failure = batch.get(_FAILURE) if isinstance(batch, dict) else None
+        if failure is not None:
+            # The traceback must not keep the reader alive.
+            del batches
+            raise DataError(failure)
+        yield batch
 
 
 def _failed_batch(text: str) -> dict[str, Any]:

@@ -199,8 +199,9 @@ class LossAggregator(nn.Layer):
             self.held_by_optimizer = self._held_parameter.is_held()
         if self.training and not self.in_session:
             self._stale_gradient.check()
-            # Of the step before: that of this one is not known to the host, and nothing is lost.
-            self.loss_range.check()
+            if self.loss_range.warns:
+                # Of the step before: this one is not known to the host, and nothing is lost.
+                self.loss_range.check()
         in_order = [losses[name] for name in self.names]
         # Under mixed precision the sum of weighted losses would be taken in half precision.
         with auto_cast(enable=False):
@@ -219,18 +220,18 @@ class LossAggregator(nn.Layer):
         """Look whether the method is made for the losses of a step.
 
         ``paddleseg.core.train`` reads the answer with other numbers.  In a loop of your own this
-        waits for the device, unless the method takes any losses or learns its weights.
+        waits for the device.
 
         Args:
             losses: their values, the same on all cards, shape [K].
 
         Raises:
-            ConfigError: a loss is negative, the method is neither made for that nor learned, and
-                the loop is your own.
+            ConfigError: a loss is negative, which the method is not made for, and the loop is your
+                own.
         """
-        if self.training and self.loss_range.matters:
+        if self.training:
             self.loss_range.note(losses)
-            if not self.in_session and self.weighting.parameter_name is None:
+            if not self.in_session:
                 self.loss_range.check()
 
     @contextmanager

@@ -81,7 +81,7 @@ class Jacobian:
             for (i, first), (j, second) in combinations_with_replacement(block.numbered_rows(), 2):
                 entries[i][j] = entries[i][j] + inner_product(first, second, dtype)
         # Only the upper triangle was filled in.
-        upper = paddle.stack([paddle.stack(row) for row in entries])
+        upper = paddle.stack(list(map(paddle.stack, entries)))
         total = upper + paddle.triu(upper, 1).T
         return total if self._replicated else mean_over_ranks(total)
 
@@ -243,8 +243,10 @@ def _join_columns(row: list[Tensor | None], columns: list[int]) -> Tensor:
     for column in columns:
         gradient, row[column] = row[column], None
         assert gradient is not None, "the loss reaches this column"
+        parts.append(gradient.flatten())
+    if any(part.dtype != paddle.float32 for part in parts):
         # Under mixed precision parameters have several types.
-        parts.append(as_float32(gradient.flatten()))
+        parts = [as_float32(part) for part in parts]
     return parts[0] if len(parts) == 1 else paddle.concat(parts)
 
 

@@ -20,7 +20,7 @@ __all__ = ["LossRange"]
 class LossRange:
     """Looks for negative losses where a method is not made for them.
 
-    Where weights are learned, that of a negative loss stays as it is, and one warning names the
+    Where weights are learned, the method keeps that of a negative loss, and one warning names the
     loss.  Elsewhere a negative loss would be switched off or made to rise: it is an error.
 
     Args:
@@ -29,7 +29,11 @@ class LossRange:
 
     Attributes:
         names: as given.
-        matters: whether the method is not made for any losses.
+        weighting: as given.
+        warns: whether a negative loss is worth a warning.
+        refuses: whether a negative loss is an error.
+        noted: what `note` has found since it was last read, shape [K], NaN for a loss within the
+            range; None if there was nothing to look at.
         prefix: what the names begin with in messages.
 
     Examples:
@@ -47,10 +51,12 @@ class LossRange:
 
     def __init__(self, names: Sequence[str], weighting: Weighting) -> None:
         self.names = names
-        self._weighting = weighting
-        self._noted: Tensor | None = None
+        self.weighting = weighting
+        is_learned = weighting.parameter_name is not None
+        self.warns = weighting.loss_range != "any" and is_learned
+        self.refuses = weighting.loss_range != "any" and not is_learned
+        self.noted: Tensor | None = None
         self._warned: set[str] = set()
-        self.matters = weighting.loss_range != "any"
         self.prefix = ""
 
     @paddle.no_grad()
@@ -61,67 +67,62 @@ class LossRange:
             losses: the loss values, shape [K].
         """
         # A loss that is not finite is another matter, which comes first.
-        outside = self._weighting.out_of_range(losses) & losses.isfinite().all()
-        before = paddle.full_like(losses, math.nan) if self._noted is None else self._noted
-        self._noted = paddle.where(outside, losses, before)
-
-    def take_noted(self) -> Tensor | None:
-        """Return what was noted since the last call, for `judge`, shape [K]; None if nothing was.
-
-        A loss within the range is NaN there.
-        """
-        noted, self._noted = self._noted, None
-        return noted
+        outside = self.weighting.out_of_range(losses) & losses.isfinite().all()
+        before = paddle.full_like(losses, math.nan) if self.noted is None else self.noted
+        self.noted = paddle.where(outside, losses, before)
 
     def check(self) -> None:
-        """Judge what was noted since the last call; this waits for the device.
+        """Judge the latest losses; this waits for the device.
 
         Raises:
             ConfigError: a loss is negative, and the method does not learn its weights.
         """
-        noted = self.take_noted()
-        if noted is not None:
-            self.judge(noted.numpy())
+        latest, self.noted = self.weighting.frozen if self.warns else self.noted, None
+        if latest is not None:
+            self.judge(latest.numpy())
 
-    def judge(self, losses: np.ndarray) -> None:
+    def judge(self, marks: np.ndarray) -> None:
         """Warn of negative losses where weights are learned, and refuse them elsewhere.
 
         Args:
-            losses: the loss values, shape [K]; those that are NaN do not count.
+            marks: NaN for a loss within the range, shape [K]; for another its value, or where
+                weights are learned the parameter that is kept.
 
         Raises:
             ConfigError: a loss is negative, and the method does not learn its weights.
         """
-        for name, value in zip(self.names, losses):
+        for name, value in zip(self.names, marks):
             if math.isnan(value):
                 continue
-            if self._weighting.parameter_name is None:
+            if self.refuses:
                 raise ConfigError(self._describe(name, value))
             if name not in self._warned:
                 self._warned.add(name)
                 logger.warning(
-                    f"{self.prefix}{name} is {value:.4g}: {self._method()} is not made for losses "
-                    "below 0 and keeps the weight of this one as it is while it is negative"
+                    f"{self.prefix}{name} is negative: {self._method()} is not made for losses "
+                    "below 0 and keeps the weight of this one as it is until it is positive again"
                 )
 
-    def judge_on_host(self, losses: np.ndarray) -> None:
-        """Judge losses that are on the host already, all finite, shape [K]; see `judge`."""
+    def refuse(self, losses: np.ndarray) -> None:
+        """Refuse negative losses that are on the host already, all finite, shape [K].
+
+        Raises:
+            ConfigError: there is one.
+        """
         self.judge(np.where(losses < LEAST_LOSS, losses, math.nan))
 
     def _method(self) -> str:
         names = {method.__name__: name for name, method in METHODS.items()}
-        return names.get(self._weighting.class_name, self._weighting.class_name)
+        return names.get(self.weighting.class_name, self.weighting.class_name)
 
     def _describe(self, name: str, value: float) -> str:
-        kind = (
-            JacobianWeighting if isinstance(self._weighting, JacobianWeighting) else LossWeighting
-        )
+        kind = JacobianWeighting if isinstance(self.weighting, JacobianWeighting) else LossWeighting
         others = [
             other
             for other, method in METHODS.items()
             if method.loss_range == "any" and issubclass(method, kind)
         ]
-        expected = "above 0" if self._weighting.loss_range == "positive" else "of at least 0"
+        expected = "above 0" if self.weighting.loss_range == "positive" else "of at least 0"
         return (
             f"{self.prefix}{name}: expected a loss {expected} for {self._method()}, found "
             f"{value:.4g}; {', '.join(others)} and most methods that need the Gramian take "

@@ -45,9 +45,7 @@ class StaleGradient:
         self._weighting = weighting
         self._value: Tensor | None = None
         self._is_stale: Tensor | None = None
-        parameter = weighting.learned()
-        if parameter is not None:
-            parameter.register_hook(self._look)
+        self._looks = False
 
     @paddle.no_grad()
     def _look(self, gradient: Tensor) -> None:
@@ -70,6 +68,12 @@ class StaleGradient:
             UnclearedGradientError: a gradient was added to one with which the optimizer had stepped
                 already.
         """
+        if not self._looks:
+            # Not before: in PaddleSeg's loop, where nobody checks, nothing is to be looked at.
+            self._looks = True
+            parameter = self._weighting.learned()
+            if parameter is not None:
+                parameter.register_hook(self._look)
         if self._is_stale is None:
             return
         is_stale, self._is_stale = bool(self._is_stale), None

@@ -98,8 +98,9 @@ class FromLosses(Strategy):
 
     def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         """Return the weights for the means of the losses over all cards."""
-        shared = mean_over_ranks(losses.values.detach())
-        aggregator.look_at_losses(shared)
+        shared = _mean_over_cards(losses.values)
+        if aggregator.loss_range.refuses:
+            aggregator.look_at_losses(shared)
         return WeightedLosses(losses.values, self._weighting(shared))
 
 
@@ -266,15 +267,20 @@ def _is_due(aggregator: LossAggregator) -> bool:
     return calls % aggregator.update_interval == 0
 
 
+def _mean_over_cards(losses: Tensor) -> Tensor:
+    losses = losses.detach()
+    return mean_over_ranks(losses) if paddle.distributed.get_world_size() > 1 else losses
+
+
 def _take_gradients(aggregator: LossAggregator, losses: LossesOfStep) -> Gradients:
     """Differentiate every loss by itself, and bring the Gramian to the host."""
+    shared = _mean_over_cards(losses.values)
     exact, count = aggregator.level == "parameters", len(losses.each)
     targets = aggregator.network_parameters if exact else losses.outputs
     scale = None if aggregator.loss_scale is None else aggregator.loss_scale()
     jacobian = Jacobian(losses.each, _targets(aggregator, targets), scale, replicated=exact)
     if aggregator.weighting.may_be_negative and (not exact or aggregator.update_interval > 1):
         _check_shared(aggregator, jacobian)
-    shared = mean_over_ranks(losses.values.detach())
     factor = paddle.ones([1], dtype="float32") if scale is None else scale.reshape([1])
     # The one transfer to the host.
     parts = [jacobian.gramian().flatten(), shared, factor]
@@ -290,8 +296,8 @@ def _take_gradients(aggregator: LossAggregator, losses: LossesOfStep) -> Gradien
         aggregator.not_finite = _name_not_finite(aggregator.names, on_host, products)
         if scale is None and not aggregator.in_session:
             raise TrainingDiverged(aggregator.not_finite)
-    elif aggregator.loss_range.matters:
-        aggregator.loss_range.judge_on_host(on_host)
+    elif aggregator.loss_range.refuses:
+        aggregator.loss_range.refuse(on_host)
     return Gradients(jacobian, shared, on_host, products, is_finite)
 
 

@@ -41,6 +41,10 @@ class StepGuard:
             instead of stopping.
         evaluate: computes the losses of other outputs for the same batch, returns the value of
             every term, and leaves no trace.
+
+    Attributes:
+        snapshot: what the losses remembered before the step, to be set before they are computed.
+        outputs: what the network returned, likewise.
     """
 
     def __init__(
@@ -52,7 +56,6 @@ class StepGuard:
         skips: bool,
         evaluate: Callable[[list[Tensor]], list[Tensor | None]],
     ) -> None:
-        self.model = model
         self.state = state
         self.monitor = monitor
         self.aggregators = aggregators
@@ -62,24 +65,9 @@ class StepGuard:
         self._statistics = RunningStatistics(model)
         self._several_cards = paddle.distributed.ParallelEnv().nranks > 1
         self._in_a_row = 0
-        self._snapshot: dict[str, dict[str, Tensor]] = {}
-        self._outputs: Any = None
-
-        # PaddleSeg deep-copies the model for EMA; a bound method would take the guard along.
-        def keep_statistics(layer: nn.Layer, _: Any) -> None:
-            if layer is self.model and layer.training and paddle.is_grad_enabled():
-                self._statistics.keep()
-
-        self._hook = model.register_forward_pre_hook(keep_statistics)
-
-    def begin(self, outputs: Any) -> None:
-        """Remember what the step may change, before its losses are computed.
-
-        Args:
-            outputs: what the network returned.
-        """
-        self._snapshot = self.state.snapshot()
-        self._outputs = outputs
+        self.snapshot: dict[str, dict[str, Tensor]] = {}
+        self.outputs: Any = None
+        self._hook = self._statistics.keep_before_each_step()
 
     def shown(self, losses: list[Tensor]) -> list[Tensor]:
         """Return the losses that PaddleSeg's log and curves show where broken steps are skipped.
@@ -102,19 +90,19 @@ class StepGuard:
         """
         reason = self._broken_loss() or (None if scaled else self._broken_gradient())
         if reason is not None:
-            self.state.restore(self._snapshot)
+            self.state.restore(self.snapshot)
             self._statistics.restore()
             if not self.skips:
                 raise reason
             self._count(reason)
             logger.warning(f"{reason.what}: the step is skipped")
         elif overflow:
-            self.state.restore(self._snapshot)
+            self.state.restore(self.snapshot)
             self._count(self.monitor.divergence("the scaled gradients are NaN or infinite"))
         else:
             self._in_a_row = 0
         # Nothing of a step is held beyond its end.
-        self._snapshot, self._outputs = {}, None
+        self.snapshot, self.outputs = {}, None
         return reason is None
 
     def _count(self, reason: TrainingDiverged) -> None:
@@ -159,7 +147,7 @@ class StepGuard:
 
         It is None if the gradient breaks further down, inside the network.
         """
-        outputs = self._outputs
+        outputs = self.outputs
         if not isinstance(outputs, list) or not all(isinstance(x, Tensor) for x in outputs):
             return None
         leaves = [x.detach() for x in outputs]

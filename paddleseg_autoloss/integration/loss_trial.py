@@ -17,8 +17,8 @@ from paddleseg.models.losses import BootstrappedCrossEntropyLoss, MixedLoss
 
 from paddleseg_autoloss.data_checks import read_batch
 from paddleseg_autoloss.errors import AutoLossError, ConfigError, root_cause
-from paddleseg_autoloss.integration.loop import stock_losses
 from paddleseg_autoloss.integration.running_statistics import RunningStatistics
+from paddleseg_autoloss.integration.session import stock_losses
 from paddleseg_autoloss.integration.terms import loss_layers
 from paddleseg_autoloss.losses import WeightedLoss
 from paddleseg_autoloss.seams import replaced

@@ -49,7 +49,7 @@ class TermMonitor:
             if aggregator.uses_gradients
         ]
         self._ranges = _loss_ranges(terms)
-        self._noted: list[LossRange] = []
+        self._marked: list[LossRange] = []
         self._returned: dict[int, list[Tensor]] = {}
         self._latest: Tensor | None = None
         self._writes = is_writing_rank()
@@ -92,11 +92,12 @@ class TermMonitor:
         missing = None if all(self._ran) else paddle.full([1], math.nan)
         filled = [missing if value is None else value.detach() for value in values]
         latest = as_vector([*filled, *(one.detach() for one in result)])
-        noted = [(one, one.take_noted()) for one in self._ranges]
-        self._noted = [one for one, losses in noted if losses is not None]
+        marks = [(one, one.weighting.frozen if one.warns else one.noted) for one in self._ranges]
+        self._marked = [one for one, losses in marks if losses is not None]
         # One transfer to the host for all of it.
-        losses = [losses for _, losses in noted if losses is not None]
-        self._latest = paddle.concat([latest, *losses]) if losses else latest
+        self._latest = paddle.concat([latest, *(m for _, m in marks if m is not None)])
+        for one in self._marked:
+            one.noted = None
         self._num_results = len(result)
         for statistics in self.gradients:
             statistics.note()
@@ -111,8 +112,8 @@ class TermMonitor:
         if self._latest is None:
             return
         numbers, self._latest = self._latest.numpy(), None
-        ends = np.cumsum([len(self.terms), self._num_results, *(len(r.names) for r in self._noted)])
-        raw, result, *noted = np.split(numbers, ends[:-1])
+        sizes = [len(self.terms), self._num_results, *(len(r.names) for r in self._marked)]
+        raw, result, *marks = np.split(numbers, np.cumsum(sizes)[:-1])
         weights = current_weights(self.terms)
         for term, value, weight, ran in zip(self.terms, raw, weights, self._ran):
             if ran and not math.isfinite(value * weight):
@@ -120,8 +121,9 @@ class TermMonitor:
         total = result.sum()
         if not math.isfinite(total):
             raise self.divergence(f"the total loss is {total}")
-        for loss_range, losses in zip(self._noted, noted):
-            loss_range.judge(losses)
+        for loss_range, mark in zip(self._marked, marks):
+            if not np.isnan(mark).all():
+                loss_range.judge(mark)
         if self._writes:
             self._window.append(np.stack([raw, weights, raw * weights]))
             self._warn_of_constants(raw)
@@ -172,7 +174,7 @@ def _loss_ranges(terms: Sequence[Term]) -> list[LossRange]:
     ranges = []
     for prefix, aggregator in aggregators_of(terms):
         aggregator.loss_range.prefix = prefix
-        if aggregator.loss_range.matters:
+        if aggregator.loss_range.warns or aggregator.loss_range.refuses:
             ranges.append(aggregator.loss_range)
     return ranges
 

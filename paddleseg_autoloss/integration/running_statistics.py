@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import paddle
 from paddle import Tensor, nn
 
@@ -35,6 +37,20 @@ class RunningStatistics:
         """Go back to what was kept, also where a layer has put another tensor in its place."""
         for layer, name, before in self._kept:
             getattr(layer, name).set_value(before)
+
+    def keep_before_each_step(self) -> Any:
+        """Remember what there is before every forward pass of training.
+
+        Returns:
+            What ends that: its ``remove()``.
+        """
+
+        # PaddleSeg deep-copies the model for EMA; a bound method would take this object along.
+        def keep_statistics(layer: nn.Layer, _: Any) -> None:
+            if layer is self.model and layer.training and paddle.is_grad_enabled():
+                self.keep()
+
+        return self.model.register_forward_pre_hook(keep_statistics)
 
     def forget(self) -> None:
         """Let go of what was kept."""

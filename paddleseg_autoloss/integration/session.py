@@ -11,10 +11,11 @@ from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.compat import overflowed
+from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.checkpoint import CheckpointWriter
 from paddleseg_autoloss.integration.guard import StepGuard
 from paddleseg_autoloss.integration.joint import JointAggregation
-from paddleseg_autoloss.integration.loop import LossComputation, stock_losses
+from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
 from paddleseg_autoloss.integration.own_loops import meet_session
@@ -26,7 +27,10 @@ from paddleseg_autoloss.integration.terms import aggregators_of, terms_of
 from paddleseg_autoloss.ranks import broadcast, mean_over_ranks
 from paddleseg_autoloss.seams import replaced
 
-__all__ = ["TrainingSession"]
+__all__ = ["TrainingSession", "stock_losses"]
+
+#: Computes the losses of what the network returned: ``compute(outputs, losses, data)``.
+LossComputation = Callable[[Any, dict[str, Any], dict[str, Tensor]], list[Tensor]]
 
 
 class TrainingSession:
@@ -105,7 +109,7 @@ class TrainingSession:
         """
         self._compute, self._data = compute, data
         self._begin_step()
-        self.guard.begin(outputs)
+        self.guard.snapshot, self.guard.outputs = self.state.snapshot(), outputs
         result = compute(outputs, self.losses, data)
         values = self.monitor.collect()
         if self.joint:
@@ -245,3 +249,26 @@ class TrainingSession:
             aggregator.held_by_optimizer = aggregator.weighting.learned() is None
             aggregator.in_session = False
             aggregator.unbind()
+
+
+def stock_losses(
+    outputs: list[Tensor], losses: dict[str, Any], data: dict[str, Tensor]
+) -> list[Tensor]:
+    """Compute the losses as the loop does for a model without a ``loss_computation``.
+
+    Args:
+        outputs: what the network returned.
+        losses: PaddleSeg's loss dict.
+        data: the batch.
+
+    Raises:
+        ConfigError: there is not one entry of the loss dict for each output.
+    """
+    count = len(losses["types"])
+    if len(outputs) != count:
+        raise ConfigError(
+            f"loss.coef: expected {len(outputs)}, one per output of the model, found {count}"
+        )
+    edges = data["edge"].astype("int64") if "edge" in data else None
+    labels = data["label"].astype("int64")
+    return LOOP.loss_computation(outputs, labels, edges, losses)

@@ -305,7 +305,7 @@ def test_one_warning_in_a_loop_of_ones_own():
             step_of(aggregator, x, values, optimizer)
 
     (warning,) = warnings_of(run)
-    assert warning.startswith("loss0 is -0.5: AutoWeightedLoss ")
+    assert warning.startswith("loss0 is negative: AutoWeightedLoss ")
 
 
 class TestInPaddleSegsLoop:
@@ -321,7 +321,7 @@ class TestInPaddleSegsLoop:
                     learned(run_training(tmp_path / str(iters), iters, losses)[1])
                 )
             ) or [""]
-            assert warning.startswith("Shifted is -" if iters == 6 else "")
+            assert warning.startswith("Shifted is negative: " if iters == 6 else "")
         assert ends[0][1] == ends[1][1]
         assert ends[0][0] != ends[1][0]
 
@@ -406,4 +406,4 @@ def test_nothing_waits_for_the_device_in_paddlesegs_loop(name):
     with mock.patch.object(loss_range.LossRange, "judge") as judge:
         aggregator({n: (x * 0).sum() - 1 for n in aggregator.names}).backward()
     judge.assert_not_called()
-    assert aggregator.loss_range.take_noted().tolist() == [-1] * COUNT
+    assert aggregator.loss_range.noted.tolist() == [-1] * COUNT
