@@ -9,6 +9,7 @@ from typing import Any
 
 import paddle
 from paddle import Tensor
+from paddleseg.utils import logger
 
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
@@ -17,7 +18,7 @@ from paddleseg_autoloss.tensors import as_vector
 from paddleseg_autoloss.weighting import METHODS
 from paddleseg_autoloss.weighting.base import own_arguments
 
-__all__ = ["JointAggregation"]
+__all__ = ["JointAggregation", "joint_aggregation"]
 
 #: Relative difference beyond which two totals are not the same, in half precision too.
 _TOLERANCE = 1e-2
@@ -101,6 +102,32 @@ class JointAggregation:
                 "something else, which cannot be weighed"
             )
         self._checked = True
+
+
+def joint_aggregation(
+    config: Mapping[str, Any] | LossAggregator | None, terms: Sequence[Term]
+) -> JointAggregation | None:
+    """Return what weighs the terms; None where no method is asked for, or there is one term only.
+
+    A single term has nothing to be weighed against: a method would only change the size of the
+    steps.
+
+    Args:
+        config: the value of ``loss_aggregator``, see `JointAggregation`.
+        terms: the terms of the loss.
+
+    Raises:
+        ConfigError: see `JointAggregation`.
+    """
+    if not config:
+        return None
+    if len(terms) == 1 and not isinstance(config, LossAggregator):
+        logger.warning(
+            f"loss_aggregator: {terms[0].name} is the only loss, so there is nothing to weigh; "
+            "training goes on without loss_aggregator"
+        )
+        return None
+    return JointAggregation(config, terms)
 
 
 def _aggregator(config: Mapping[str, Any] | LossAggregator, names: list[str]) -> LossAggregator:

@@ -14,7 +14,7 @@ from paddleseg_autoloss.compat import overflowed
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.checkpoint import CheckpointWriter
 from paddleseg_autoloss.integration.guard import StepGuard
-from paddleseg_autoloss.integration.joint import JointAggregation
+from paddleseg_autoloss.integration.joint import joint_aggregation
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
@@ -72,8 +72,7 @@ class TrainingSession:
         meet_session(losses)
         self.checkpoints = CheckpointWriter(save_dir, keep_checkpoint_max)
         terms = terms_of(losses)
-        config: Any = losses.get("loss_aggregator")
-        self.joint = JointAggregation(config, terms) if config else None
+        self.joint = joint_aggregation(losses.get("loss_aggregator"), terms)
         terms = self.joint.terms if self.joint else terms
         self.aggregators = [aggregator for _, aggregator in aggregators_of(terms)]
         self.state = LossState(optimizer, losses, self.joint.aggregator if self.joint else None)

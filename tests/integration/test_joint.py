@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import paddle
 import pytest
@@ -15,6 +17,7 @@ from visualdl import LogReader
 
 import paddleseg_autoloss
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.integration import joint
 from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.session import TrainingSession
@@ -158,11 +161,11 @@ class TestEveryTermOfEveryHead:
     def test_model_that_does_something_else_is_refused(self, tmp_path):
         class Own(TinyNet):
             def loss_computation(self, logits_list, losses, data):
-                loss = losses["types"][0](logits_list[0], data["label"].astype("int64"))
-                return [loss * 3]
+                first, second = losses["types"][0](logits_list[0], data["label"].astype("int64"))
+                return [(first + second) * 3]
 
         with pytest.raises(ConfigError, match=r"the model trains on .* does something else"):
-            train_jointly(tmp_path, 2, {"type": "PCGrad"}, lambda: [DiceLoss()], (1,), Own)
+            train_jointly(tmp_path, 2, {"type": "PCGrad"}, model=Own)
 
     def test_edge_and_distillation_losses_of_the_loop(self):
         """BCELoss of edges and KLLoss get other arguments than labels from PaddleSeg's loop."""
@@ -208,6 +211,22 @@ class TestEveryTermOfEveryHead:
             assert all(x.stop_gradient for x in outputs)
             total.backward()
         assert model.body[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("name", ["PCGrad", "AutoWeightedLoss", "Krum", "FAMO"])
+def test_a_single_loss_trains_as_without(name, tmp_path):
+    def plain():
+        return [CrossEntropyLoss()]
+
+    with mock.patch.object(joint.logger, "warning") as warning:
+        ours, *_ = train_jointly(tmp_path / "ours", 5, {"type": name}, plain)
+    stock, *_ = run_training(tmp_path / "stock", 5, plain)
+    for one, other in zip(parameters(ours), parameters(stock)):
+        np.testing.assert_array_equal(one, other)
+    (call,) = warning.call_args_list
+    assert call.args[0].startswith("loss_aggregator: CrossEntropyLoss is the only loss, so there")
+    rows = table(tmp_path / "ours" / "loss_weights.csv")
+    assert {(row["term"], float(row["weight"])) for row in rows} == {("CrossEntropyLoss", 1.0)}
 
 
 class TestRefusals:
