@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement
 
+import numpy as np
 import paddle
 from paddle import Tensor
 
@@ -18,6 +19,8 @@ __all__ = ["Jacobian"]
 #: Targets of at least this size stay as they are; smaller ones are joined, so that few operations
 #: are launched.
 _LARGE = 2**15
+#: Several cards send each other this many numbers at once, and have them twice meanwhile.
+_BUCKET = 2**22
 
 
 class Jacobian:
@@ -65,7 +68,7 @@ class Jacobian:
         sizes = [math.prod(target.shape) for target in self.targets]
         rows = [_gradients(loss, self.targets, scale) for loss in losses]
         if replicated and paddle.distributed.get_world_size() > 1:
-            rows = _mean_of_rows(rows, sizes)
+            _take_means_over_ranks(rows, sizes)
         self._blocks = list(_make_blocks(rows, sizes))
         self._reached = {column for block in self._blocks for column in block.columns}
 
@@ -210,25 +213,37 @@ def _gradients(loss: Tensor, targets: list[Tensor], scale: Tensor | None) -> lis
     return paddle.grad(scaled, targets, retain_graph=True, allow_unused=True)
 
 
-def _mean_of_rows(rows: list[list[Tensor | None]], sizes: list[int]) -> list[list[Tensor | None]]:
-    """Return the mean of the rows over all cards, found by one call.
+def _take_means_over_ranks(rows: list[list[Tensor | None]], sizes: list[int]) -> None:
+    """Replace the gradients by their means over all cards, bucket by bucket.
 
-    A loss may reach a target on some cards only, so the whole of J is sent, and with it which loss
-    reaches which target.
+    A loss may reach a target on some cards only: first the cards tell each other which do.
     """
-    reach = paddle.to_tensor([[float(g is not None) for g in row] for row in rows])
-    parts = [
-        paddle.zeros([size]) if gradient is None else gradient.flatten().astype("float32")
-        for row in rows
-        for gradient, size in zip(row, sizes)
-    ]
-    mean = mean_over_ranks(paddle.concat([*parts, reach.flatten()]))
-    *parts, reach = paddle.split(mean, [*sizes * len(rows), reach.size])
-    columns, reached = len(sizes), reach.numpy().reshape([len(rows), -1]) > 0
-    return [
-        [part if is_reached else None for part, is_reached in zip(parts[i * columns :], reached[i])]
-        for i in range(len(rows))
-    ]
+    reach = paddle.to_tensor([[float(gradient is not None) for gradient in row] for row in rows])
+    places = np.argwhere(mean_over_ranks(reach).numpy() > 0).tolist()
+    for bucket in _buckets(places, sizes):
+        parts = []
+        for loss, column in bucket:
+            gradient, rows[loss][column] = rows[loss][column], None
+            if gradient is None:
+                gradient = paddle.zeros([sizes[column]], dtype="float32")
+            parts.append(as_float32(gradient.flatten()))
+        mean = mean_over_ranks(paddle.concat(parts))
+        for (loss, column), part in zip(bucket, paddle.split(mean, [part.size for part in parts])):
+            rows[loss][column] = part
+
+
+def _buckets(places: list[list[int]], sizes: list[int]) -> Iterator[list[list[int]]]:
+    """Group places, which are pairs of a loss and a column, into buckets of `_BUCKET` numbers."""
+    bucket, room = list[list[int]](), _BUCKET
+    for place in places:
+        size = sizes[place[1]]
+        if bucket and size > room:
+            yield bucket
+            bucket, room = [], _BUCKET
+        bucket.append(place)
+        room -= size
+    if bucket:
+        yield bucket
 
 
 def _make_blocks(rows: list[list[Tensor | None]], sizes: list[int]) -> Iterator[_Block]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import paddle
 import pytest
 from support.processes import SCRIPT_HEAD, launched, run_tool
 
@@ -128,16 +129,19 @@ GRADIENTS = (
     SCRIPT_HEAD
     + """
 import json
+from paddleseg_autoloss.gradients import jacobian
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.weighting import METHODS, JacobianWeighting
 from support.calls import weigh
 
 paddle.set_device("cpu")
 paddle.distributed.init_parallel_env()
-rank = paddle.distributed.get_rank()
+rank, count_of_ranks = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
 random = np.random.default_rng(0)
-images = paddle.to_tensor(random.standard_normal((4, 6)), dtype="float32")
-wanted = paddle.to_tensor(random.standard_normal((4, 3)), dtype="float32")
+images = paddle.to_tensor(random.standard_normal((2 * count_of_ranks, 6)), dtype="float32")
+wanted = paddle.to_tensor(random.standard_normal((2 * count_of_ranks, 3)), dtype="float32")
+# Parameters have 30, 5, 15 and 3 numbers: one is larger than a bucket, others share one.
+usual_bucket, jacobian._BUCKET = jacobian._BUCKET, 21
 
 
 NAMES = ["a", "b", "c", "d"]
@@ -173,22 +177,42 @@ for name, method in METHODS.items():
         whole = losses(model._layers, images, wanted, count)
         values = paddle.concat([x.reshape([1]) for x in whole.values()]).detach()
         rows = [paddle.grad(x, model.parameters(), retain_graph=True) for x in whole.values()]
-        jacobian = paddle.to_tensor(np.stack([flat(row) for row in rows]))
+        matrix = paddle.to_tensor(np.stack([flat(row) for row in rows]))
         if issubclass(method, JacobianWeighting):
-            expected, weights = alone.weighting.update(values, jacobian)
+            expected, weights = alone.weighting.update(values, matrix)
         else:
-            weights = weigh(alone.weighting, values, jacobian @ jacobian.T)
-            expected = weights.detach() @ jacobian
+            weights = weigh(alone.weighting, values, matrix @ matrix.T)
+            expected = weights.detach() @ matrix
         steps.append({
             "weights": aggregator.last_weights.tolist(), "expected_weights": weights.tolist(),
             "gradient": gradient.tolist(), "expected_gradient": expected.tolist(),
             "state": {k: v.numpy().tolist() for k, v in aggregator.state_dict().items()},
         })
         with paddle.no_grad():
-            for p, row in zip(model.parameters(), jacobian.mean(axis=0).split(
+            for p, row in zip(model.parameters(), matrix.mean(axis=0).split(
                 [p.size for p in model.parameters()]
             )):
                 p.set_value(p - 0.05 * row.reshape(p.shape))
+
+rows = {}
+for bucket in (21, usual_bucket):
+    jacobian._BUCKET = bucket
+    each = losses(model._layers, images[half], wanted[half]).values()
+    found_rows = jacobian.Jacobian(list(each), model.parameters())
+    rows[bucket] = [flat(found_rows.row(i)).tolist() for i in range(2)]
+found["buckets"] = [rows[21], rows[usual_bucket]]
+
+core = paddle.base.core
+if hasattr(core, "host_memory_stat_reset_peak_value"):
+    jacobian._BUCKET = 2**18
+    large = nn.Sequential(*[nn.Linear(500, 500, bias_attr=False) for _ in range(12)])
+    outputs = large(paddle.rand([1, 500]))
+    before = core.host_memory_stat_current_value("Allocated", 0)
+    core.host_memory_stat_reset_peak_value("Allocated", 0)
+    kept = jacobian.Jacobian([outputs.mean(), (outputs**2).mean()], large.parameters())
+    peak = core.host_memory_stat_peak_value("Allocated", 0) - before
+    found["memory"] = peak / sum(4 * p.size for p in large.parameters())
+jacobian._BUCKET = usual_bucket
 
 calls = []
 stock = paddle.distributed.all_reduce
@@ -207,29 +231,49 @@ Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps(found))
 )
 
 
-@pytest.fixture(scope="module")
-def gradients(tmp_path_factory):
-    return launched(tmp_path_factory.mktemp("gradients"), GRADIENTS)
+@pytest.fixture(scope="module", params=[2, 3])
+def gradients(request, tmp_path_factory):
+    return launched(tmp_path_factory.mktemp("gradients"), GRADIENTS, request.param)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_gradient_is_that_of_one_rank_with_the_whole_batch(gradients, name):
-    """And weights and state are the same on both ranks, at every step."""
-    for first, second in zip(*(ranks[name] for ranks in gradients)):
-        assert first["weights"] == second["weights"]
-        assert first["state"] == second["state"]
+    """And weights and state are the same on all ranks, at every step."""
+    for first, *others in zip(*(ranks[name] for ranks in gradients)):
+        for other in others:
+            assert first["weights"] == other["weights"]
+            assert first["state"] == other["state"]
         np.testing.assert_allclose(first["weights"], first["expected_weights"], rtol=2e-4)
-        for rank in (first, second):
+        for rank in (first, *others):
             np.testing.assert_allclose(
                 rank["gradient"], rank["expected_gradient"], rtol=2e-4, atol=1e-6
             )
 
 
 def test_gradients_are_averaged_in_one_call_also_where_a_loss_has_none(gradients):
-    """K gradients and what they reach, then the values of the losses."""
-    first, second = (ranks["one sided"] for ranks in gradients)
-    assert first["calls"] == second["calls"] == [2 * 21 + 2 * 2, 2]
-    np.testing.assert_allclose(first["gradient"], second["gradient"])
+    """The values of the losses, what their gradients reach, then K gradients."""
+    first, *others = (ranks["one sided"] for ranks in gradients)
+    for other in others:
+        assert first["calls"] == other["calls"] == [2, 2 * 2, 2 * 21]
+        np.testing.assert_allclose(first["gradient"], other["gradient"])
+
+
+def test_buckets_change_nothing(gradients):
+    first, *others = (ranks["buckets"] for ranks in gradients)
+    assert all(other == first for other in others)
+    for in_buckets, at_once in zip(*first):
+        # More than two numbers are added in an order that depends on their place in the bucket.
+        np.testing.assert_allclose(in_buckets, at_once, rtol=1e-6 * (len(gradients) > 2), atol=1e-8)
+
+
+@pytest.mark.skipif(
+    not hasattr(paddle.base.core, "host_memory_stat_reset_peak_value"),
+    reason="this Paddle cannot reset its peak of memory",
+)
+def test_several_cards_need_no_more_memory_than_one(gradients):
+    """K = 2 gradients, and a bucket that is sent, in sizes of the model."""
+    for ranks in gradients:
+        assert ranks["memory"] < 2.4
 
 
 BROKEN_ON_ONE = (
