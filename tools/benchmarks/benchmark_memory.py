@@ -1,0 +1,75 @@
+"""Measure the peak memory of a training step, on a network of PaddleSeg.
+
+A step holds the parameters, the optimizer's state, the activations and the gradients.  A method
+that looks at the gradient of each loss holds K gradients where a plain step holds one;
+docs/memory.md has the formula.  Paddle counts the bytes itself; here those on the host.
+
+    python tools/benchmarks/benchmark_memory.py --model UNet --size 64 --batch_size 2
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import benchmark_gradients
+import paddle
+
+core = paddle.base.core
+#: Value of ``loss_aggregator`` for each row; what is remembered is counted with the step.
+VARIANTS: dict[str, dict[str, Any] | None] = {
+    "plain": None,
+    "level: logits": {"type": "UPGrad", "level": "logits"},
+    "Gramian, level: parameters": {"type": "UPGrad"},
+    "Jacobian (GradDrop)": {"type": "GradDrop"},
+    "Jacobian with memory (MoCo)": {"type": "MoCo"},
+}
+MEGABYTE = 2**20
+
+
+def peak_of_step(args: Namespace, aggregator: dict[str, Any] | None) -> float:
+    """Return the peak of the host memory during one step after two others, in MB.
+
+    Args:
+        args: the flags.
+        aggregator: the value of ``loss_aggregator``, or None for the plain sum.
+    """
+    gc.collect()
+    before = core.host_memory_stat_current_value("Allocated", 0)
+    with ExitStack() as stack:
+        step = benchmark_gradients.make_step(args, aggregator, stack)
+        step()
+        step()
+        core.host_memory_stat_reset_peak_value("Allocated", 0)
+        step()
+        peak = core.host_memory_stat_peak_value("Allocated", 0) - before
+    return peak / MEGABYTE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    args = benchmark_gradients.parse_args(argv)
+    if not hasattr(core, "host_memory_stat_reset_peak_value"):
+        print("error: this Paddle cannot reset its peak of memory; expected Paddle 3")
+        return 1
+    network = benchmark_gradients.make_network(args.model)
+    size = sum(4 * p.size for p in network.parameters() if not p.stop_gradient) / MEGABYTE
+    del network
+    print(f"{args.model}, {args.size} x {args.size}, batch {args.batch_size}, K = {args.losses}")
+    print(f"one gradient, 4 n bytes: {size:.1f} MB")
+    plain = peak_of_step(args, None)
+    for name, aggregator in VARIANTS.items():
+        peak = plain if aggregator is None else peak_of_step(args, aggregator)
+        print(
+            f"{name:28} {peak:7.1f} MB  {peak / plain:.2f} of plain  "
+            f"{(peak - plain) / size:+.2f} gradients"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
