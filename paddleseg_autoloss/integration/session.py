@@ -72,7 +72,8 @@ class TrainingSession:
         meet_session(losses)
         self.checkpoints = CheckpointWriter(save_dir, keep_checkpoint_max)
         terms = terms_of(losses)
-        self.joint = joint_aggregation(losses.get("loss_aggregator"), terms)
+        aggregator: Any = losses.get("loss_aggregator")
+        self.joint = joint_aggregation(aggregator, terms)
         terms = self.joint.terms if self.joint else terms
         self.aggregators = [aggregator for _, aggregator in aggregators_of(terms)]
         self.state = LossState(optimizer, losses, self.joint.aggregator if self.joint else None)
