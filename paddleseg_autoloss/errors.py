@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 #: Characters of a value within an error.
@@ -16,6 +17,7 @@ __all__ = [
     "RunsFailed",
     "TensorFileError",
     "TrainingDiverged",
+    "TrainingStopped",
     "UnclearedGradientError",
     "UnheldParameterError",
     "UnsupportedVersionError",
@@ -62,6 +64,25 @@ class TrainingDiverged(AutoLossError, FloatingPointError):
         super().__init__(f"{what}; {rescue}" if rescue else what)
         self.what = what
         self.rescue = rescue
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """A signal has stopped the training after a whole step, and what was reached is saved.
+
+    It counts as Ctrl-C for whoever catches that, whatever the signal was.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+    @property
+    def exit_status(self) -> int:
+        """128 and the number of the signal, as shells have it: 130, 143, 129."""
+        return 128 + self.number
 
 
 class UnsupportedVersionError(AutoLossError, ImportError):

@@ -10,7 +10,7 @@ from typing import Any
 import paddle
 
 from paddleseg_autoloss.checks import describe_integer, is_integer
-from paddleseg_autoloss.errors import AutoLossError
+from paddleseg_autoloss.errors import AutoLossError, TrainingStopped
 
 __all__ = ["default_device", "non_negative_int", "positive_int", "run_command"]
 
@@ -25,6 +25,8 @@ def run_command(command: Callable[[], Any]) -> int:
     except AutoLossError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except TrainingStopped as stop:
+        return stop.exit_status
     except KeyboardInterrupt:
         return _INTERRUPTED
     return 0

@@ -20,11 +20,11 @@ def is_one_of_several_ranks() -> bool:
     return paddle.distributed.get_world_size() > 1 and paddle.distributed.is_initialized()
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether ``flag`` is true on any rank; with a single one, the flag itself."""
+def any_rank(*flags: bool) -> list[bool]:
+    """Return for each flag whether it is true on any rank; with a single one, the flags."""
     if not is_one_of_several_ranks():
-        return flag
-    return bool(mean_over_ranks(paddle.to_tensor(float(flag))) > 0)
+        return list(flags)
+    return (mean_over_ranks(paddle.to_tensor([float(flag) for flag in flags])) > 0).tolist()
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:

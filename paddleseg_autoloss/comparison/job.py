@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import paddleseg
 import paddleseg_autoloss
 from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.plan import Plan
-from paddleseg_autoloss.comparison.processes import describe_status, start_process, stop_process
+from paddleseg_autoloss.comparison.processes import describe_status, kill_process, start_process
 from paddleseg_autoloss.errors import AutoLossError, ConfigError
 from paddleseg_autoloss.installation import package_command
 
@@ -199,15 +198,14 @@ class Job:
         self._iteration = max(self._iteration, self.folder.iteration())
         return self._iteration
 
-    def interrupt(self) -> None:
-        """Ask the process to stop as after Ctrl-C: training can be continued."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+    def stop(self) -> None:
+        """Kill the process, and close the run.
 
-    def wait(self) -> None:
-        """Wait until the process has stopped, and close the run."""
+        It goes on from the last of its regular checkpoints, as after a crash: then its numbers are
+        those of a run that was never stopped.  Dropout could not go on so from other iterations.
+        """
         if self._process is not None:
-            stop_process(self._process)
+            kill_process(self._process)
         self._steps.close()
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,14 +21,12 @@ from paddleseg_autoloss.errors import ConfigError
 __all__ = [
     "Interruption",
     "describe_status",
+    "kill_process",
     "lock_folder",
     "start_process",
-    "stop_process",
     "visible_cards",
 ]
 
-#: Seconds that a process gets to stop by itself.
-_GRACE = 30
 #: The option PR_SET_PDEATHSIG of Linux's prctl.
 _SET_PARENT_DEATH_SIGNAL = 1
 _LIBC = ctypes.CDLL(None)
@@ -52,24 +50,20 @@ def start_process(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_follow_parent,
+            preexec_fn=_follow_parent if sys.platform == "linux" else None,
         )
 
 
 def _follow_parent() -> None:
-    """Between fork and exec: stop at Ctrl-C, and end when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if sys.platform == "linux":
-        _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    """Between fork and exec: end when the parent is killed."""
+    _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
-def stop_process(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a process has ended; kill it with its children after 30 seconds."""
-    try:
-        process.wait(_GRACE)
-    except subprocess.TimeoutExpired:
+def kill_process(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process with its children, and wait until it has ended."""
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
 
 
 def describe_status(status: int) -> str:

@@ -84,9 +84,7 @@ class Runner:
 
     def _stop(self) -> None:
         for job in self._jobs:
-            job.interrupt()
-        for job in self._jobs:
-            job.wait()
+            job.stop()
 
     def _start_jobs(self) -> None:
         """Start as many of the waiting runs as there is room for."""

@@ -15,6 +15,7 @@ from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.running_statistics import RunningStatistics
 from paddleseg_autoloss.integration.state import LossState
+from paddleseg_autoloss.integration.stopping import StopRequest
 from paddleseg_autoloss.ranks import any_rank
 from paddleseg_autoloss.tensors import describe_broken
 
@@ -37,6 +38,7 @@ class StepGuard:
         state: of the losses.
         monitor: reads the losses.
         aggregators: what weighs the losses; they report gradients that are not finite.
+        stop: the cards agree on it where they agree on broken losses.
         skips: whether to leave out such a step and go on, with the next data and learning rate,
             instead of stopping.
         evaluate: computes the losses of other outputs for the same batch, returns the value of
@@ -53,12 +55,14 @@ class StepGuard:
         state: LossState,
         monitor: TermMonitor,
         aggregators: list[LossAggregator],
+        stop: StopRequest,
         skips: bool,
         evaluate: Callable[[list[Tensor]], list[Tensor | None]],
     ) -> None:
         self.state = state
         self.monitor = monitor
         self.aggregators = aggregators
+        self.stop = stop
         self.skips = skips
         self._evaluate = evaluate
         self._parameters = [*model.named_parameters(), *state.parameters.items()]
@@ -119,8 +123,10 @@ class StepGuard:
             self.monitor.check_latest()
         except TrainingDiverged as error:
             reason = error
-        if self._several_cards and any_rank(reason is not None) and reason is None:
-            reason = self.monitor.divergence("a loss on another card is NaN or infinite")
+        if self._several_cards:
+            is_broken, self.stop.agreed = any_rank(reason is not None, self.stop.number is not None)
+            if is_broken and reason is None:
+                reason = self.monitor.divergence("a loss on another card is NaN or infinite")
         return reason
 
     @paddle.no_grad()
@@ -168,6 +174,10 @@ class StepGuard:
             # That the gradient is broken matters more than where it comes from.
             logger.warning(f"cannot find the loss that the broken gradient comes from: {error}")
         return None
+
+    def undo_forward(self) -> None:
+        """Undo what the latest forward pass of training did to batch norm."""
+        self._statistics.restore()
 
     def remove(self) -> None:
         """Let go of the network."""

@@ -110,7 +110,9 @@ class RunReport:
         if not is_writing_rank():
             return
         good = newest_good_checkpoint(self.save_dir)
-        advice = f"continue with --resume_model {good}" if good else "nothing was saved yet"
+        advice = "nothing was saved yet"
+        if good is not None:
+            advice = f"to go on: the same command with --resume_model {good}"
         logger.info(f"Stopped at iteration {self.monitor.iteration}; {advice}")
 
     def plot(self) -> None:

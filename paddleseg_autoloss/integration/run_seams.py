@@ -80,7 +80,7 @@ def _resume(stock: Callable) -> Callable:
 def _evaluate(session: TrainingSession, stock: Callable) -> Callable:
     def evaluate(model: nn.Layer, *args: Any, **kwargs: Any) -> Any:
         session.monitor.check_latest()
-        with captured_figures() as figures:
+        with session.stop.at_once(), captured_figures() as figures:
             result = stock(model, *args, **kwargs)
         session.report.add_figures(figures(), prefix="" if model is session.model else "Ema_")
         return result

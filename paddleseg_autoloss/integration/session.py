@@ -11,8 +11,8 @@ from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.compat import overflowed
-from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.integration.checkpoint import CheckpointWriter
+from paddleseg_autoloss.errors import ConfigError, TrainingStopped
+from paddleseg_autoloss.integration.checkpoint import CheckpointWriter, fault_of
 from paddleseg_autoloss.integration.guard import StepGuard
 from paddleseg_autoloss.integration.joint import joint_aggregation
 from paddleseg_autoloss.integration.loop import LOOP
@@ -23,8 +23,9 @@ from paddleseg_autoloss.integration.report import RunReport
 from paddleseg_autoloss.integration.run_seams import stand_ins
 from paddleseg_autoloss.integration.second_evaluation import SecondEvaluation
 from paddleseg_autoloss.integration.state import LossState
+from paddleseg_autoloss.integration.stopping import StopRequest
 from paddleseg_autoloss.integration.terms import aggregators_of, terms_of
-from paddleseg_autoloss.ranks import broadcast, mean_over_ranks
+from paddleseg_autoloss.ranks import broadcast, is_writing_rank, mean_over_ranks
 from paddleseg_autoloss.seams import replaced
 
 __all__ = ["TrainingSession", "stock_losses"]
@@ -81,8 +82,15 @@ class TrainingSession:
         self.monitor = TermMonitor(terms, save_dir, start_iter)
         self.report = RunReport(losses, self.monitor, save_dir, start_iter)
         skips = losses.get("on_nonfinite") == "skip"
+        self.stop = StopRequest()
         self.guard = StepGuard(
-            model, self.state, self.monitor, self.aggregators, skips, self._evaluate_again
+            model,
+            self.state,
+            self.monitor,
+            self.aggregators,
+            self.stop,
+            skips,
+            self._evaluate_again,
         )
         twice = any(a.weighting.needs_losses_after_step for a in self.aggregators)
         self.second_evaluation = SecondEvaluation(model, self._evaluate_again) if twice else None
@@ -92,6 +100,7 @@ class TrainingSession:
         self._compute: LossComputation = stock_losses
         self._data: dict[str, Tensor] = {}
         self._has_begun = False
+        self._is_in_step = False
         self._with_substeps = [a for a in self.aggregators if a.steps_each]
         # PaddleSeg's loop keeps the outputs until the next forward pass is over, and with them the
         # activations of this one, which no backward pass frees where the gradients are taken apart.
@@ -106,7 +115,14 @@ class TrainingSession:
             compute: the model's own computation of the losses, or PaddleSeg's.
             outputs: what the network returned.
             data: the batch.
+
+        Raises:
+            TrainingStopped: a signal has asked for it; the steps before are whole.
         """
+        if self.stop.agreed:
+            self.guard.undo_forward()
+            raise self.stop.error()
+        self._is_in_step = True
         self._compute, self._data = compute, data
         self._begin_step()
         self.guard.snapshot, self.guard.outputs = self.state.snapshot(), outputs
@@ -132,10 +148,12 @@ class TrainingSession:
         scaled = self.scaler is not None and self.scaler.is_enable()
         overflow = scaled and overflowed(self.optimizer)
         if not self.guard.permits(scaled, overflow):
+            self._is_in_step = False
             return skipped
         result = step()
         if self.second_evaluation is not None and not overflow:
             self.second_evaluation.run(self.autocast())
+        self._is_in_step = False
         return result
 
     def _begin_step(self) -> None:
@@ -233,6 +251,34 @@ class TrainingSession:
             aggregator.in_session = True
             if aggregator.uses_gradients:
                 aggregator.bind(parameters, self.optimizer)
+
+    @contextmanager
+    def saved_when_stopped(self) -> Iterator[None]:
+        """Within, the iteration that was reached is saved when a signal stops the training.
+
+        Raises:
+            TrainingStopped: there was a signal.
+        """
+        try:
+            yield
+        except TrainingStopped:
+            self._save()
+            raise
+        except Exception as error:
+            # The signal has ended the readers too, between two steps.
+            if self.stop.agreed and not self._is_in_step:
+                self._save()
+                raise self.stop.error() from error
+            raise
+
+    def _save(self) -> None:
+        """Save a checkpoint of the iteration that is over, unless there is one."""
+        folder = self.checkpoints.save_dir / f"iter_{self.monitor.iteration}"
+        has_moved = self.monitor.iteration > self.start_iter
+        if is_writing_rank() and has_moved and fault_of(folder) is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            paddle.save(self.model.state_dict(), str(folder / "model.pdparams"))
+            paddle.save(self.optimizer.state_dict(), str(folder / "model.pdopt"))
 
     def set_scaler(self, scaler: paddle.amp.GradScaler) -> None:
         """Take the gradient scaler that PaddleSeg's loop has made."""

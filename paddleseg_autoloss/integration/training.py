@@ -50,6 +50,7 @@ def train(*args: Any, **kwargs: Any) -> Any:
         ConfigError: ``save_dir`` cannot be written to, or an argument cannot work.
         TrainingDiverged: a loss or a gradient became NaN or infinite; the network, the optimizer
             and the losses are as before that step.
+        TrainingStopped: Ctrl-C, SIGTERM or SIGHUP; the iteration that was reached is saved.
     """
     call = inspect.signature(_stock_train).bind(*args, **kwargs)
     call.apply_defaults()
@@ -74,13 +75,19 @@ def train(*args: Any, **kwargs: Any) -> Any:
         arguments["logger"] = TrainLogger(arguments["logger"], session.report)
     if arguments["to_static_training"]:
         _check_static_training(session)
+    with session.stop.noted():
+        return _trained(session, call)
+
+
+def _trained(session: TrainingSession, call: inspect.BoundArguments) -> Any:
+    """Call PaddleSeg's loop, or finish a run whose iterations are done; then draw and report."""
+    result = None
     try:
-        with reader_errors(), session.attached():
-            if session.start_iter < arguments["iters"]:
+        with reader_errors(), session.attached(), session.saved_when_stopped():
+            if session.start_iter < call.arguments["iters"]:
                 result = _stock_train(*call.args, **call.kwargs)
             else:
-                result = None
-                _finish(session, arguments)
+                _finish(session, call.arguments)
     except KeyboardInterrupt:
         session.report.finish_interrupted()
         raise

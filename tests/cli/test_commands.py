@@ -209,7 +209,7 @@ def test_ctrl_c_and_resume(fundus, tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in output
-    folder = re.search(r"continue with --resume_model (\S+)", output)[1]
+    folder = re.search(r"the same command with --resume_model (\S+)", output)[1]
     iteration = int(folder.rpartition("_")[2])
     result = run_tool(
         "tools/train.py",

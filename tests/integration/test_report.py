@@ -182,4 +182,4 @@ def test_picture_is_written_when_interrupted(tmp_path, capfd):
         run_training(tmp_path, 12, lambda: [AutoWeightedLoss([DiceLoss(), Ctrl()])])
     assert (tmp_path / "loss_weights.png").exists()
     output = capfd.readouterr().out
-    assert f"continue with --resume_model {tmp_path / 'iter_4'}" in output
+    assert f"to go on: the same command with --resume_model {tmp_path / 'iter_4'}" in output

@@ -1,0 +1,96 @@
+"""Signals that ask a run to stop: Ctrl-C, SIGTERM from a scheduler, SIGHUP from a terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import paddle
+
+from paddleseg_autoloss.errors import TrainingStopped
+
+__all__ = ["StopRequest"]
+
+_SIGNALS: list[int] = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+#: Seconds in which further signals count as the first: Paddle's launcher sends three in a row.
+_SAME_REQUEST = 1.0
+
+
+class StopRequest:
+    """Notes the first signal, so that the step in progress can end; a second one ends the process.
+
+    Attributes:
+        number: of the signal that this process has got, or None.
+        agreed: whether all cards know that the run is to stop before the next step.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.agreed = False
+        self._several_cards = paddle.distributed.ParallelEnv().nranks > 1
+        self._raises = False
+        self._owner = os.getpid()
+        self._since = 0.0
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Within, signals are noted, unless the process ignores them or a script handles them."""
+        defaults = (signal.SIG_DFL, signal.default_int_handler, None)
+        previous: dict[int, Any] = {}
+        # Python lets no other thread handle signals.
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if signal.getsignal(number) in defaults:
+                    previous[number] = signal.signal(number, self._note)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:
+            # A process that reads data: it ends with the run, and not at the terminal's Ctrl-C.
+            if number == signal.SIGTERM:
+                _die_of(number)
+            return
+        if self.number is None:
+            self.number, self._since = number, time.monotonic()
+            # What ends the readers too must not break off the step.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        elif time.monotonic() - self._since > _SAME_REQUEST:
+            _die_of(number)
+        self.agreed = self.agreed or not self._several_cards
+        if self._raises and self.agreed:
+            raise self.error()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a signal raises `error`, on a single card; several go on until their next step.
+
+        Raises:
+            TrainingStopped: there was a signal before.
+        """
+        if self.agreed:
+            raise self.error()
+        self._raises = True
+        try:
+            yield
+        finally:
+            self._raises = False
+
+    def error(self) -> TrainingStopped:
+        """Return the error that ends the training."""
+        # Another card may have got the signal.
+        return TrainingStopped(self.number or signal.SIGTERM)
+
+
+def _die_of(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
