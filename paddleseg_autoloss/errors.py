@@ -13,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "MissingPackageError",
     "RunsFailed",
     "TensorFileError",
     "TrainingDiverged",
@@ -62,6 +63,10 @@ class TrainingDiverged(AutoLossError, FloatingPointError):
         super().__init__(f"{what}; {rescue}" if rescue else what)
         self.what = what
         self.rescue = rescue
+
+
+class MissingPackageError(AutoLossError, ImportError):
+    """A package that PaddleSeg imports is not installed, or cannot be loaded."""
 
 
 class UnsupportedVersionError(AutoLossError, ImportError):

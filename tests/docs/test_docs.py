@@ -27,6 +27,7 @@ MODULES = sorted(
 LAYERS = [
     "installation",
     "errors",
+    "missing_packages",
     "escaping",
     "files",
     "text_tables",
