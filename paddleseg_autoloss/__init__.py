@@ -5,15 +5,18 @@ installed PaddleSeg (`paddleseg_autoloss.compat`), and makes ``paddleseg.core.tr
 parameters of losses.  Import it before Paddle: Paddle 2.6.2 depends on the order.
 """
 
-from paddleseg_autoloss import compat  # noqa: F401  isort: skip
-
-from paddleseg_autoloss.datasets import SyntheticFundus
-from paddleseg_autoloss.integration.training import install
-from paddleseg_autoloss.losses import COMPONENTS, WeightedLoss
+from paddleseg_autoloss.missing_packages import explained_imports
 
 __version__ = "0.2.0"
 
-install()
+with explained_imports():
+    from paddleseg_autoloss import compat  # noqa: F401  isort: skip
+
+    from paddleseg_autoloss.datasets import SyntheticFundus
+    from paddleseg_autoloss.integration.training import install
+    from paddleseg_autoloss.losses import COMPONENTS, WeightedLoss
+
+    install()
 
 __all__ = ["SyntheticFundus", "__version__", *COMPONENTS]
 

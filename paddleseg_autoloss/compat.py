@@ -167,6 +167,15 @@ SOURCE_FIXES = (
         )
     ),
     SourceFix(
+        "paddleseg.models.pointrend:PointHead.get_points_test",
+        faulty="paddle.concat([height * width, num_points])",
+        cure="paddle.concat([(height * width).reshape([1]).astype('int64'), "
+        "num_points.reshape([1]).astype('int64')])",
+        symptom="ValueError: (InvalidArgument) The data_type of input tensor in list isn't "
+        "consistent, or The axis is expected to be in range of [0, 0)",
+        versions="PaddleSeg 2.8.0: evaluation and prediction with PointRend",
+    ),
+    SourceFix(
         f"{_LOSSES}.lovasz_loss:LovaszSoftmaxLoss.forward",
         faulty="lovasz_softmax_flat(vprobas, vlabels, classes=self.classes)",
         cure="lovasz_softmax_flat(vprobas, vlabels, classes=self.classes) if vlabels.size else "

@@ -14,6 +14,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "MissingPackageError",
     "RunsFailed",
     "TensorFileError",
     "TrainingDiverged",
@@ -83,6 +84,10 @@ class TrainingStopped(KeyboardInterrupt):
     def exit_status(self) -> int:
         """128 and the number of the signal, as shells have it: 130, 143, 129."""
         return 128 + self.number
+
+
+class MissingPackageError(AutoLossError, ImportError):
+    """A package that PaddleSeg imports is not installed, or cannot be loaded."""
 
 
 class UnsupportedVersionError(AutoLossError, ImportError):

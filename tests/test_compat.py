@@ -6,7 +6,8 @@ import numpy as np
 import paddle
 import pytest
 from paddleseg.cvlibs import manager
-from paddleseg.models import decoupled_segnet, sfnet
+from paddleseg.models import PointRend, ResNet18_vd, decoupled_segnet, sfnet
+from paddleseg.models.pointrend import PointHead, calculate_uncertainty
 from paddleseg.utils import metrics
 from support import run_tool
 
@@ -114,6 +115,30 @@ def test_warped_by_a_flow(module):
     assert module().flow_warp(features, flow, size).shape == [2, 4, 8, 8]
 
 
+@pytest.mark.parametrize("most", [5, 1000])
+def test_points_of_a_prediction(most):
+    """The least certain pixels: those whose two largest logits are closest to each other."""
+    logits = paddle.randn([2, 3, 6, 4])
+    head = PointHead(subdivision_num_points=most)
+    indices, points = (t.numpy() for t in head.get_points_test(logits, calculate_uncertainty))
+    largest = np.sort(logits.numpy().reshape(2, 3, -1), axis=1)
+    gaps = largest[:, 2] - largest[:, 1]
+    count = min(most, 24)
+    np.testing.assert_array_equal(np.sort(indices), np.sort(np.argsort(gaps)[:, :count]))
+    centres = np.stack([(indices % 4 + 0.5) / 4, (indices // 4 + 0.5) / 6], axis=-1)
+    np.testing.assert_allclose(points, centres, rtol=1e-6)
+
+
+def test_prediction_of_pointrend():
+    model = PointRend(2, ResNet18_vd(output_stride=8), backbone_indices=[0, 1, 2, 3],
+                      fpn_inplanes=[64, 128, 256, 512])  # fmt: skip
+    model.eval()
+    with paddle.no_grad():
+        (logits,) = model(paddle.rand([2, 3, 32, 48]))
+    assert list(logits.shape) == [2, 2, 32, 48]
+    assert bool(paddle.isfinite(logits).all())
+
+
 def test_areas_of_an_evaluation(batch):
     _, labels = batch
     predicted = np.roll(labels, 1, axis=2) % 3
@@ -149,6 +174,7 @@ def test_tracebacks_point_into_paddlesegs_file():
 SYMPTOM = """
 import zlib, paddle
 from paddleseg.models.losses import CrossEntropyLoss, DiceLoss
+from paddleseg.models.pointrend import PointHead
 from paddleseg.utils.metrics import calculate_area
 def attempt(name, run):
     try:
@@ -159,6 +185,8 @@ logits = paddle.zeros([1, 2, 2, 2]); logits.stop_gradient = False
 labels = paddle.to_tensor([[[1, 0], [255, 0]]])
 attempt("ce", lambda: "fine" if float(CrossEntropyLoss()(logits, labels)) else "fine")
 attempt("area", lambda: "fine" if calculate_area(labels, labels, 2) else "fine")
+points = lambda: PointHead().get_points_test(logits.detach(), lambda x: x[:, :1])
+attempt("points", lambda: "fine" if points() else "fine")
 DiceLoss()(logits, labels)
 print("ignored", int((labels == 255).sum()))
 """
@@ -168,8 +196,8 @@ def test_the_symptoms_are_there_without_us_and_gone_with_us():
     stock = run_tool("-c", SYMPTOM).stdout.split("\n")
     ours = run_tool("-c", "import paddleseg_autoloss\n" + SYMPTOM).stdout.split("\n")
     assert ("ce failed TypeError" in stock) == PADDLE_3
-    assert {"area failed ValueError", "ignored 0"} <= set(stock)
-    assert {"ce fine", "area fine", "ignored 1"} <= set(ours)
+    assert {"area failed ValueError", "points failed ValueError", "ignored 0"} <= set(stock)
+    assert {"ce fine", "area fine", "points fine", "ignored 1"} <= set(ours)
 
 
 def test_run_ends_well_where_operations_cannot_be_counted(fundus, tmp_path, monkeypatch, capsys):

@@ -11,6 +11,12 @@ from paddleseg.utils import logger
 
 from paddleseg_autoloss.errors import CheckpointError
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
+from paddleseg_autoloss.integration.loss_options import (
+    different_twins,
+    options_of,
+    special_options,
+    swapped_losses,
+)
 from paddleseg_autoloss.integration.optimizer import export_slots, import_slots
 from paddleseg_autoloss.integration.terms import loss_layers, terms_of
 from paddleseg_autoloss.weighting import METHODS, Weighting
@@ -50,7 +56,10 @@ class LossState:
             self.methods.append(_name_of(aggregator))
         self.parameters = _trainable(self.layers)
         self._frozen = {path: _frozen(layer) for path, layer in self.layers.items()}
-        self.names = [term.name for term in terms_of(losses)]
+        terms = terms_of(losses)
+        self.names = [term.name for term in terms]
+        # Some losses change their attributes in training.
+        self.options = [options_of(term) for term in terms]
 
     def make_seeds_distinct(self) -> None:
         """Let no two methods draw the same numbers."""
@@ -105,6 +114,7 @@ class LossState:
             "optimizer": type(self.optimizer).__name__,
             "methods": self.methods,
             "terms": self.names,
+            "options": self.options,
             "seed": seed,
             "losses": {path: dict(layer.state_dict()) for path, layer in self.layers.items()},
             "slots": export_slots(self.optimizer, self.parameters),
@@ -130,6 +140,7 @@ class LossState:
         saved = section.get("losses", {})
         if any(saved.values()):
             self._check(section)
+            self._check_order(section)
             for path, layer in self.layers.items():
                 layer.set_state_dict(saved[path])
         elif not self.is_empty:
@@ -172,6 +183,29 @@ class LossState:
                 f"--resume_model: the checkpoint was trained with {section['methods']} of "
                 f"{section['terms']}, the config has {self.methods} of {self.names}"
             )
+
+    def _check_order(self, section: dict[str, Any]) -> None:
+        """Losses of one class have names alike; each must be where it was."""
+        saved = section.get("options")
+        twins = different_twins(self.options)
+        if saved is None and twins is not None:
+            one, other = (self._described(index) for index in twins)
+            logger.warning(
+                f"The checkpoint does not hold the options of its losses: {one} and {other} must "
+                "stand in the order of the run that wrote it, or each takes the weight of the other"
+            )
+        swapped = swapped_losses(self.options, saved) if saved is not None else None
+        if swapped is not None:
+            one, other = (self._described(index) for index in swapped)
+            raise CheckpointError(
+                f"--resume_model: {one} and {other} stand in another order in the checkpoint, and "
+                "would take over the weights of each other; list the losses in the order of the "
+                "run that wrote it"
+            )
+
+    def _described(self, index: int) -> str:
+        special = special_options(self.options, index)
+        return f"{self.names[index]} ({special})" if special else self.names[index]
 
 
 def _name_of(aggregator: LossAggregator) -> str:

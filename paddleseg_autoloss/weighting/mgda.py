@@ -34,9 +34,11 @@ class MGDAWeighting(GramianWeighting):
         gets the weight 0.  If no loss has a gradient, all weights are 1 / K.
 
         With a ``normalization`` w minimises the combination of normalised gradients, and is then
-        used on the losses as they are, as in Sener and Koltun's code and LibMTL.  A loss may then
-        get worse.  A negative loss counts with its absolute value, and a loss of exactly 0, whose
-        normalised gradient is infinite, gets the weight 0.
+        used on the losses as they are, as in Sener and Koltun's code.  A loss may then get worse.
+        LibMTL does the same for gradients of the representation (``rep_grad=True``); for those of
+        the shared parameters, its default, the update there is the combination of the normalised
+        gradients themselves, so its length is another.  A negative loss counts with its absolute
+        value, and a loss of exactly 0, whose normalised gradient is infinite, gets the weight 0.
 
     Args:
         num_losses: K, the number of losses.

@@ -8,7 +8,9 @@ import importlib
 import inspect
 import pkgutil
 import re
+import warnings
 
+import paddle
 import pytest
 import yaml
 from paddleseg.cvlibs import manager
@@ -27,6 +29,7 @@ MODULES = sorted(
 LAYERS = [
     "installation",
     "errors",
+    "missing_packages",
     "escaping",
     "files",
     "text_tables",
@@ -115,6 +118,23 @@ def test_readme_python_compiles_and_imports(snippet):
     imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     assert imports
     exec(compile(ast.Module(imports, []), "README", "exec"), {})
+
+
+def test_readme_loop_of_ones_own_learns_without_decay():
+    """Adam's steps have at most the length of the learning rate; decay of 100 would add to them."""
+    (code,) = (snippet for snippet in snippets("python") if "for images" in snippet)
+    assert code.count("weight_decay=0.01") == 1
+    batches = [(paddle.rand([2, 3, 4, 4]), paddle.randint(0, 2, [2, 4, 4])) for _ in range(5)]
+    convolution = paddle.nn.Conv2D(3, 2, 1)
+    model = paddle.nn.LayerList([convolution])
+    model.forward = lambda images: [convolution(images)]
+    names = {"model": model, "loader": batches}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(code.replace("weight_decay=0.01", "weight_decay=100.0"), names)
+    learned = names["loss"].aggregator.weighting.learned().numpy()
+    assert (learned != 1).all()
+    assert abs(learned - 1).max() < 5 * 0.001 * 1.05
 
 
 def test_readme_commands_name_files_that_exist():

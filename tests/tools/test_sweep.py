@@ -80,6 +80,23 @@ def test_step_that_moves_nothing(monkeypatch):
         sweep_models.take_step("UNet", AUTO, paddle.nn.Conv2D(3, 2, 1), [])
 
 
+class OnlyTrains(paddle.nn.Conv2D):
+    def forward(self, images):
+        if not self.training:
+            raise RuntimeError("no prediction")
+        return [super().forward(images)]
+
+
+def test_network_that_cannot_predict(monkeypatch):
+    def train(model, *args, **kwargs):
+        model.weight.set_value(model.weight + 1)
+
+    monkeypatch.setattr(sweep_models.paddleseg.core, "train", train)
+    train.__wrapped__ = train
+    with pytest.raises(RuntimeError, match="no prediction"):
+        sweep_models.take_step("UNet", PADDLESEG, OnlyTrains(3, 2, 1), [])
+
+
 def test_page():
     works = dict.fromkeys(sweep_models.STEPS, "works")
     seg = ["CrossEntropyLoss", "DiceLoss"]

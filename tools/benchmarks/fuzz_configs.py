@@ -13,7 +13,8 @@ images, in a process that is killed when it takes too long.  Counted are
 - ``traceback``: any other exception, or a dead process;
 - ``hang``: no end within the time.
 
-What is none of error and accepted is printed; ``--only NUMBER`` shows a single config again.
+What is none of error and accepted is printed; ``--only NUMBER`` shows a single config again.  With
+``--out`` the results are kept in a file, and the same command goes on after the last one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import traceback
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +297,7 @@ class Worker:
 
 
 def fuzz(
-    numbers: range, seed: int, timeout: float, report: Callable[[int, dict[str, str]], None]
+    numbers: Sequence[int], seed: int, timeout: float, report: Callable[[int, dict[str, str]], None]
 ) -> None:
     """Attempt configs in a worker, and report each result.
 
@@ -318,6 +319,17 @@ def fuzz(
             worker.stop()
 
 
+def earlier_results(path: str, seed: int) -> dict[int, dict[str, Any]]:
+    """Return the results in a file that are of a seed, by number; a line cut short is left out."""
+    results = {}
+    for line in Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []:
+        with suppress(ValueError):
+            result = json.loads(line)
+            if result["seed"] == seed:
+                results[result["number"]] = result
+    return results
+
+
 def main() -> int:
     """Run the command, and return its exit status."""
     parser = ArgumentParser(description=__doc__.split("\n")[0])
@@ -326,26 +338,26 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--only", type=int, help="number of the only one, which is shown")
     parser.add_argument("--timeout", type=float, default=240, help="seconds for each")
-    parser.add_argument("--out", help="JSON-lines file for all results")
+    parser.add_argument("--out", help="JSON-lines file of all results, to go on from")
     args = parser.parse_args()
-    counts: Counter[str] = Counter()
-    numbers = range(args.first, args.first + args.count)
+    numbers = list(range(args.first, args.first + args.count))
     if args.only is not None:
-        numbers = range(args.only, args.only + 1)
+        numbers = [args.only]
         print(make(args.only, args.seed, Path("data")))
-    progress = tqdm(total=len(numbers), disable=None)
-    lines = []
+    results = earlier_results(args.out, args.seed) if args.only is None and args.out else {}
+    counts = Counter(results[number]["outcome"] for number in numbers if number in results)
+    progress = tqdm(total=len(numbers), initial=sum(counts.values()), disable=None)
 
     def report(number: int, result: dict[str, str]) -> None:
         counts[result["outcome"]] += 1
         progress.update()
-        lines.append(json.dumps({"number": number, **result}))
         if args.out:
-            Path(args.out).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            with open(args.out, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"seed": args.seed, "number": number, **result}) + "\n")
         if result["outcome"] not in ("error", "accepted") or args.only is not None:
             progress.write(f"{number}: {result['outcome']}: {result['message']}")
 
-    fuzz(numbers, args.seed, args.timeout, report)
+    fuzz([n for n in numbers if n not in results], args.seed, args.timeout, report)
     progress.close()
     for outcome in ("error", "unnamed", "accepted", "traceback", "hang"):
         print(f"{outcome:10} {counts[outcome]}")

@@ -65,14 +65,14 @@ python tools/benchmarks/sweep_models.py --page docs/models.md
 MaskFormer's own `loss_computation` takes no `MixedLoss`: it has `MaskFormerLoss` as one loss, and
 for `AutoWeightedLoss` that of the classes and that of the masks.
 
-*works* means that the step ended, and that the network's parameters moved and are finite. It does
-not say that the model trains well. What PaddleSeg's loop does at its end belongs to
-the step: it saves a checkpoint and counts the operations of a prediction. An error is PaddleSeg's
-or Paddle's own where it stands under *PaddleSeg itself*; nothing else is tried then. Not tried were
-distillation, whose losses compare two networks, and the models of PaddleSeg's separate projects,
-such as matting, which it does not register. Backbones are small ones of the kind that
-PaddleSeg's configs have; [sweep_models.yml](../tools/benchmarks/sweep_models.yml) has the arguments
-of each.
+*works* means that the step ended, that the network's parameters moved and are finite, and that the
+network predicts a batch then. It does not say that the model trains well. What PaddleSeg's loop
+does at its end belongs to the step: it saves a checkpoint and counts operations. An
+error is PaddleSeg's or Paddle's own where it stands under *PaddleSeg itself*; nothing else is tried
+then. Not tried were distillation, whose losses compare two networks, and the models of PaddleSeg's
+separate projects, such as matting, which it does not register. Backbones are small ones of the kind
+that PaddleSeg's configs have; [sweep_models.yml](../tools/benchmarks/sweep_models.yml) has the
+arguments of each.
 
 {summary}
 
@@ -197,6 +197,16 @@ def take_step(name: str, step: str, model: nn.Layer, outputs: list[list[dict[str
         raise ValueError("parameters are not finite after the step")
     if all(np.array_equal(old, new) for old, new in zip(before, after)):
         raise ValueError("no parameter moved")
+    if step == STEPS[0]:
+        predict(name, model)
+
+
+def predict(name: str, model: nn.Layer) -> None:
+    """Predict a batch, as an evaluation does."""
+    size = image_size(name)
+    model.eval()
+    with paddle.no_grad():
+        model(paddle.rand([BATCH, 3, size, size]))
 
 
 def _trainable(model: nn.Layer) -> Iterator[paddle.Tensor]:

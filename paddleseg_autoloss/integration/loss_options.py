@@ -1,0 +1,128 @@
+"""The options of losses, by which a checkpoint tells two losses of one class apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from paddle import Tensor
+
+from paddleseg_autoloss.errors import shown
+from paddleseg_autoloss.integration.terms import Term
+
+__all__ = ["different_twins", "options_of", "special_options", "swapped_losses"]
+
+#: Numbers of an option and characters of a text at most; class weights have one for each class.
+_MOST_NUMBERS, _LONGEST_TEXT = 1000, 200
+_ABSENT = object()
+
+
+def options_of(term: Term) -> dict[str, Any]:
+    """Return what a loss is: its class, its coefficient, and the options that it holds.
+
+    Options are the public numbers, flags, texts, and lists of them among the attributes of the loss
+    and of the layers in it; not what it learns.  A default that a config writes out changes
+    nothing.
+
+    Args:
+        term: the loss.
+
+    Returns:
+        The options by name, in a form that checkpoints hold.
+
+    Example:
+        >>> from paddleseg.models.losses import CrossEntropyLoss
+        >>> term = Term("a", 0, CrossEntropyLoss(weight=[0.25, 0.75]), 1.0)
+        >>> found = options_of(term)
+        >>> found["class"], found["weight"], found["ignore_index"]
+        ('CrossEntropyLoss', [0.25, 0.75], 255)
+    """
+    options: dict[str, Any] = {"class": type(term.layer).__name__, "coef": term.coef}
+    state = term.layer.state_dict()
+    for path, layer in term.layer.named_sublayers(include_self=True):
+        held = {name: value for name, value in vars(layer).items() if name != "training"}
+        for name, value in {**held, **dict(layer.named_buffers(include_sublayers=False))}.items():
+            full_name = f"{path}.{name}" if path else name
+            plain = _ABSENT if full_name in state or name.startswith("_") else _plain(value)
+            if plain is not _ABSENT:
+                options[full_name] = plain
+    return options
+
+
+def swapped_losses(
+    own: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]
+) -> tuple[int, int] | None:
+    """Return the places of two losses that were saved in the other order, if there are any.
+
+    Two are swapped where that leaves fewer options that differ; losses whose options were changed
+    in their place are not.
+
+    Args:
+        own: the options of the losses.
+        saved: those in the checkpoint, as many.
+
+    Example:
+        >>> swapped_losses([{"weight": 1}, {"weight": 2}], [{"weight": 2}, {"weight": 1}])
+        (0, 1)
+        >>> swapped_losses([{"weight": 3}, {"weight": 2}], [{"weight": 1}, {"weight": 2}])
+    """
+    for i, j in combinations(range(len(own)), 2):
+        in_place = _distance(own[i], saved[i]) + _distance(own[j], saved[j])
+        if _distance(own[i], saved[j]) + _distance(own[j], saved[i]) < in_place:
+            return i, j
+    return None
+
+
+def different_twins(options: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
+    """Return the places of two losses of one class that have different options, if there are any.
+
+    Args:
+        options: of the losses.
+    """
+    for i, j in combinations(range(len(options)), 2):
+        if options[i]["class"] == options[j]["class"] and _distance(options[i], options[j]):
+            return i, j
+    return None
+
+
+def special_options(options: Sequence[Mapping[str, Any]], index: int) -> str:
+    """Return the options of a loss that another one of its class has otherwise, in one line.
+
+    Args:
+        options: of the losses.
+        index: the place of the loss.
+
+    Example:
+        >>> special_options([{"class": "A", "x": 1, "y": 2}, {"class": "A", "x": 3, "y": 2}], 1)
+        'x: 3'
+    """
+    own = options[index]
+    others = [other for other in options if other["class"] == own["class"]]
+    special = {
+        name: value
+        for name, value in own.items()
+        if any(other.get(name, value) != value for other in others)
+    }
+    return ", ".join(f"{name}: {shown(value)}" for name, value in special.items())
+
+
+def _distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> int:
+    """Count the options that differ among those of both: versions of PaddleSeg add some."""
+    return sum(one[name] != other[name] for name in one.keys() & other.keys())
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as numbers and texts, or that it cannot be."""
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        is_short = value.size <= _MOST_NUMBERS
+        return np.asarray(value).tolist() if is_short else _ABSENT
+    if isinstance(value, str):
+        return value if len(value) <= _LONGEST_TEXT else _ABSENT
+    if isinstance(value, (list, tuple)) and len(value) <= _MOST_NUMBERS:
+        inner = [_plain(entry) for entry in value]
+        return _ABSENT if any(entry is _ABSENT for entry in inner) else inner
+    is_plain = value is None or isinstance(value, (bool, float))
+    is_short_integer = isinstance(value, int) and abs(value) < 2**63
+    return value if is_plain or is_short_integer else _ABSENT

@@ -1,0 +1,75 @@
+"""What a failed import of this package says: which package is missing, and who needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from paddleseg_autoloss.errors import AutoLossError, MissingPackageError
+
+__all__ = ["explained_imports"]
+
+#: Names under which pip has packages that are imported by another name.
+_NAMES_OF_PIP = {
+    "PIL": "pillow",
+    "cv2": "opencv-python",
+    "paddle": "paddlepaddle",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+
+
+@contextmanager
+def explained_imports() -> Iterator[None]:
+    """Within, a failed import is an error that names what is missing; commands show one line.
+
+    PaddleSeg imports all that it may need at once, whether a run needs it or not.
+
+    Raises:
+        MissingPackageError: a package is not there, or cannot be loaded.
+    """
+    try:
+        yield
+    except AutoLossError as error:
+        _show_in_one_line(error)
+        raise
+    except ImportError as error:
+        explained = MissingPackageError(_explanation(error))
+        _show_in_one_line(explained)
+        raise explained from error
+
+
+def _explanation(error: ImportError) -> str:
+    importer = _importer(error.__traceback__)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        package = _NAMES_OF_PIP.get(package, package)
+        return f"{importer} needs the package {package}, which is missing: pip install {package}"
+    return f"{importer} cannot import {error.name or 'a package'}: {' '.join(str(error).split())}"
+
+
+def _importer(trace: TracebackType | None) -> str:
+    """Return the innermost module of PaddleSeg, or of this package, that was being imported."""
+    importer = "paddleseg_autoloss"
+    while trace is not None:
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        if name.partition(".")[0] in ("paddleseg", "paddleseg_autoloss") and name != __name__:
+            importer = f"{name} ({trace.tb_frame.f_code.co_filename})"
+        trace = trace.tb_next
+    return importer
+
+
+def _show_in_one_line(failure: AutoLossError) -> None:
+    """Let Python show an error that ends the process as commands show theirs."""
+    stock = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if error is failure:
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            stock(kind, error, trace)
+
+    sys.excepthook = show
