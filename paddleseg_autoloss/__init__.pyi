@@ -81,7 +81,7 @@ class ConFIG(WeightedLoss):
     ) -> None: ...
 
 class COSMOS(WeightedLoss):
-    """The mean, less the cosine between losses and preference (COSMOS, Ruchte and Grabocka 2021)."""
+    """The mean minus the cosine between losses and preference (COSMOS, Ruchte and Grabocka 2021)."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class DBMTL(WeightedLoss):
     ) -> None: ...
 
 class DualProj(WeightedLoss):
-    """The mean gradient made to conflict with none (DualProj, Lopez-Paz and Ranzato 2017)."""
+    """The mean gradient, projected to conflict with none (DualProj, Lopez-Paz and Ranzato 2017)."""
 
     def __init__(
         self,
@@ -227,7 +227,7 @@ class GradNorm(WeightedLoss):
     ) -> None: ...
 
 class GradVac(WeightedLoss):
-    """Gradients turned until they agree as much as they usually do (GradVac, Wang et al. 2021)."""
+    """Gradients rotated until they agree as much as on average (GradVac, Wang et al. 2021)."""
 
     def __init__(
         self,
@@ -268,7 +268,7 @@ class IMTLG(WeightedLoss):
     ) -> None: ...
 
 class IMTLL(WeightedLoss):
-    """Learned scales that make the losses alike (IMTL-L, Liu et al. 2021)."""
+    """Learned scales that make the losses equal (IMTL-L, Liu et al. 2021)."""
 
     def __init__(
         self,
@@ -352,7 +352,7 @@ class NashMTL(WeightedLoss):
     ) -> None: ...
 
 class NTK(WeightedLoss):
-    """Weights that give all gradients one length, their sum (NTK, Wang et al. 2022)."""
+    """Weights that scale all gradients to the sum of their lengths (NTK, Wang et al. 2022)."""
 
     def __init__(
         self,
@@ -377,7 +377,7 @@ class PBI(WeightedLoss):
     ) -> None: ...
 
 class PCD(WeightedLoss):
-    """One loss first, the others never left behind (PCD, Varam and AlHajri 2026)."""
+    """One primary loss, with guaranteed progress of the others (PCD, Varam and AlHajri 2026)."""
 
     def __init__(
         self,
@@ -422,7 +422,7 @@ class Relobralo(WeightedLoss):
     ) -> None: ...
 
 class RLW(WeightedLoss):
-    """Random weights, drawn anew at every step (RLW, Lin et al. 2022)."""
+    """Random weights, drawn at every step (RLW, Lin et al. 2022)."""
 
     def __init__(
         self,
@@ -461,7 +461,7 @@ class ScheduledLoss(WeightedLoss):
     ) -> None: ...
 
 class SeparateBackward(WeightedLoss):
-    """Every loss backward by itself, with its own learning-rate multiplier :math:`m_i`."""
+    """A separate backward pass for each loss, with a learning-rate multiplier :math:`m_i`."""
 
     def __init__(
         self,
@@ -476,7 +476,7 @@ class SeparateBackward(WeightedLoss):
     ) -> None: ...
 
 class SoftAdapt(WeightedLoss):
-    """Softmax of how much the losses rose (SoftAdapt, Heydari et al. 2019)."""
+    """Softmax of the changes of the losses (SoftAdapt, Heydari et al. 2019)."""
 
     def __init__(
         self,
@@ -539,7 +539,7 @@ class UncertaintyWeightedLoss(WeightedLoss):
     ) -> None: ...
 
 class UPGrad(WeightedLoss):
-    """The mean of the gradients, each made to conflict with none (UPGrad, Quinton and Rey 2024)."""
+    """The mean of gradients projected to conflict with none (UPGrad, Quinton and Rey 2024)."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The gradient of each loss by itself, their Gramian, and the way back into ``backward``."""
+"""The gradient of each loss, their Gramian, and their injection into ``backward``."""
 
 from paddleseg_autoloss.gradients.injection import inject
 from paddleseg_autoloss.gradients.jacobian import Jacobian

@@ -1,4 +1,4 @@
-"""From named losses to the one tensor that training calls ``backward`` on."""
+"""Combines named losses into one tensor, on which training calls ``backward``."""
 
 from __future__ import annotations
 
@@ -34,47 +34,51 @@ __all__ = [
 
 
 class LossAggregator(nn.Layer):
-    r"""Named losses in, one tensor out: ``aggregator({"ce": ce, "dice": dice}).backward()``.
+    r"""Weighs named losses and adds them up: ``aggregator({"ce": ce, "dice": dice}).backward()``.
 
-    For a method that looks at gradients, the gradient :math:`g_i` of each loss is found by itself
-    when the aggregator is called, and ``backward`` leaves :math:`\sum_i w_i g_i` in the parameters,
-    added to what is there.  Parameters that some of the losses do not reach, such as those of an
-    auxiliary head, are never made to ascend by one: negative weights count as 0 there.  Where that
-    is impossible, with ``level: logits`` or in the steps between updates, methods with negative
-    weights are refused.
+    If the method needs gradients, the call of the aggregator computes the gradient :math:`g_i` of
+    each loss separately.  ``backward`` then adds :math:`\sum_i w_i g_i` to the gradients of the
+    parameters.
+
+    An auxiliary head has parameters on which only its own losses depend.  A negative weight would
+    increase these losses, so negative weights count as 0 for such parameters.  This is impossible
+    with ``level: logits`` and in the steps between updates; methods with negative weights are then
+    refused.
 
     Args:
         names: the K names of the losses, all different.
-        weighting: the method; it must be made for K losses.
-        level: what the gradients are taken for.  ``"parameters"``: all trainable parameters of the
-            network, which is exact and takes K backward passes.  ``"logits"``: the outputs of the
-            network, which takes one and a little more; losses of different outputs then never
-            conflict.  (Sener and Koltun, NeurIPS 2018, section 3.3, show that this bounds the
-            other where the outputs are a representation that all losses share.)
-        update_interval: steps between updates of the weights, at least 1; in the steps between
-            they stay, at the price of one backward pass.
-        reduction: ``"sum"`` or ``"mean"`` multiplies the total such that its gradient has the scale
-            of the losses' sum or of their mean; by default it has that of the method's paper, as
-            ``weighting.scale`` says.
+        weighting: the method, constructed for K losses.
+        level: the tensors with respect to which gradients are computed.  ``"parameters"``: all
+            trainable parameters of the network; this is exact and needs K backward passes.
+            ``"logits"``: the outputs of the network; this needs little more than one backward pass,
+            and losses of different outputs never conflict. (Sener and Koltun, NeurIPS 2018, section
+            3.3, show that the problem for the outputs gives an upper bound of the exact one, if the
+            outputs are a representation that all losses share.)
+        update_interval: number of steps from one update of the weights to the next, at least 1.
+            The steps between two updates keep the weights and need only one backward pass.
+        reduction: ``"sum"`` or ``"mean"`` multiplies the total, so that its gradient has the scale
+            of the sum or of the mean of the losses.  By default it has the scale of the method's
+            paper, which is ``weighting.scale``.
 
     Attributes:
-        held_by_optimizer: whether an optimizer is known to hold the learned weights, if any.
+        held_by_optimizer: True if an optimizer is known to hold the learned weights, or if the
+            method has none.
         last_weights: the weights of the latest call, shape [K], detached; None before the first.
-        last_gramian: the inner products of the gradients at the latest call, shape [K, K]; None if
-            there were none.
-        scale_factor: by which ``reduction`` multiplies the total.
-        network_parameters: those of `bind`; None before.
-        substeps: the optimizer's further steps, for ``step: each``; None otherwise.
-        loss_scale: returns the factor of a gradient scaler, by which the total will be multiplied,
-            or None; None where there is no scaler.
-        in_session: whether ``paddleseg.core.train`` looks after the steps.  A gradient that is NaN
-            or infinite then raises no error: it reaches the parameters, and `not_finite` names it.
-        not_finite: what was NaN or infinite at the latest call, or None.
-        loss_range: looks for losses that the method is not made for.
+        last_gramian: the inner products of the gradients in the latest call, shape [K, K]; None if
+            no gradients were computed.
+        scale_factor: factor by which ``reduction`` multiplies the total.
+        network_parameters: the parameters that `bind` got; None before `bind`.
+        substeps: the additional optimizer steps for ``step: each``; None for other methods.
+        loss_scale: function that returns the loss scale of the gradient scaler, or None; it is None
+            if there is no scaler.
+        in_session: whether ``paddleseg.core.train`` guards the steps.  A gradient that is NaN or
+            infinite then raises no error: it reaches the parameters, and `not_finite` describes it.
+        not_finite: text that says what was NaN or infinite in the latest call, or None.
+        loss_range: checks that the losses are in the range that the method accepts.
 
     Raises:
-        ConfigError: two names are the same, the method is made for another number of losses, or an
-            argument is out of its range.
+        ConfigError: two names are equal, the method was constructed for another number of losses,
+            or an argument is out of its range.
 
     Examples:
         >>> import paddle
@@ -136,7 +140,7 @@ class LossAggregator(nn.Layer):
 
     @property
     def uses_gradients(self) -> bool:
-        """Whether the method looks at the gradients of the losses."""
+        """Whether the method needs the gradients of the losses."""
         return self._strategy.uses_gradients
 
     @property
@@ -145,10 +149,10 @@ class LossAggregator(nn.Layer):
         return self._strategy.steps_each
 
     def bind(self, parameters: Iterable[Tensor], optimizer: Optimizer | None = None) -> None:
-        """Name the network that the losses train; within PaddleSeg's loop it is named already.
+        """Set the network that the losses train; within PaddleSeg's loop this is already done.
 
         Args:
-            parameters: all parameters of the network; frozen ones are left out at every step.
+            parameters: all parameters of the network; frozen ones are ignored.
             optimizer: the optimizer that trains them, for ``step: each``.
 
         Raises:
@@ -160,12 +164,12 @@ class LossAggregator(nn.Layer):
         self._strategy.bind(self, list(unique.values()), optimizer)
 
     def clear_substeps(self) -> None:
-        """Forget the gradients of steps that were not taken, as ``clear_grad`` does."""
+        """Delete the gradients of substeps that were not taken, as ``clear_grad`` does."""
         if self.substeps is not None:
             self.substeps.clear()
 
     def unbind(self) -> None:
-        """Let go of the network, of its optimizer and of the gradient scaler."""
+        """Remove the references to the network, its optimizer and the gradient scaler."""
         self.loss_scale = None
         self.network_parameters = None
         if self.substeps is not None:
@@ -173,25 +177,27 @@ class LossAggregator(nn.Layer):
             self.substeps = None
 
     def forward(self, losses: Mapping[str, Tensor], outputs: Any = None) -> Tensor:
-        """Return the total, 0-D and float32.
+        """Return the total loss, 0-D and float32.
 
         Args:
-            losses: a tensor of one element for each name, in any order.
-            outputs: what the network returned, for ``level: logits``: a tensor, or tensors in
-                lists and dicts.
+            losses: a tensor with one element for each name, in any order.
+            outputs: the outputs of the network, needed for ``level: logits``: a tensor, or tensors
+                in lists and dicts.
 
         Raises:
-            ConfigError: the keys are not the names, or what the gradients are to be taken for was
-                not given.
-            ConfigError: weights can be negative, some parameters are not reached by all losses,
-                and the options do not allow to tell these apart.
-            ConfigError: a loss is negative, and the method is neither made for that nor learned.
-            TrainingDiverged: a gradient is NaN or infinite, no gradient scaler will skip it, and
-                `raises` is true.
+            ConfigError: the keys differ from the names, or the parameters or outputs for the
+                gradients are missing.
+            ConfigError: weights can be negative, only some of the losses depend on some of the
+                parameters, and the options make it impossible to set the weights to 0 for these
+                parameters.
+            ConfigError: a loss is negative, and the method neither accepts this nor learns its
+                weights.
+            TrainingDiverged: a gradient is NaN or infinite, there is no gradient scaler to skip the
+                step, and `in_session` is false.
             UnheldParameterError: the method learns its weights, training has begun, and no
                 optimizer holds them.
-            UnclearedGradientError: the gradient of the learned weights is not cleared between the
-                steps of a loop of your own.
+            UnclearedGradientError: your own training loop does not clear the gradient of the
+                learned weights between steps.
         """
         if losses.keys() != set(self.names):
             raise ConfigError(f"losses: expected {sorted(self.names)}, found {sorted(losses)}")
@@ -200,10 +206,10 @@ class LossAggregator(nn.Layer):
         if self.training and not self.in_session:
             self._stale_gradient.check()
             if self.loss_range.warns:
-                # Of the step before: this one is not known to the host, and nothing is lost.
+                # This checks the step before: the losses of this step are still on the device.
                 self.loss_range.check()
         in_order = [losses[name] for name in self.names]
-        # Under mixed precision the sum of weighted losses would be taken in half precision.
+        # Under mixed precision the weighted losses would be added in half precision.
         with auto_cast(enable=False):
             values = as_vector(in_order)
             if self._observing:
@@ -216,17 +222,17 @@ class LossAggregator(nn.Layer):
             total = self.weighting.total(values, weights) * self.scale_factor
             return total if update is None else total + update
 
-    def look_at_losses(self, losses: Tensor) -> None:
-        """Look whether the method is made for the losses of a step.
+    def check_loss_range(self, losses: Tensor) -> None:
+        """Check that the losses of a step are in the range that the method accepts.
 
-        ``paddleseg.core.train`` reads the answer with other numbers.  In a loop of your own this
-        waits for the device.
+        ``paddleseg.core.train`` reads the result later, together with other numbers.  In your own
+        loop this waits for the device.
 
         Args:
-            losses: their values, the same on all cards, shape [K].
+            losses: the loss values, the same on all cards, shape [K].
 
         Raises:
-            ConfigError: a loss is negative, which the method is not made for, and the loop is your
+            ConfigError: a loss is negative, the method does not accept this, and the loop is your
                 own.
         """
         if self.training:
@@ -236,11 +242,12 @@ class LossAggregator(nn.Layer):
 
     @contextmanager
     def observing_after_step(self) -> Iterator[None]:
-        """Within, a call finds no weights and remembers nothing.
+        """Context for the losses of the same batch after the step.
 
-        A method whose `Weighting.needs_losses_after_step` is true takes the losses for those of the
-        same batch after the step.  ``paddleseg.core.train`` evaluates the batch again by itself; a
-        loop of your own calls the aggregator within, without gradients, after each step.
+        A call in this context computes no weights and stores nothing.  It only passes the losses to
+        a method whose `Weighting.needs_losses_after_step` is true.  ``paddleseg.core.train`` does
+        this itself.  Your own loop has to call the aggregator in this context after each step,
+        without gradients.
         """
         self._observing = True
         try:
@@ -250,7 +257,7 @@ class LossAggregator(nn.Layer):
 
 
 def method_arguments(method: type[Weighting]) -> list[inspect.Parameter]:
-    """Return the arguments that a config can give a method: its own and the aggregator's."""
+    """Return the arguments that a config can have for a method: its own and the aggregator's."""
     shared = ["reduction"]
     if not issubclass(method, (LossWeighting, JacobianWeighting)):
         shared += ["level", "update_interval"]

@@ -1,4 +1,4 @@
-"""Whether an optimizer holds the parameter that a method learns: without one it never changes."""
+"""Check that an optimizer holds the parameter that a method learns; otherwise it never changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["HeldParameter"]
 
 
 class HeldParameter:
-    """Looks among all optimizers of the process for one that holds a method's learned parameter.
+    """Searches all optimizers of the process for one that holds a method's learned parameter.
 
     Args:
         weighting: a method with a learned parameter.
@@ -46,12 +46,12 @@ class HeldParameter:
     def is_held(self) -> bool:
         """Return whether an optimizer is known to hold the parameter.
 
-        It is to be called before every step, until it returns True.  Before the parameter has had a
-        gradient it returns False without a look: the optimizer may not be made yet.
+        Call it before every step until it returns True.  Before the parameter's first gradient it
+        returns False without a search, because the optimizer may not exist yet.
 
         Raises:
-            UnheldParameterError: an optimizer has taken a step since the latest call, and none
-                holds the parameter.
+            UnheldParameterError: an optimizer has taken a step since the last call, and no
+                optimizer holds the parameter.
         """
         parameter = self._weighting.learned()
         if parameter is None or parameter.stop_gradient:
@@ -65,9 +65,9 @@ class HeldParameter:
         if holders:
             if any(_decays(optimizer, parameter) for optimizer in holders):
                 warnings.warn(
-                    f"{self._weighting.class_name}: the optimizer's weight decay pulls the learned "
-                    f"parameter {self._weighting.parameter_name!r} to 0, which changes the weights;"
-                    " put it into a parameter group with weight_decay 0.0",
+                    f"{self._weighting.class_name}: the weight decay of the optimizer moves the "
+                    f"learned parameter {self._weighting.parameter_name!r} to 0, which changes the "
+                    "weights; put it into a parameter group with weight_decay 0.0",
                     stacklevel=2,
                 )
             self._hook.remove()
@@ -103,7 +103,7 @@ def _decays(optimizer: Optimizer, parameter: Tensor) -> bool:
     settings.append(getattr(parameter, "regularizer", None))
     for name in ("regularization", "_weight_decay", "_regularization_coeff"):
         settings.append(getattr(optimizer, name, None))
-    # The innermost setting counts.
+    # The setting of the parameter or its group has priority over that of the optimizer.
     decay = next((setting for setting in settings if setting is not None), 0.0)
     return float(getattr(decay, "_coeff", decay)) != 0
 

@@ -1,4 +1,4 @@
-"""Gradients that were found beforehand, put where ``backward`` would have left its own."""
+"""Lets ``backward`` add gradients that were computed before, instead of computing them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def inject(
     divisor: Tensor | None = None,
     on_backward: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """Return ``value`` as a tensor whose ``backward`` adds ``gradients`` to the parameters'.
+    """Return a copy of ``value`` whose ``backward`` adds ``gradients`` to those of the parameters.
 
-    The gradients are multiplied by the incoming one, so coefficients and loss scales that are
-    applied to the result afterwards count as usual; hooks, gradient scalers, gradient clipping and
-    DataParallel see nothing unusual.  ``backward`` can be called only once: Paddle cannot pass
-    through a layer of this kind twice.
+    The gradients are multiplied by the incoming gradient, so the result can be multiplied by
+    coefficients and loss scales as usual.  Hooks, gradient scalers, gradient clipping and
+    DataParallel work as usual.  ``backward`` can be called only once, which is a limit of Paddle's
+    ``PyLayer``.
 
     Args:
-        value: the loss to show, of one element.
+        value: the value of the result, with one element.
         parameters: the parameters.
-        gradients: one for each parameter, or None to leave it without.
-        divisor: what the incoming gradient is divided by first, of one element.
-        on_backward: is called with that quotient.
+        gradients: one gradient for each parameter; None adds nothing to it.
+        divisor: number by which the incoming gradient is divided first, with one element.
+        on_backward: function that ``backward`` calls with this quotient.
 
     Examples:
         >>> import paddle
@@ -48,7 +48,7 @@ def inject(
 
 
 class _Held:
-    """The gradients, opaque to autograd: a list of tensors would count as inputs."""
+    """Hides the gradients from autograd, which would treat a list of tensors as inputs."""
 
     def __init__(
         self,

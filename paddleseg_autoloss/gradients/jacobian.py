@@ -1,4 +1,4 @@
-"""The gradients of K losses as a matrix with a row for each loss."""
+"""The gradients of K losses as a matrix with one row per loss."""
 
 from __future__ import annotations
 
@@ -16,32 +16,35 @@ from paddleseg_autoloss.tensors import as_float32, inner_product
 
 __all__ = ["Jacobian"]
 
-#: Targets of at least this size stay as they are; smaller ones are joined, so that few operations
-#: are launched.
+#: Targets of at least this size get a block of their own; smaller ones are joined, so that fewer
+#: operations are launched.
 _LARGE = 2**15
-#: Several cards send each other this many numbers at once, and have them twice meanwhile.
+#: Several cards exchange this many numbers at once, and need memory for a second copy of them.
 _BUCKET = 2**22
 
 
 class Jacobian:
     r"""The matrix J whose row i is the gradient of loss i with respect to all targets.
 
-    It is kept in blocks of columns, each with the rows of those losses alone that reach its
-    targets: an auxiliary head costs nothing in the rows of the main one.  There is one backward
-    pass for each loss, and no copy of the gradients is kept beside J.
+    J is stored in blocks of columns.  A block has rows only for the losses that depend on its
+    targets, so an auxiliary head needs no memory in the row of the main head's loss.  Each loss
+    needs one backward pass.  No other copy of the gradients is kept.
 
     Args:
-        losses: K losses, of one element each.  One that depends on no target has a row of zeros.
-        targets: n tensors to differentiate for: parameters, or the outputs of a network.
-        scale: factor by which the losses are multiplied before they are differentiated; that of a
-            gradient scaler keeps small gradients from vanishing in half precision.  J contains it.
-        replicated: whether every card has the same targets, as it has for parameters; J is then
-            that of the batches of all cards together.  Otherwise the targets belong to this card's
-            batch, and `gramian` is the mean over the cards.
+        losses: K losses, with one element each.  A loss that depends on no target has a row of
+            zeros.
+        targets: the tensors with respect to which the losses are differentiated: the parameters, or
+            the outputs of a network.  They have n numbers in total.
+        scale: factor by which the losses are multiplied before they are differentiated, or None.
+            The scale of a gradient scaler prevents small gradients from becoming 0 in half
+            precision.  J contains this factor.
+        replicated: whether every card has the same targets, which is true for parameters.  J is
+            then the Jacobian for the batches of all cards together.  Otherwise the targets belong
+            to this card's batch, and `gramian` is the mean over the cards.
 
     Attributes:
-        targets: as given.
-        scale: as given.
+        targets: the argument ``targets``.
+        scale: the argument ``scale``.
 
     Examples:
         >>> import paddle
@@ -83,27 +86,27 @@ class Jacobian:
         for block in self._blocks:
             for (i, first), (j, second) in combinations_with_replacement(block.numbered_rows(), 2):
                 entries[i][j] = entries[i][j] + inner_product(first, second, dtype)
-        # Only the upper triangle was filled in.
+        # Only the upper triangle was computed.
         upper = paddle.stack(list(map(paddle.stack, entries)))
         total = upper + paddle.triu(upper, 1).T
         return total if self._replicated else mean_over_ranks(total)
 
     @property
     def is_shared(self) -> bool:
-        """Whether every target that a loss reaches is reached by all losses that reach any."""
+        """Whether all losses depend on the same targets; losses without any target do not count."""
         reaching = self._count_reaching()
         return all(len(block.losses) == reaching for block in self._blocks)
 
     def _count_reaching(self) -> int:
-        """Return how many losses reach any target."""
+        """Return how many losses depend on at least one target."""
         return len({loss for block in self._blocks for loss in block.losses})
 
     def combine(self, weights: Tensor) -> list[Tensor | None]:
-        """Return J^T w, one tensor for each target; None where no loss reaches it.
+        """Return J^T w, one tensor for each target; None for a target that no loss depends on.
 
-        For targets that some losses do not reach while others do, negative weights count as 0: they
-        would make the parameters of an auxiliary head ascend.  J is used up: its blocks are freed
-        one by one, so that the result needs no space of its own.
+        If some losses depend on a target and others do not, negative weights count as 0 there: they
+        would increase the losses of an auxiliary head.  This call consumes J: its blocks are freed
+        one by one, so the result needs no additional memory.
 
         Args:
             weights: w, shape [K].
@@ -120,7 +123,8 @@ class Jacobian:
     def inject_combination(self, weights: Tensor) -> Tensor:
         """Return 0 as a tensor whose ``backward`` adds `combine` to the targets' gradients.
 
-        `scale` is undone: a gradient scaler will multiply the total by it.
+        The result is divided by `scale`, because a gradient scaler multiplies the total by it
+        later.
 
         Args:
             weights: w, shape [K].
@@ -132,15 +136,15 @@ class Jacobian:
         """Return 0 as a tensor whose ``backward`` adds an update to the targets' gradients.
 
         Args:
-            update: d, without `scale`, its numbers in the order of the columns of `matrix`.
+            update: d, shape [n], without `scale`, in the order of the columns of `matrix`.
         """
         return inject(paddle.zeros([], dtype="float32"), self.targets, self.split(update))
 
     def matrix(self) -> Tensor:
-        """Return J as one tensor, float32, shape [K, n], its columns in the order of the targets.
+        """Return J as one tensor, float32, shape [K, n], with columns in the order of the targets.
 
-        Other than the blocks it has the zeros of losses that do not reach a target, and it does not
-        contain `scale`.  J is used up: its blocks are freed one by one.
+        Unlike the blocks, it contains zeros where a loss does not depend on a target, and it does
+        not contain `scale`.  This call consumes J: its blocks are freed one by one.
         """
         columns: list[Tensor | None] = [None] * len(self.targets)
         while self._blocks:
@@ -160,9 +164,10 @@ class Jacobian:
             columns[column] = part
 
     def split(self, update: Tensor) -> list[Tensor | None]:
-        """Return a vector with the columns of `matrix` as one tensor for each target.
+        """Split a vector, shape [n], into one tensor for each target.
 
-        It is None for a target that no loss reaches, which an optimizer then leaves alone.
+        It is None for a target that no loss depends on; an optimizer does not change such a
+        parameter.
         """
         shapes = [target.shape for target in self.targets]
         parts = paddle.split(update, [math.prod(shape) for shape in shapes])
@@ -172,7 +177,7 @@ class Jacobian:
         ]
 
     def row(self, loss: int) -> list[Tensor | None]:
-        """Return the gradient of one loss, one tensor for each target; None where it is zero."""
+        """Return the gradient of one loss, one tensor for each target, or None where it is zero."""
         gradients: list[Tensor | None] = [None] * len(self.targets)
         for block in self._blocks:
             if loss in block.losses:
@@ -190,9 +195,9 @@ class _Block:
     """Some columns of J.
 
     Args:
-        losses: the losses that reach them.
+        losses: indices of the losses that depend on these targets.
         columns: indices of the targets.
-        rows: the parts of the rows of those losses, float32, flat.
+        rows: these columns of the rows of those losses, float32, flat.
     """
 
     def __init__(self, losses: list[int], columns: list[int], rows: list[Tensor]) -> None:
@@ -201,14 +206,14 @@ class _Block:
         self.rows = rows
 
     def numbered_rows(self) -> list[tuple[int, Tensor]]:
-        """Return each row with the index of its loss."""
+        """Return each row together with the index of its loss."""
         return list(zip(self.losses, self.rows))
 
 
 def _gradients(loss: Tensor, targets: list[Tensor], scale: Tensor | None) -> list[Tensor | None]:
     if loss.stop_gradient:
         return [None] * len(targets)
-    # Half precision has no room for a loss times the scale.
+    # A loss times the scale may overflow in half precision.
     scaled = loss if scale is None else as_float32(loss) * scale
     return paddle.grad(scaled, targets, retain_graph=True, allow_unused=True)
 
@@ -216,7 +221,8 @@ def _gradients(loss: Tensor, targets: list[Tensor], scale: Tensor | None) -> lis
 def _take_means_over_ranks(rows: list[list[Tensor | None]], sizes: list[int]) -> None:
     """Replace the gradients by their means over all cards, bucket by bucket.
 
-    A loss may reach a target on some cards only: first the cards tell each other which do.
+    A loss may depend on a target on some cards only.  So the cards first tell each other which
+    losses depend on which targets.
     """
     reach = paddle.to_tensor([[float(gradient is not None) for gradient in row] for row in rows])
     places = np.argwhere(mean_over_ranks(reach).numpy() > 0).tolist()
@@ -247,20 +253,20 @@ def _buckets(places: list[list[int]], sizes: list[int]) -> Iterator[list[list[in
 
 
 def _make_blocks(rows: list[list[Tensor | None]], sizes: list[int]) -> Iterator[_Block]:
-    """Gather the gradients into blocks, and let go of them one by one."""
+    """Copy the gradients into blocks, and free each of them after it is copied."""
     for losses, columns in _columns_by_reach(rows, sizes):
         yield _Block(losses, columns, [_join_columns(rows[loss], columns) for loss in losses])
 
 
 def _join_columns(row: list[Tensor | None], columns: list[int]) -> Tensor:
-    """Return some columns of a row as one vector, and let go of them in the row."""
+    """Return some columns of a row as one vector, and remove them from the row."""
     parts = []
     for column in columns:
         gradient, row[column] = row[column], None
-        assert gradient is not None, "the loss reaches this column"
+        assert gradient is not None, "the loss depends on this target"
         parts.append(gradient.flatten())
     if any(part.dtype != paddle.float32 for part in parts):
-        # Under mixed precision parameters have several types.
+        # Under mixed precision, parameters have different data types.
         parts = [as_float32(part) for part in parts]
     return parts[0] if len(parts) == 1 else paddle.concat(parts)
 
@@ -268,7 +274,7 @@ def _join_columns(row: list[Tensor | None], columns: list[int]) -> Tensor:
 def _columns_by_reach(
     rows: list[list[Tensor | None]], sizes: list[int]
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Group the columns that the same losses reach; large ones stay by themselves."""
+    """Group the columns that the same losses depend on; a large one gets a group of its own."""
     by_reach: dict[tuple[int, ...], list[int]] = {}
     for column, gradients in enumerate(zip(*rows)):
         reach = tuple(i for i, gradient in enumerate(gradients) if gradient is not None)

@@ -1,4 +1,4 @@
-"""Whether losses stay in the range that a method is made for, which for many begins at 0."""
+"""Check that losses are in the range that a method accepts: many require at least 0."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ __all__ = ["LossRange"]
 
 
 class LossRange:
-    """Looks for negative losses where a method is not made for them.
+    """Checks for negative losses if a method does not accept them.
 
-    Where weights are learned, the method keeps that of a negative loss, and one warning names the
-    loss.  Elsewhere a negative loss would be switched off or made to rise: it is an error.
+    If the method learns its weights, it keeps the weight of a negative loss unchanged, and one
+    warning names the loss.  For other methods a negative loss is an error: they would ignore it or
+    increase it.
 
     Args:
         names: the K names of the losses.
         weighting: the method.
 
     Attributes:
-        names: as given.
-        weighting: as given.
-        warns: whether a negative loss is worth a warning.
+        names: the argument ``names``.
+        weighting: the argument ``weighting``.
+        warns: whether a negative loss causes a warning.
         refuses: whether a negative loss is an error.
-        noted: what `note` has found since it was last read, shape [K], NaN for a loss within the
-            range; None if there was nothing to look at.
-        prefix: what the names begin with in messages.
+        noted: the losses out of range that `note` has found since the last `check`, shape [K], NaN
+            for a loss within the range; None if `note` was not called.
+        prefix: text before the names in messages.
 
     Examples:
         >>> import paddle
@@ -61,18 +62,18 @@ class LossRange:
 
     @paddle.no_grad()
     def note(self, losses: Tensor) -> None:
-        """Look at the losses of a step on the device, where they stay.
+        """Record the losses out of range of a step; the numbers stay on the device.
 
         Args:
             losses: the loss values, shape [K].
         """
-        # A loss that is not finite is another matter, which comes first.
+        # If a loss is not finite, another error has priority.
         outside = self.weighting.out_of_range(losses) & losses.isfinite().all()
         before = paddle.full_like(losses, math.nan) if self.noted is None else self.noted
         self.noted = paddle.where(outside, losses, before)
 
     def check(self) -> None:
-        """Judge the latest losses; this waits for the device.
+        """Warn of the recorded losses or refuse them; this waits for the device.
 
         Raises:
             ConfigError: a loss is negative, and the method does not learn its weights.
@@ -82,11 +83,11 @@ class LossRange:
             self.judge(latest.numpy())
 
     def judge(self, marks: np.ndarray) -> None:
-        """Warn of negative losses where weights are learned, and refuse them elsewhere.
+        """Warn of negative losses if the weights are learned, and refuse them otherwise.
 
         Args:
-            marks: NaN for a loss within the range, shape [K]; for another its value, or where
-                weights are learned the parameter that is kept.
+            marks: shape [K]; NaN for a loss within the range.  For another loss it is the loss
+                value or, if weights are learned, the parameter value that is kept.
 
         Raises:
             ConfigError: a loss is negative, and the method does not learn its weights.
@@ -99,15 +100,15 @@ class LossRange:
             if name not in self._warned:
                 self._warned.add(name)
                 logger.warning(
-                    f"{self.prefix}{name} is negative: {self._method()} is not made for losses "
-                    "below 0 and keeps the weight of this one as it is until it is positive again"
+                    f"{self.prefix}{name} is negative: {self._method()} does not support losses "
+                    "below 0; it keeps the weight of this loss until the loss is positive again"
                 )
 
     def refuse(self, losses: np.ndarray) -> None:
-        """Refuse negative losses that are on the host already, all finite, shape [K].
+        """Refuse negative losses; the values are on the host, finite, shape [K].
 
         Raises:
-            ConfigError: there is one.
+            ConfigError: a loss is negative.
         """
         self.judge(np.where(losses < LEAST_LOSS, losses, math.nan))
 
@@ -125,6 +126,6 @@ class LossRange:
         expected = "above 0" if self.weighting.loss_range == "positive" else "of at least 0"
         return (
             f"{self.prefix}{name}: expected a loss {expected} for {self._method()}, found "
-            f"{value:.4g}; {', '.join(others)} and most methods that need the Gramian take "
-            "negative ones"
+            f"{value:.4g}; {', '.join(others)} and most methods that need the Gramian accept "
+            "negative losses"
         )

@@ -1,6 +1,6 @@
-"""Whether somebody clears the gradient of the parameter that a method learns.
+"""Check that the gradient of a method's learned parameter is cleared between steps.
 
-Nothing else would tell: training goes on, with the sum of all gradients since the beginning.
+Without this check training would continue silently with the sum of all gradients since its start.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ __all__ = ["StaleGradient"]
 
 
 class StaleGradient:
-    """Looks for the gradient of an earlier step where a new one is added to it.
+    """Detects that a new gradient is added to the gradient of an earlier step.
 
-    The gradient may be cleared at any time between the optimizer's step and the next backward pass,
-    and several backward passes before one step may add up.
+    The gradient may be cleared at any time between the optimizer's step and the next backward pass.
+    Several backward passes before one step may add up their gradients.
 
     Args:
-        weighting: a method; if it learns nothing, there is nothing to look at.
+        weighting: a method; if it has no learned parameter, nothing is checked.
 
     Examples:
         >>> import paddle
@@ -45,13 +45,13 @@ class StaleGradient:
         self._weighting = weighting
         self._value: Tensor | None = None
         self._is_stale: Tensor | None = None
-        self._looks = False
+        self._has_hook = False
 
     @paddle.no_grad()
-    def _look(self, gradient: Tensor) -> None:
-        """Compare with the last backward pass; the new gradient has not been added yet."""
+    def _compare(self, gradient: Tensor) -> None:
+        """Compare the parameter with the last backward pass; the new gradient is not added yet."""
         parameter = self._weighting.learned()
-        assert parameter is not None, "it has the hook"
+        assert parameter is not None, "only a learned parameter has the hook"
         value = parameter.detach().clone()
         if self._value is not None and parameter.grad is not None:
             stepped = (value != self._value).any()
@@ -60,20 +60,20 @@ class StaleGradient:
         self._value = value
 
     def check(self) -> None:
-        """Report what the latest backward passes met; to be called in forward passes of training.
+        """Raise an error if the latest backward passes found a stale gradient.
 
-        It waits for the device.
+        Call it in the forward passes of training.  It waits for the device.
 
         Raises:
-            UnclearedGradientError: a gradient was added to one with which the optimizer had stepped
-                already.
+            UnclearedGradientError: a gradient was added to one that the optimizer had already used
+                in a step.
         """
-        if not self._looks:
-            # Not before: in PaddleSeg's loop, where nobody checks, nothing is to be looked at.
-            self._looks = True
+        if not self._has_hook:
+            # The hook is added here, because PaddleSeg's loop never calls this and needs no hook.
+            self._has_hook = True
             parameter = self._weighting.learned()
             if parameter is not None:
-                parameter.register_hook(self._look)
+                parameter.register_hook(self._compare)
         if self._is_stale is None:
             return
         is_stale, self._is_stale = bool(self._is_stale), None
@@ -81,6 +81,6 @@ class StaleGradient:
             raise UnclearedGradientError(
                 f"{self._weighting.class_name}: the gradient of its learned parameter "
                 f"{self._weighting.parameter_name!r} is not cleared between the steps and adds up; "
-                "call clear_grad() of the optimizer that holds it after every step "
+                "after every step, call clear_grad() of the optimizer that holds it "
                 "(model.clear_gradients() clears the model's parameters only)"
             )

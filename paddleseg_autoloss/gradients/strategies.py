@@ -1,4 +1,4 @@
-"""How a `LossAggregator` finds the weights of a step: a strategy for each kind of method."""
+"""How a `LossAggregator` computes the weights of a step: one strategy for each kind of method."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class LossesOfStep(NamedTuple):
     """The losses of a step, before they are weighed.
 
     Args:
-        each: the K losses, of one element each.
-        values: the same as a vector, shape [K].
-        outputs: what the network returned, or None if that is not known.
+        each: the K losses, with one element each.
+        values: the losses as a vector, shape [K].
+        outputs: the outputs of the network, or None if they are not known.
     """
 
     each: Sequence[Tensor]
@@ -45,13 +45,13 @@ class LossesOfStep(NamedTuple):
 
 
 class WeightedLosses(NamedTuple):
-    """What the total of a step is made of.
+    """The losses of a step and their weights.
 
     Args:
-        values: the losses, shape [K]; detached where ``update`` has the gradient.
+        values: the losses, shape [K]; they are detached if ``update`` is not None.
         weights: their weights, shape [K].
-        update: 0 as a tensor whose ``backward`` leaves the update in the parameters, or None where
-            ``backward`` through the losses finds the update.
+        update: 0 as a tensor whose ``backward`` adds the update to the gradients of the parameters;
+            None if ``backward`` through the losses computes the update.
     """
 
     values: Tensor
@@ -60,9 +60,9 @@ class WeightedLosses(NamedTuple):
 
 
 class Strategy(ABC):
-    """Finds the weights of a step.  It remembers nothing: the aggregator has the state."""
+    """Computes the weights of a step.  It has no state; the aggregator stores all state."""
 
-    #: Whether it looks at gradients.
+    #: Whether the strategy needs gradients.
     uses_gradients = True
     #: Whether the optimizer takes a step for each loss.
     steps_each = False
@@ -79,7 +79,7 @@ class Strategy(ABC):
     def bind(  # noqa: B027  most strategies need no preparation
         self, aggregator: LossAggregator, trainable: list[Tensor], optimizer: Optimizer | None
     ) -> None:
-        """Get ready for a network.
+        """Prepare for a network; by default nothing is done.
 
         Args:
             aggregator: has the state.
@@ -89,7 +89,7 @@ class Strategy(ABC):
 
 
 class FromLosses(Strategy):
-    """The weights follow from the values of the losses."""
+    """Computes the weights from the values of the losses."""
 
     uses_gradients = False
 
@@ -100,19 +100,19 @@ class FromLosses(Strategy):
         """Return the weights for the means of the losses over all cards."""
         shared = _mean_over_cards(losses.values)
         if aggregator.loss_range.refuses:
-            aggregator.look_at_losses(shared)
+            aggregator.check_loss_range(shared)
         return WeightedLosses(losses.values, self._weighting(shared))
 
 
 class Gradients(NamedTuple):
-    """What a method that looks at gradients is asked about, the same on all cards.
+    """The inputs of a method that needs gradients; they are the same on all cards.
 
     Args:
-        jacobian: the gradients of the losses, multiplied by the factor of a gradient scaler.
+        jacobian: the gradients of the losses, multiplied by the loss scale of a gradient scaler.
         shared: the means of the losses over all cards, shape [K].
-        losses: the same on the host, shape [K].
-        gramian: the inner products of the gradients without that factor, shape [K, K].
-        is_finite: whether all losses and inner products are.
+        losses: the same means on the host, shape [K].
+        gramian: the inner products of the gradients without the loss scale, shape [K, K].
+        is_finite: whether all losses and inner products are finite.
     """
 
     jacobian: Jacobian
@@ -123,29 +123,29 @@ class Gradients(NamedTuple):
 
 
 class FromGradients(Strategy):
-    """The weights follow from gradients, in the steps in which an update of them is due."""
+    """Computes the weights from gradients, in the steps in which an update is due."""
 
     def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
-        """Return the weights, which are found anew where an update is due.
+        """Return the weights; they are computed again if an update is due.
 
         Raises:
-            ConfigError: what the gradients are to be taken for is not known, or weights can be
-                negative where some targets are not reached by all losses.
-            TrainingDiverged: a gradient is NaN or infinite, no gradient scaler will skip it, and
-                no session guards the steps.
+            ConfigError: the parameters or outputs for the gradients are missing; or weights can be
+                negative, and only some of the losses depend on some of the targets.
+            TrainingDiverged: a gradient is NaN or infinite, there is no gradient scaler to skip the
+                step, and no session guards the steps.
         """
         if _is_due(aggregator):
             return self._update(aggregator, losses)
-        # A copy: the graph must not see later updates.
+        # Use a copy, because later updates must not change the graph.
         return WeightedLosses(losses.values, aggregator.weights.clone())
 
     @abstractmethod
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
-        """Find the weights anew, unless a number is not finite, and return the losses with them."""
+        """Return the losses with new weights; if a number is not finite, the weights stay."""
 
 
 class FromGramian(FromGradients):
-    """The weights follow from the Gramian; the update is the sum of the weighted gradients."""
+    """Computes the weights from the Gramian; the update is the sum of the weighted gradients."""
 
     def __init__(self, weighting: GramianWeighting) -> None:
         self._weighting = weighting
@@ -160,7 +160,7 @@ class FromGramian(FromGradients):
 
 
 class FromGramianOfOutputs(FromGramian):
-    """Likewise, but the gradients are those for the network's outputs."""
+    """Computes the weights from the Gramian of gradients with respect to the network's outputs."""
 
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients = _take_gradients(aggregator, losses)
@@ -171,38 +171,38 @@ class FromGramianOfOutputs(FromGramian):
 
 
 class FromGramianInSubsteps(FromGramian):
-    """Likewise, but every loss takes an optimizer step of its own."""
+    """Computes the weights from the Gramian; every loss gets an optimizer step of its own."""
 
     steps_each = True
 
     def bind(
         self, aggregator: LossAggregator, trainable: list[Tensor], optimizer: Optimizer | None
     ) -> None:
-        """Give the optimizer its further steps.
+        """Add the substeps to the optimizer.
 
         Raises:
-            ConfigError: there is no optimizer.
+            ConfigError: no optimizer is given.
         """
         if optimizer is None:
-            raise ConfigError("step: each needs the optimizer; call bind with it")
+            raise ConfigError("step: each needs the optimizer, found none; pass it to bind")
         aggregator.substeps = Substeps(optimizer, trainable, self._weighting.substep_rates or [])
 
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients, substeps = _take_gradients(aggregator, losses), aggregator.substeps
-        assert substeps is not None, "without a network there are no gradients"
+        assert substeps is not None, "bind has set the substeps"
         factor = aggregator.scale_factor
         if gradients.is_finite:
             weights = self._weighting.solve(gradients.losses, gradients.gramian)
             aggregator.weights.set_value(weights.astype("float32"))
             update = substeps.inject(gradients.jacobian, factor)
         else:
-            # A scaler looks at p.grad alone, so that is where any overflow has to be.
+            # A gradient scaler checks only p.grad, so an overflow must be visible there.
             update = gradients.jacobian.inject_combination(aggregator.weights * factor)
         return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
 
 class FromJacobian(FromGradients):
-    """The update follows from the gradients themselves."""
+    """Computes the update directly from the gradients."""
 
     def __init__(self, weighting: JacobianWeighting) -> None:
         self._weighting = weighting
@@ -210,7 +210,7 @@ class FromJacobian(FromGradients):
     def bind(
         self, aggregator: LossAggregator, trainable: list[Tensor], optimizer: Optimizer | None
     ) -> None:
-        """Let the method make room for what it remembers of gradients."""
+        """Let the method allocate its state, whose size depends on the network."""
         self._weighting.prepare(sum(math.prod(p.shape) for p in trainable))
 
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
@@ -230,17 +230,17 @@ def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> S
 
     Args:
         weighting: the method.
-        level: what gradients are taken for, ``"parameters"`` or ``"logits"``.
+        level: with respect to what gradients are computed: ``"parameters"`` or ``"logits"``.
         update_interval: steps between updates of the weights.
 
     Raises:
-        ConfigError: the method would ignore one of the options, or it is of no known kind.
+        ConfigError: the method would ignore one of the options, or is of no known kind.
     """
     name = weighting.short_name
     every_exact = (level, update_interval) == ("parameters", 1)
     if isinstance(weighting, LossWeighting):
         if not every_exact:
-            raise ConfigError(f"level, update_interval: {name} looks at no gradients")
+            raise ConfigError(f"level, update_interval: {name} uses no gradients; remove the key")
         return FromLosses(weighting)
     if isinstance(weighting, JacobianWeighting):
         if not every_exact:
@@ -249,7 +249,7 @@ def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> S
     if not isinstance(weighting, GramianWeighting):
         raise ConfigError(
             f"{weighting.class_name}: expected a LossWeighting, a GramianWeighting or a "
-            "JacobianWeighting, found a Weighting of no kind"
+            "JacobianWeighting, found another Weighting"
         )
     if weighting.substep_rates is not None:
         if not every_exact:
@@ -259,7 +259,7 @@ def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> S
 
 
 def _is_due(aggregator: LossAggregator) -> bool:
-    """Count a call of training, and return whether it is one that updates the weights."""
+    """Count the calls of training, and return whether this one updates the weights."""
     if not (aggregator.training and paddle.is_grad_enabled()):
         return False
     calls = int(aggregator.calls)
@@ -273,7 +273,7 @@ def _mean_over_cards(losses: Tensor) -> Tensor:
 
 
 def _take_gradients(aggregator: LossAggregator, losses: LossesOfStep) -> Gradients:
-    """Differentiate every loss by itself, and bring the Gramian to the host."""
+    """Differentiate every loss separately, and copy the Gramian to the host."""
     shared = _mean_over_cards(losses.values)
     exact, count = aggregator.level == "parameters", len(losses.each)
     targets = aggregator.network_parameters if exact else losses.outputs
@@ -282,7 +282,7 @@ def _take_gradients(aggregator: LossAggregator, losses: LossesOfStep) -> Gradien
     if aggregator.weighting.may_be_negative and (not exact or aggregator.update_interval > 1):
         _check_shared(aggregator, jacobian)
     factor = paddle.ones([1], dtype="float32") if scale is None else scale.reshape([1])
-    # The one transfer to the host.
+    # This is the only transfer to the host.
     parts = [jacobian.gramian().flatten(), shared, factor]
     numbers = paddle.concat(parts).numpy().astype("float64")
     products, on_host = numbers[: -count - 1].reshape([count, count]), numbers[-count - 1 : -1]
@@ -302,7 +302,7 @@ def _take_gradients(aggregator: LossAggregator, losses: LossesOfStep) -> Gradien
 
 
 def _targets(aggregator: LossAggregator, given: Any) -> list[Tensor]:
-    """Return the tensors to take gradients for, each of them once."""
+    """Return the tensors with respect to which to differentiate, without duplicates."""
     if given is None:
         level = aggregator.level
         missing = "bind with them" if level == "parameters" else "the aggregator with outputs"
@@ -322,7 +322,7 @@ def _check_shared(aggregator: LossAggregator, jacobian: Jacobian) -> None:
             expected = "level: expected parameters"
         raise ConfigError(
             f"{expected} with {aggregator.weighting.short_name}, whose weights can be negative, "
-            "where some outputs have losses of their own: those would be made to get worse"
+            "if some outputs have losses of their own: negative weights would increase those"
         )
 
 

@@ -1,4 +1,4 @@
-"""One optimizer step for each loss in turn."""
+"""One optimizer step for each loss, one after the other."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["Substeps"]
 
 
 class Substeps:
-    """Lets an optimizer take further steps, with gradients of their own, before each of its steps.
+    """Adds substeps with other gradients before each step of an optimizer.
 
-    The steps have the optimizer's settings: rate, clipping, decay, moments.  An AMP scaler that
-    skips a step skips them too.
+    The substeps use all settings of the optimizer: learning rate, clipping, weight decay, moments.
+    If an AMP scaler skips the step, it skips the substeps too.
 
     Args:
         optimizer: any Paddle optimizer.
-        parameters: the parameters whose gradients are exchanged.
-        rates: factor of the learning rate for each further step, and last for the usual one.
+        parameters: the parameters whose gradients are replaced for the substeps.
+        rates: factors of the learning rate: one for each substep, then one for the usual step.
     """
 
     def __init__(
@@ -38,19 +38,19 @@ class Substeps:
         self.clear()
         self._step, self._minimize = optimizer.step, optimizer.minimize
         optimizer.step = self._with_substeps(self._step)
-        # What a gradient scaler calls.
+        # A gradient scaler calls this function.
         optimizer.minimize = self._with_substeps(self._minimize)
 
     def inject(self, jacobian: Jacobian, factor: float) -> Tensor:
-        """Return 0 as a tensor whose ``backward`` gives each step the gradient of its loss.
+        """Return 0 as a tensor whose ``backward`` stores the gradient of each loss for its substep.
 
-        That of the last loss goes to the parameters, for the usual step.
+        The gradient of the last loss is added to the parameters' gradients, for the usual step.
 
         Args:
-            jacobian: the gradients of the losses, a row for each step.
-            factor: by which to multiply the gradients.
+            jacobian: the gradients of the losses, one row per step.
+            factor: number by which the gradients are multiplied.
         """
-        # A gradient scaler undoes its own scale in the usual step alone.
+        # A gradient scaler divides only the gradients of the usual step by its scale.
         scale = jacobian.scale
         *further, last = [jacobian.row(index) for index in range(len(self.rates))]
         parameters = jacobian.targets
@@ -67,11 +67,11 @@ class Substeps:
         return inject(zero, parameters, last, divisor=scale, on_backward=keep) * factor
 
     def clear(self) -> None:
-        """Forget the gradients, as ``clear_grad`` does those of the parameters."""
+        """Delete the stored gradients, as ``clear_grad`` does for those of the parameters."""
         self._gradients = [{} for _ in self.rates[:-1]]
 
     def remove(self) -> None:
-        """Give the optimizer its own steps back."""
+        """Restore the original step functions of the optimizer."""
         self.optimizer.step, self.optimizer.minimize = self._step, self._minimize
 
     def _with_substeps(self, stock: Callable) -> Callable:

@@ -1,1 +1,1 @@
-"""Around PaddleSeg's training loop: optimizer, checkpoints, curves, configs."""
+"""What surrounds PaddleSeg's training loop: optimizer, checkpoints, curves, configs."""

@@ -1,4 +1,4 @@
-"""What PaddleSeg's builder does beyond its own, for its tools and ours alike."""
+"""What this package adds to PaddleSeg's builder, both for PaddleSeg's tools and for ours."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ _CONFIG_ATTRIBUTE = "component_config"
 
 
 def extend_builder() -> None:
-    """Let PaddleSeg's builder do more.
+    """Extend PaddleSeg's builder.
 
-    It notes the configs of what it builds, and reads our keys of a config.
+    It then stores the config of each component that it builds, and reads the config keys of this
+    package.
     """
     replace(Builder, "build_component", _noting_configs(Builder.build_component))
     replace(SegBuilder, "_build_loss", _with_our_keys(SegBuilder._build_loss))
 
 
 def component_config(layer: nn.Layer) -> dict[str, Any] | None:
-    """Return the config that the builder built a layer from, if it did."""
+    """Return the config from which the builder built a layer, or None for another layer."""
     return getattr(layer, _CONFIG_ATTRIBUTE, None)
 
 
@@ -44,7 +45,7 @@ def _noting_configs(build: Any) -> Any:
 
 def _with_our_keys(build: Any) -> Any:
     def _build_loss(self: SegBuilder, loss_name: str, loss_cfg: dict[str, Any]) -> dict[str, Any]:
-        # Again: a command line may have changed it since the config was read.
+        # This repeats a check, because ``--opts`` may have changed the config since it was read.
         check_loss(loss_name, loss_cfg)
         losses = build(self, loss_name, loss_cfg)
         for key, check in (("loss_aggregator", check_aggregator), ("on_nonfinite", check_policy)):

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, proven, and checked before they are resumed."""
+"""Checkpoints: each is written completely or not at all, and is checked before a run resumes it."""
 
 from __future__ import annotations
 
@@ -39,19 +39,20 @@ __all__ = [
     "whole_checkpoints",
 ]
 
-#: The network, then the state of the optimizer and the losses, in the order of PaddleSeg's loop.
+#: The files of the network, and of the optimizer and the losses, in the order in which PaddleSeg's
+#: loop writes them.
 _FILES = _NETWORK, _STATE = "model.pdparams", "model.pdopt"
 
 
 class CheckpointWriter:
     """Writes the checkpoints of one run, and deletes the oldest.
 
-    A file is written whole or not at all.  The proof stands before ``model.pdopt`` does, so that a
-    checkpoint is incomplete or proven, at whatever moment the process is killed.
+    A file is written completely or not at all.  The proof is written before ``model.pdopt``.  So a
+    checkpoint is either incomplete or has a proof, whenever the process is killed.
 
     Args:
         save_dir: folder of the run.
-        keep: number of checkpoints to keep, those of before a resume included; 0 for all.
+        keep: number of checkpoints to keep, including those from before a resume; 0 keeps all.
     """
 
     def __init__(self, save_dir: str | Path, keep: int = 0) -> None:
@@ -62,10 +63,10 @@ class CheckpointWriter:
     def save(
         self, save: Callable[..., None], obj: Any, path: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Call ``save(obj, path)`` so that a kill at any moment leaves the previous file whole.
+        """Call ``save(obj, path)``; if the process is killed, the previous file stays intact.
 
         Raises:
-            CheckpointError: the file cannot be written, to a full disk for instance.
+            CheckpointError: the file cannot be written, for example because the disk is full.
         """
         if not isinstance(path, (str, os.PathLike)):
             save(obj, path, *args, **kwargs)
@@ -73,7 +74,8 @@ class CheckpointWriter:
         file, iteration = Path(path), iteration_of(Path(path).parent)
         try:
             if file.name == _NETWORK:
-                # What an older run left beside this file would pass for a part of it.
+                # Files that an older run left in this folder must not become part of this
+                # checkpoint.
                 (file.parent / _STATE).unlink(missing_ok=True)
                 (file.parent / PROOF).unlink(missing_ok=True)
             with replace_file(file) as part:
@@ -88,7 +90,7 @@ class CheckpointWriter:
             self._delete_older()
 
     def _delete_older(self) -> None:
-        """Delete the oldest of before a resume; PaddleSeg deletes those that it wrote itself."""
+        """Delete the oldest checkpoints from before a resume; PaddleSeg deletes only newer ones."""
         there = _checkpoint_folders(self.save_dir)
         older = [folder for folder in there if folder not in self._own]
         if self.keep > 0:
@@ -97,10 +99,10 @@ class CheckpointWriter:
 
 
 def check_writable(save_dir: str | Path) -> None:
-    """Make the folder of a run, and check that files can be written there.
+    """Create the folder of a run, and check that files can be written there.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: the folder cannot be created or written to.
     """
     try:
         Path(save_dir).mkdir(parents=True, exist_ok=True)
@@ -111,9 +113,10 @@ def check_writable(save_dir: str | Path) -> None:
 
 
 def checked_load(model: nn.Layer) -> Callable[[dict[str, Tensor]], Any]:
-    """Return the model's ``set_state_dict``, which skips what does not fit, with a check before it.
+    """Return a stand-in for the model's ``set_state_dict`` that checks the state first.
 
-    Its call raises CheckpointError if the state is that of another network.
+    Paddle's own method silently skips tensors that do not fit.  The stand-in raises CheckpointError
+    if the state belongs to another network.
     """
     stock = model.set_state_dict
 
@@ -132,10 +135,10 @@ def checked_load(model: nn.Layer) -> Callable[[dict[str, Tensor]], Any]:
 
 
 def latest_checkpoint(save_dir: str | Path) -> str:
-    """Return the folder of the newest good checkpoint of a run.
+    """Return the folder of the newest usable checkpoint of a run.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the run has no usable checkpoint.
     """
     good = newest_good_checkpoint(save_dir)
     if good is None:
@@ -149,21 +152,21 @@ def latest_checkpoint(save_dir: str | Path) -> str:
 def newest_good_checkpoint(save_dir: str | Path) -> Path | None:
     """Return the folder of the newest checkpoint that can be resumed, or None.
 
-    The log says which newer ones are passed over, and why.
+    The log names each newer checkpoint that cannot be resumed, with the reason.
     """
     for folder in reversed(_checkpoint_folders(Path(save_dir))):
         fault = fault_of(folder)
         if fault is None:
             return folder
-        logger.warning(f"The checkpoint {folder} is passed over: {fault}")
+        logger.warning(f"The checkpoint {folder} is not used: {fault}")
     return None
 
 
 def fault_of(folder: Path) -> str | None:
-    """Return why a checkpoint cannot be resumed, or None if it can.
+    """Return the reason why a checkpoint cannot be resumed, or None if it can.
 
-    A proven one has not changed since it was saved, and nothing with a NaN is saved.  One without
-    proof is read.
+    If it has a proof, the checksums are compared.  If it has none, its tensors are read and checked
+    for NaN and infinity.
     """
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if missing:
@@ -174,7 +177,7 @@ def fault_of(folder: Path) -> str | None:
 
 @functools.lru_cache(maxsize=16)
 def _fault(folder: Path, stamps: tuple[tuple[int, int], ...]) -> str | None:
-    """Look into the files, once as long as they stay as they are."""
+    """Return the fault of a checkpoint's files; the answer is cached until a file changes."""
     try:
         check_iteration(folder)
         for name in _FILES:
@@ -198,19 +201,19 @@ def _non_finite_array(content: Any) -> str | None:
 
 def _is_finite(array: np.ndarray) -> bool:
     if array.dtype == np.uint16:
-        # bfloat16, whose exponent is all ones then.
+        # These are the bits of bfloat16 numbers; the exponent of NaN and infinity is all ones.
         return not ((array & 0x7F80) == 0x7F80).any()
     return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
 
 
 def _tensors_of(state: Any) -> Iterator[tuple[str, Any]]:
-    """Go through a state dict; what methods remember of losses may be NaN and is left out."""
+    """Yield the tensors of a state dict, except the stored state of losses, which may be NaN."""
     for name, value in state.items() if isinstance(state, dict) else ():
         yield from _tensors_of(value) if name == "master_weights" else [(name, value)]
 
 
 def non_finite(state: Any) -> str | None:
-    """Return the name of a tensor in a state dict that holds a NaN or an infinity, if any."""
+    """Return the name of a tensor in a state dict that holds a NaN or an infinity, or None."""
     for name, value in _tensors_of(state):
         is_float = isinstance(value, Tensor) and value.is_floating_point()
         if is_float and not bool(paddle.isfinite(value).all()):
@@ -222,8 +225,8 @@ def checkpoint_iteration(folder: str) -> int:
     """Return the iteration of a checkpoint folder after checking that it can be resumed.
 
     Raises:
-        CheckpointError: the folder is missing, lacks a file, or its name does not end in the
-            iteration.
+        CheckpointError: the folder does not exist or lacks a file, or its name does not end with
+            the iteration.
     """
     path = Path(folder)
     if not path.is_dir():
@@ -237,7 +240,7 @@ def checkpoint_iteration(folder: str) -> int:
     iteration = iteration_of(folder)
     if iteration is None:
         raise CheckpointError(
-            f"--resume_model: expected a folder named iter_N after its iteration, found {folder}"
+            f"--resume_model: expected a folder named iter_N, N being its iteration, found {folder}"
         )
     try:
         check_iteration(path)

@@ -17,10 +17,10 @@ __all__ = ["find_config", "load_config", "read_config"]
 
 
 def find_config(name: str | None, config_dir: Path) -> str:
-    """Return the path of a config; a bare file name is looked up in ``config_dir`` too.
+    """Return the path of a config; a file name without a folder is also searched in ``config_dir``.
 
     Raises:
-        ConfigError: there is no such file, with the nearest name of ``config_dir``.
+        ConfigError: there is no such file; the error names the most similar one in ``config_dir``.
     """
     if name is None:
         raise ConfigError("--config: expected the path of a config file, found nothing")
@@ -35,7 +35,8 @@ def find_config(name: str | None, config_dir: Path) -> str:
 def read_config(path: str | Path) -> dict[str, Any]:
     """Return the keys and values of a config and of the files that it is based on.
 
-    What only defines an anchor, at top level, is left out: whoever uses it has its value.
+    A top-level key that only defines a YAML anchor is left out; the places that use the anchor
+    contain its value.
 
     Raises:
         ConfigError: a file cannot be read, see `ConfigFiles`.
@@ -46,12 +47,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def load_config(path: str, **overrides: Any) -> Config:
-    """Read a PaddleSeg config, with everything checked that can be without building it.
+    """Read a PaddleSeg config, and check everything that can be checked without building it.
 
     Args:
         path: the file.
-        **overrides: ``learning_rate``, ``batch_size``, ``iters`` and ``opts``, as PaddleSeg's
-            ``Config`` takes them.
+        **overrides: ``learning_rate``, ``batch_size``, ``iters`` and ``opts``, with the meaning
+            that they have for PaddleSeg's ``Config``.
 
     Raises:
         ConfigError: a file cannot be read, a key, a component or one of its arguments does not
@@ -68,7 +69,7 @@ def load_config(path: str, **overrides: Any) -> Config:
 class _CheckedConfig(Config):
     """PaddleSeg's config: read by `read_config`, and checked before PaddleSeg's own checks.
 
-    PaddleSeg itself never reads the file, so that it cannot see anything else in it.
+    PaddleSeg itself never reads the file, so both always see the same content.
     """
 
     def _parse_from_yaml(self, path: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What can be said about a config without building anything from it."""
+"""Checks of a config that need nothing to be built from it."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ __all__ = ["check_aggregator", "check_config", "check_loss", "check_opt", "check
 _NETWORKS = (manager.MODELS, manager.BACKBONES)
 _POLICIES = ("stop", "skip")
 _TRANSFORMS = ("transforms", "common_transforms", "transforms1", "transforms2")
-#: A number in the place of a path is that of an open file, which Python then reads.
+#: Python takes a number instead of a path for the number of an open file, and reads that file.
 _TEXTS = ("mode", "dataset_root", "train_path", "val_path", "test_path", "separator")
 _SHARED = ("type", "num_classes", "img_channels", "ignore_index")
 _WARMUP = ("warmup_iters", "warmup_start_lr")
-#: What PaddleSeg's loop gives to ``evaluate`` beside ``test_config``.
+#: Arguments that PaddleSeg's loop passes to ``evaluate`` in addition to ``test_config``.
 _GIVEN_BY_LOOP = {"model", "eval_dataset", "num_workers", "precision", "amp_level"}
 
 
 def check_opt(config: dict[str, Any], opt: str) -> None:
-    """Check that one of ``--opts`` names a place that there is.
+    """Check the form of an entry of ``--opts``, and that the parents of its key exist.
 
     Args:
-        config: the config as the files and the options before have it.
-        opt: such as ``loss.coef=[1,2]``; PaddleSeg puts the value there.
+        config: the config from the files, with the earlier options applied.
+        opt: the entry, for example ``loss.coef=[1,2]``.
 
     Raises:
-        ConfigError: it is not of the form key=value, or lies below a key that is not there.
+        ConfigError: the entry does not have the form key=value, or a parent of its key does not
+            exist.
     """
     if opt.count("=") != 1:
         raise ConfigError(f"--opts: expected key=value with a single =, found {shown(opt)}")
@@ -64,14 +65,14 @@ def check_opt(config: dict[str, Any], opt: str) -> None:
 
 
 def check_config(config: dict[str, Any]) -> None:
-    """Check all keys of a config, and the values as far as PaddleSeg names no key itself.
+    """Check all keys of a config, and those values whose errors in PaddleSeg would name no key.
 
     Args:
-        config: all keys, those of the bases included.
+        config: all keys and values, including those of the base files.
 
     Raises:
-        ConfigError: a key, a component or one of its arguments does not exist, or a value cannot
-            work.
+        ConfigError: a key, a component or one of its arguments does not exist, or a value is
+            invalid.
     """
     check_top_level(config)
     for section in SECTIONS:
@@ -101,7 +102,7 @@ def check_aggregator(aggregator: Any) -> None:
     """Check the value of the config key ``loss_aggregator``.
 
     Raises:
-        ConfigError: it names no method, or an argument that the method does not have.
+        ConfigError: the value names no method, or an argument that the method does not have.
     """
     if aggregator is None:
         return
@@ -117,7 +118,7 @@ def check_policy(policy: Any) -> None:
     """Check the value of the config key ``on_nonfinite``.
 
     Raises:
-        ConfigError: it is neither ``stop`` nor ``skip``.
+        ConfigError: the value is neither ``stop`` nor ``skip``.
     """
     if policy not in _POLICIES:
         raise ConfigError(f"on_nonfinite: expected stop or skip, found {shown(policy)}")
@@ -144,7 +145,7 @@ def _check_model(model: dict[str, Any]) -> None:
 
 
 def _check_agreement(config: dict[str, Any]) -> None:
-    """PaddleSeg checks the same, without the keys."""
+    """Check that data sets, model and losses agree; PaddleSeg's own errors name no key."""
     dataset = config["train_dataset"]
     if dataset["type"] != "Dataset":
         return
@@ -166,7 +167,7 @@ def _check_num_classes(key: str, component: dict[str, Any]) -> None:
 
 def _check_optimizer(optimizer: dict[str, Any]) -> None:
     known = dict(manager.OPTIMIZERS.components_dict)
-    # PaddleSeg's builder takes these for the same.
+    # PaddleSeg's builder treats these two values alike.
     known |= {"sgd": known["SGD"], "adam": known["Adam"]}
     kind = checked_type("optimizer", optimizer, known)
     if known[kind] is known["SGD"] and "momentum" in optimizer:
@@ -181,7 +182,7 @@ def _check_optimizer(optimizer: dict[str, Any]) -> None:
         for key, group in entries("optimizer.custom_cfg", optimizer["custom_cfg"]):
             _check_parameter_group(key, group)
     if isinstance(optimizer.get("grad_clip_cfg"), dict):
-        # PaddleSeg and Paddle check the rest.
+        # PaddleSeg and Paddle check the other arguments.
         for name in optimizer["grad_clip_cfg"].keys() & {"clip_norm", "max"}:
             key = f"optimizer.grad_clip_cfg.{name}"
             checked_range(key, optimizer["grad_clip_cfg"][name], least=1e-30)
@@ -192,7 +193,7 @@ def _check_parameter_group(key: str, group: Any) -> None:
         raise ConfigError(f"{key}: expected a 'name' of parameters, found {shown(group)}")
     check_keys(f"{key}.", group, ("name", "lr_mult", "lr_multi", "weight_decay_mult"))
     if "lr_multi" in group:
-        # So it stands in PaddleSeg's configs of PP-MobileSeg.
+        # PaddleSeg's configs of PP-MobileSeg have this spelling.
         logger.warning(f"{key}.lr_multi: PaddleSeg does not read this key; it reads lr_mult")
     for name in group.keys() - {"name"}:
         checked_range(f"{key}.{name}", group[name], least=0)
@@ -206,7 +207,7 @@ def _check_schedule(schedule: dict[str, Any]) -> None:
     }
     kind = checked_type("lr_scheduler", schedule, kinds)
     given = {name: value for name, value in schedule.items() if name not in _WARMUP}
-    # PaddleSeg sets them for the schedule.
+    # PaddleSeg itself gives these arguments to the schedule.
     computed = {"decay_steps"} if kind == "PolynomialDecay" else set()
     check_arguments("lr_scheduler", given, kind, kinds[kind], computed)
     check_numbers("lr_scheduler", schedule, kinds[kind])
@@ -229,7 +230,7 @@ def check_loss(section: str, loss: dict[str, Any]) -> None:
     """Check the value of the config key ``loss`` or ``distill_loss``.
 
     Raises:
-        ConfigError: a key, a loss or an argument of one does not exist, or a value cannot work.
+        ConfigError: a key, a loss or an argument of a loss does not exist, or a value is invalid.
     """
     check_keys(f"{section}.", loss, ("types", "coef", "_inherited_"))
     for key in ("types", "coef"):
@@ -245,7 +246,7 @@ def check_loss(section: str, loss: dict[str, Any]) -> None:
 
 
 def _check_loss_entry(key: str, loss: Any) -> None:
-    """Check a loss, and those inside of it."""
+    """Check a loss and its inner losses."""
     check_component(key, loss, (manager.LOSSES,))
     kind = loss["type"]
     if kind == "MixedLoss" or kind in METHODS:
@@ -259,7 +260,7 @@ def _check_loss_entry(key: str, loss: Any) -> None:
 
 
 def _check_coef(key: str, coef: Any, count: int, one_for_all: bool = False) -> None:
-    """Check coefficients; with ``one_for_all``, a single loss serves all outputs."""
+    """Check coefficients; with ``one_for_all``, a single loss is used for all outputs."""
     if not isinstance(coef, list) or not coef:
         raise ConfigError(f"{key}: expected a list of numbers, found {shown(coef)}")
     for index, value in enumerate(coef):
@@ -285,7 +286,7 @@ def _check_class_weights(key: str, weights: Any, kind: str) -> None:
 
 
 def _check_ignore_index(config: dict[str, Any]) -> None:
-    """What PaddleSeg checks for ``MixedLoss``, for the losses inside of other components."""
+    """Check ``ignore_index`` of all inner losses; PaddleSeg checks it for ``MixedLoss`` only."""
     dataset = config["train_dataset"]
     component = manager.DATASETS[dataset["type"]]
     expected = dataset.get("ignore_index", getattr(component, "IGNORE_INDEX", None))
@@ -298,7 +299,7 @@ def _check_ignore_index(config: dict[str, Any]) -> None:
 
 
 def _losses(key: str, losses: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All losses, those inside of others too."""
+    """Yield all losses with their keys, including inner losses."""
     for index, loss in enumerate(losses if isinstance(losses, list) else []):
         if isinstance(loss, dict):
             yield f"{key}[{index}]", loss
@@ -306,7 +307,7 @@ def _losses(key: str, losses: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _check_test_config(options: dict[str, Any]) -> None:
-    """PaddleSeg reads these only when it evaluates, long after training began."""
+    """Check ``test_config`` before training; PaddleSeg reads it only at the first evaluation."""
     known = inspect.signature(evaluate).parameters.keys() - _GIVEN_BY_LOOP
     check_keys("test_config.", options, known, "there is no such option")
     for name in ("aug_eval", "flip_horizontal", "flip_vertical", "is_slide", "auc_roc"):

@@ -37,7 +37,7 @@ def entries(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Return the entries of a list of components, each with its key.
 
     Raises:
-        ConfigError: it is not a list, or empty.
+        ConfigError: the value is not a list, or the list is empty.
     """
     if not isinstance(value, list) or not value:
         raise ConfigError(f"{key}: expected a list of components, found {shown(value)}")
@@ -53,10 +53,10 @@ def check_component(
         key: the key of the config that it is the value of.
         component: the component.
         managers: where its type is registered.
-        requires_all: whether it must have every argument without a default.
+        requires_all: whether every argument without a default must be given.
 
     Raises:
-        ConfigError: its type or one of its arguments does not exist, or one is missing.
+        ConfigError: the type or an argument does not exist, or an argument is missing.
     """
     known = {name: kind for m in managers for name, kind in m.components_dict.items()}
     kind = checked_type(key, component, known)
@@ -70,7 +70,7 @@ def check_component(
 
 
 def _inner_components(key: str, component: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Whatever PaddleSeg's builder builds among the arguments: mappings with a type."""
+    """Yield the arguments that PaddleSeg's builder builds, which are mappings with a type."""
     for name, value in component.items():
         found = [(f"{key}.{name}", value)]
         if isinstance(value, list):
@@ -84,10 +84,10 @@ def checked_type(key: str, component: Any, known: Mapping[str, Any]) -> str:
     Args:
         key: the key of the config that it is the value of.
         component: the component.
-        known: all types that there are.
+        known: all existing types.
 
     Raises:
-        ConfigError: it has none, or one that does not exist.
+        ConfigError: the component has no type, or the type does not exist.
     """
     if not isinstance(component, dict) or "type" not in component:
         raise ConfigError(f"{key}: expected a 'type', found {shown(component)}")
@@ -106,17 +106,17 @@ def check_arguments(
     make: Callable[..., Any],
     optional: Collection[str] = (),
 ) -> None:
-    """Check that a component has the arguments that its class takes.
+    """Check the arguments of a component against those of its class.
 
     Args:
         key: the key of the config that it is the value of.
         component: the component.
         kind: its type.
         make: the class or function of that name.
-        optional: arguments that someone else gives.
+        optional: arguments that need not be in the config, because the code sets them.
 
     Raises:
-        ConfigError: it has one that the class does not take, or lacks one that it needs.
+        ConfigError: the class does not take one of the arguments, or a required one is missing.
     """
     parameters = inspect.signature(make).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -131,7 +131,9 @@ def check_arguments(
 
 
 def check_numbers(key: str, component: Mapping[str, Any], make: Callable[..., Any]) -> None:
-    """Check that arguments whose default is a number are numbers, and flags true or false.
+    """Check that numbers are numbers and flags are true or false.
+
+    The default of an argument shows which of them it is.
 
     Args:
         key: the key of the config that it is the value of.
@@ -139,7 +141,7 @@ def check_numbers(key: str, component: Mapping[str, Any], make: Callable[..., An
         make: the class or function that takes the arguments.
 
     Raises:
-        ConfigError: one is something else.
+        ConfigError: an argument has another type.
     """
     for name, parameter in inspect.signature(make).parameters.items():
         if name in component and isinstance(parameter.default, bool):
@@ -151,10 +153,10 @@ def check_numbers(key: str, component: Mapping[str, Any], make: Callable[..., An
 
 
 def check_finite(key: str, value: Any) -> None:
-    """Check that there is no NaN and no infinity in a value, however deep.
+    """Check that a value contains no NaN and no infinity, at any depth.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: it contains one.
     """
     if isinstance(value, dict):
         for name, inner in value.items():

@@ -13,16 +13,19 @@ from paddleseg_autoloss.yaml_files import MAX_SIZE, Document, read_document
 
 __all__ = ["MAX_FILES", "ConfigFiles"]
 
-#: Files of one config; a base that is named twice counts twice.
+#: Most files that one config may consist of; a base that is named twice counts twice.
 MAX_FILES = 32
 
 
 @dataclass
 class ConfigFiles:
-    """Reads a config as PaddleSeg does, but by the careful reader and within limits.
+    """Reads a config as PaddleSeg does, but with the strict YAML reader of this package.
+
+    The number and the size of the files are limited.
 
     Attributes:
-        definitions: top-level keys that hold an anchor which an alias uses, of all files.
+        definitions: top-level keys of all files whose values hold an anchor that some alias refers
+            to.
     """
 
     definitions: set[str] = field(default_factory=set)
@@ -32,12 +35,14 @@ class ConfigFiles:
     def read(self, path: Path) -> dict[str, Any]:
         """Return the keys and values of a file, merged into those of its bases.
 
-        A mapping is merged with that of a base, unless it says ``_inherited_: false``; anything
-        else takes the place of the base's.  The first base goes before the second.
+        A mapping is merged with the mapping of the base, unless it contains ``_inherited_: false``.
+        Any other value replaces the value of the base.  If two bases have the same key, the first
+        base wins.
 
         Raises:
-            ConfigError: a file cannot be read, is based on itself or names no files as bases; the
-                files are more than `MAX_FILES`, or larger than `MAX_SIZE` in sum.
+            ConfigError: a file cannot be read, is based on itself, or has a ``_base_`` that is not
+                a path or a list of paths; or there are more than `MAX_FILES` files, or more than
+                `MAX_SIZE` characters in all of them.
         """
         return self._read(path, seen=())
 
@@ -76,7 +81,7 @@ class ConfigFiles:
 
 
 def _check_kinds(own: dict[str, Any], base: dict[str, Any], key: str = "") -> None:
-    """A mapping can be merged with a mapping only."""
+    """Check that a mapping is merged only with a mapping."""
     for name, value in own.items():
         if isinstance(value, dict) and name in base and value.get("_inherited_", True):
             if not isinstance(base[name], dict):

@@ -1,4 +1,4 @@
-"""The keys that a config may have at top level, and who reads them."""
+"""The top-level keys that a config may have, and which program reads them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from paddleseg_autoloss.errors import ConfigError, did_you_mean
 
 __all__ = ["KEYS", "REQUIRED", "SECTIONS", "check_keys", "check_top_level"]
 
-#: Keys without which nothing can be trained.
+#: Keys that training requires.
 REQUIRED = ("batch_size", "iters", "train_dataset", "optimizer", "lr_scheduler", "loss", "model")
-#: Keys that hold keys of their own.
+#: Keys whose values are mappings.
 SECTIONS = (
     "train_dataset", "val_dataset", "optimizer", "lr_scheduler", "loss", "distill_loss", "model",
     "test_config",
 )  # fmt: skip
-#: What training reads: PaddleSeg 2.8, 2.9 and develop, and this package.
+#: Keys that training reads, in PaddleSeg 2.8, 2.9 and develop, and in this package.
 KEYS = frozenset(
     {
         *REQUIRED, *SECTIONS, "to_static_training", "_inherited_",
@@ -27,7 +27,7 @@ KEYS = frozenset(
         "loss_aggregator", "on_nonfinite",
     }
 )  # fmt: skip
-#: What configs in PaddleSeg's repository have besides, for other tools or for no one.
+#: Other keys of the configs in PaddleSeg's repository; other tools read them, or no program does.
 _OTHER_KEYS = frozenset(
     {
         "learning_rate", "mean", "std", "weight", "export", "test_dataset", "use_ema",
@@ -42,10 +42,10 @@ _OTHER_KEYS = frozenset(
 
 
 def check_top_level(config: dict[str, Any]) -> None:
-    """Check the keys of a config; a warning names those that training does not read.
+    """Check the top-level keys of a config, and warn of keys that training does not read.
 
     Raises:
-        ConfigError: a key is unknown, or one is missing without which nothing can be trained.
+        ConfigError: a key is unknown, or a key that training requires is missing.
     """
     check_keys("", config, KEYS | _OTHER_KEYS, preferred=KEYS)
     for key in sorted(config.keys() & _OTHER_KEYS):
@@ -65,19 +65,19 @@ def check_keys(
     """Check that all keys are known.
 
     Args:
-        prefix: what stands before a key in the error, with its dot.
+        prefix: the text before the key in the error, including the final dot.
         keys: the keys to check.
-        known: those that there are.
-        what: what the error says of another.
-        preferred: those that the error may propose; by default all known ones.
+        known: all valid keys.
+        what: the words of the error for an unknown key.
+        preferred: keys that the error may propose; by default all valid keys.
 
     Raises:
-        ConfigError: one is unknown; the error names the nearest.
+        ConfigError: a key is unknown; the error names the most similar valid key.
     """
     known = frozenset(known)
     for key in keys:
         if key not in known:
             hint = did_you_mean(key, preferred or known)
             if not hint and prefix and key in KEYS:
-                hint = f"; {key} stands at top level"
+                hint = f"; {key} is a top-level key"
             raise ConfigError(f"{prefix}{key}: {what}{hint}")

@@ -1,4 +1,4 @@
-"""All figures of one evaluation, from PaddleSeg's own metrics."""
+"""All metrics of one evaluation, computed by PaddleSeg's own functions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Figures", "captured_figures"]
 
 @dataclass(frozen=True)
 class Figures:
-    """What PaddleSeg's evaluation found; its ``evaluate`` prints Dice but does not return it.
+    """The metrics of one evaluation; PaddleSeg's ``evaluate`` prints Dice but does not return it.
 
     Args:
         mIoU: mean of the classes' intersection over union, in [0, 1].
         Dice: mean of the classes' Dice coefficients, in [0, 1].
         Kappa: Cohen's kappa over pixels, in [-1, 1].
-        Acc: share of the pixels that are right, in [0, 1].
+        Acc: share of the pixels that are classified correctly, in [0, 1].
         class_IoU: intersection over union per class.
         class_Dice: Dice coefficient per class.
         class_Precision: precision per class.
@@ -42,7 +42,7 @@ class Figures:
 
     @classmethod
     def from_areas(cls, intersect: Tensor, predicted: Tensor, labelled: Tensor) -> Figures:
-        """Compute the figures from the classes' pixel counts, int64, shape [classes] each."""
+        """Compute the metrics from pixel counts per class; each is int64, shape [classes]."""
         areas = (intersect, predicted, labelled)
         class_iou, miou = metrics.mean_iou(*areas)
         class_dice, dice = metrics.dice(*areas)
@@ -59,16 +59,16 @@ class Figures:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures by name."""
+        """Return the metrics by name."""
         return asdict(self)
 
 
 @contextmanager
 def captured_figures() -> Iterator[Callable[[], Figures]]:
-    """Watch one call of PaddleSeg's ``evaluate``; what is yielded returns its figures.
+    """Observe one call of PaddleSeg's ``evaluate``; yield a function that returns its metrics.
 
-    ``evaluate`` hands the pixel counts to ``metrics.mean_iou``, in every version; it is there that
-    they are read.
+    In every version, ``evaluate`` passes the pixel counts to ``metrics.mean_iou``.  They are read
+    there.
     """
     seen: list[tuple[Tensor, ...]] = []
     mean_iou = metrics.mean_iou
@@ -81,6 +81,6 @@ def captured_figures() -> Iterator[Callable[[], Figures]]:
         try:
             yield lambda: Figures.from_areas(*seen[-1])
         except Exception:
-            # PaddleSeg's progress bar has not ended its line, and the error needs one of its own.
+            # PaddleSeg's progress bar has not ended its line; the error must begin a new one.
             print(file=sys.stderr)
             raise

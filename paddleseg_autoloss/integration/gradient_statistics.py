@@ -1,4 +1,4 @@
-"""How the gradients of the losses lie to each other."""
+"""Norms of the losses' gradients, and the angles between them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ class PairRow:
         iteration: the window's last iteration.
         first: name of one loss.
         second: name of the other.
-        first_norm: mean length of its gradient.
-        second_norm: mean length of the other's.
-        cosine: mean cosine of the angle between them; NaN if one was always zero.
+        first_norm: mean norm of the first loss's gradient.
+        second_norm: mean norm of the second loss's gradient.
+        cosine: mean cosine of the angle between the two gradients; NaN if one of them was zero in
+            every step.
         conflict: share of the steps in which the cosine was negative.
     """
 
@@ -40,12 +41,12 @@ class GradientStatistics:
     """Collects the Gramians of one aggregator.
 
     Args:
-        prefix: what the names of its losses are to begin with.
+        prefix: text to put before the names of its losses.
         aggregator: the aggregator.
 
     Attributes:
         names: the names of its losses.
-        is_exact: whether its gradients are those for the parameters.
+        is_exact: whether its gradients are taken with respect to the parameters.
     """
 
     def __init__(self, prefix: str, aggregator: LossAggregator) -> None:
@@ -56,13 +57,13 @@ class GradientStatistics:
         self._writes = is_writing_rank()
 
     def note(self) -> None:
-        """Take the Gramian of the present step, if there is one."""
+        """Record the Gramian of the current step, if there is one."""
         gramian, self._aggregator.last_gramian = self._aggregator.last_gramian, None
         if self._writes and gramian is not None and np.isfinite(gramian).all():
             self._gramians.append(gramian)
 
     def window(self, iteration: int) -> list[PairRow]:
-        """Return the means since the last call, a row for each pair of losses."""
+        """Return the means since the last call, one row per pair of losses."""
         gramians, self._gramians = self._gramians, []
         if not gramians:
             return []
@@ -91,7 +92,7 @@ def cosines(gramians: np.ndarray) -> np.ndarray:
 
 
 def conflict_rate(angles: np.ndarray) -> float:
-    """Return the share of cosines that are negative; those that are NaN do not count as such."""
+    """Return the share of cosines that are negative; NaN counts as not negative."""
     return float((angles < 0).mean())
 
 

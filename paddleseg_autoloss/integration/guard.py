@@ -1,4 +1,4 @@
-"""Leaves out the step, or stops, where losses or gradients are not finite."""
+"""Skips the step, or stops the run, if a loss or a gradient is not finite."""
 
 from __future__ import annotations
 
@@ -21,32 +21,34 @@ from paddleseg_autoloss.tensors import describe_broken
 
 __all__ = ["StepGuard"]
 
-#: More skipped steps in a row than this are not bad luck.
+#: Most steps that may be skipped in a row; more of them show that training has diverged.
 _MOST_IN_A_ROW = 20
 
 
 class StepGuard:
-    """Prevents every step whose loss or gradient is NaN or infinite, on any card.
+    """Prevents every step in which a loss or a gradient is NaN or infinite on any card.
 
-    Network, optimizer, learned weights and all that methods remember are then as before the step.
-    The guard waits for the device before the optimizer does anything; PaddleSeg's loop would wait a
-    little later.  Several cards also tell each other whether a loss is broken.  An overflow under a
-    gradient scaler is left to the scaler, unless a loss itself is broken.
+    The network, the optimizer, the learned weights and the methods' memories then are the same as
+    before the step.  The guard waits for the device before the optimizer's step; PaddleSeg's loop
+    would wait a little later.  Several cards also tell each other whether a loss is not finite.
+    With a gradient scaler, the scaler handles an overflow of the gradients; the guard acts only if
+    a loss itself is not finite.
 
     Args:
         model: the network.
-        state: of the losses.
+        state: the state of the losses.
         monitor: reads the losses.
-        aggregators: what weighs the losses; they report gradients that are not finite.
+        aggregators: the aggregators that weigh the losses; they report gradients that are not
+            finite.
         stop: the cards agree on it where they agree on broken losses.
-        skips: whether to leave out such a step and go on, with the next data and learning rate,
-            instead of stopping.
-        evaluate: computes the losses of other outputs for the same batch, returns the value of
-            every term, and leaves no trace.
+        skips: whether to skip such a step and to continue with the next batch and learning rate;
+            otherwise the run stops.
+        evaluate: computes the losses of other outputs for the same batch and returns the value of
+            every term; it changes no state.
 
     Attributes:
-        snapshot: what the losses remembered before the step, to be set before they are computed.
-        outputs: what the network returned, likewise.
+        snapshot: copy of the losses' state before the step; set it before the losses are computed.
+        outputs: the outputs of the network; set them before the losses are computed.
     """
 
     def __init__(
@@ -74,23 +76,24 @@ class StepGuard:
         self._hook = self._statistics.keep_before_each_step()
 
     def shown(self, losses: list[Tensor]) -> list[Tensor]:
-        """Return the losses that PaddleSeg's log and curves show where broken steps are skipped.
+        """Return the losses for PaddleSeg's log and curves.
 
-        A loss that is not finite counts as 0 there.
+        If broken steps are skipped, a loss that is not finite is shown as 0.
         """
         return [paddle.where(x.isfinite(), x, paddle.zeros_like(x)) for x in losses]
 
     def permits(self, scaled: bool, overflow: bool) -> bool:
-        """Return whether to take the step; if not, all is again as before it.
+        """Return whether to take the step; if not, restore the state from before the step.
 
         Args:
-            scaled: whether a gradient scaler looks after the gradients.
-            overflow: whether it found one that is not finite.  The optimizer leaves out such a step
-                by itself; batch norm has moved, as it has without this package.
+            scaled: whether a gradient scaler is in use.
+            overflow: whether the scaler found a gradient that is not finite.  It then skips the
+                optimizer step itself.  The running statistics of batch norm keep their update, as
+                they do without this package.
 
         Raises:
-            TrainingDiverged: a loss or a gradient is not finite, and the step is not to be skipped;
-                or too many steps were skipped in a row.
+            TrainingDiverged: a loss or a gradient is not finite, and such steps are not skipped; or
+                too many steps in a row were skipped.
         """
         reason = self._broken_loss() or (None if scaled else self._broken_gradient())
         if reason is not None:
@@ -105,7 +108,7 @@ class StepGuard:
             self._count(self.monitor.divergence("the scaled gradients are NaN or infinite"))
         else:
             self._in_a_row = 0
-        # Nothing of a step is held beyond its end.
+        # Keep nothing of a step after its end, to free the memory.
         self.snapshot, self.outputs = {}, None
         return reason is None
 
@@ -113,11 +116,11 @@ class StepGuard:
         self._in_a_row += 1
         if self._in_a_row > _MOST_IN_A_ROW:
             raise TrainingDiverged(
-                f"{reason.what}; so were the {_MOST_IN_A_ROW} steps before", reason.rescue
+                f"{reason.what}; the {_MOST_IN_A_ROW} steps before were skipped too", reason.rescue
             )
 
     def _broken_loss(self) -> TrainingDiverged | None:
-        """Return the error for a loss that is not finite, on this card or another."""
+        """Return the error for a loss that is not finite on this or another card, or None."""
         reason = None
         try:
             self.monitor.check_latest()
@@ -131,7 +134,7 @@ class StepGuard:
 
     @paddle.no_grad()
     def _broken_gradient(self) -> TrainingDiverged | None:
-        """Return the error for a gradient that is not finite; all cards have the same."""
+        """Return the error for a gradient that is not finite, or None; all cards agree."""
         for aggregator in self.aggregators:
             if aggregator.not_finite is not None:
                 return self.monitor.divergence(aggregator.not_finite)
@@ -146,12 +149,13 @@ class StepGuard:
         name = self._term_to_blame() or name
         return self.monitor.divergence(f"the gradient of {name} is {broken}")
 
-    # fleet's optimizer takes its steps without gradients.
+    # The optimizer of fleet calls its step without gradient tracking; this function needs
+    # gradients.
     @paddle.enable_grad()
     def _term_to_blame(self) -> str | None:
-        """Return the term whose gradient for the outputs is not finite.
+        """Return the name of the term whose gradient with respect to the outputs is not finite.
 
-        It is None if the gradient breaks further down, inside the network.
+        It is None if these gradients are finite, and the fault arises inside the network.
         """
         outputs = self.outputs
         if not isinstance(outputs, list) or not all(isinstance(x, Tensor) for x in outputs):
@@ -163,7 +167,7 @@ class StepGuard:
         if not trained:
             return None
         try:
-            # A loss may change its input in place, which a leaf does not permit.
+            # A loss may change its input in place; Paddle forbids this for a leaf tensor.
             values = self._evaluate([leaf * 1 for leaf in leaves])
             for term, value in zip(self.monitor.terms, values):
                 if value is not None and not value.stop_gradient:
@@ -171,8 +175,8 @@ class StepGuard:
                     if not all(bool(g.isfinite().all()) for g in found if g is not None):
                         return term.name
         except Exception as error:
-            # That the gradient is broken matters more than where it comes from.
-            logger.warning(f"cannot find the loss that the broken gradient comes from: {error}")
+            # This search must not hide the error about the gradient itself.
+            logger.warning(f"cannot find the loss whose gradient is not finite: {error}")
         return None
 
     def undo_forward(self) -> None:
@@ -180,5 +184,5 @@ class StepGuard:
         self._statistics.restore()
 
     def remove(self) -> None:
-        """Let go of the network."""
+        """Remove the hooks from the network."""
         self._hook.remove()

@@ -1,4 +1,4 @@
-"""What the weights did: CSV files that grow while the run trains, and a picture made from them."""
+"""The history of the weights: CSV files that grow during training, and a picture of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paddleseg_autoloss.integration.gradient_statistics import PairRow
 
 __all__ = ["Row", "WeightHistory"]
 
-#: Beyond this many curves a legend hides more than it tells.
+#: A plot with more curves than this has no legend, which would cover too much of it.
 _MOST_LEGEND_ENTRIES = 8
 
 
@@ -24,9 +24,9 @@ class Row:
     Args:
         iteration: the window's last iteration.
         term: name of the term.
-        raw: the loss as its function returned it.
-        weight: what it was multiplied by.
-        weighted: the product, the term's part of the total.
+        raw: the loss value before weighting.
+        weight: the weight, which multiplies the raw value.
+        weighted: the product, which is the term's part of the total loss.
     """
 
     iteration: int
@@ -40,13 +40,13 @@ R = TypeVar("R", Row, PairRow)
 
 
 class _Table(Generic[R]):
-    """A CSV file with a row for each object of a dataclass.
+    """A CSV file with one row per object of a dataclass.
 
     Args:
         path: the file.
         kind: the dataclass.
-        start_iter: iteration that the run continues from; rows after it are dropped, and with 0
-            all of them.
+        start_iter: iteration that the run continues from; rows of later iterations are deleted.
+            With 0 all rows are deleted.
     """
 
     def __init__(self, path: Path, kind: type[R], start_iter: int) -> None:
@@ -70,7 +70,8 @@ class _Table(Generic[R]):
             return []
         with open(self.path, newline="", encoding="utf-8") as file:
             records = list(csv.reader(file))[1:]
-        # Rows behind the checkpoint go first: a kill may have cut the last of them short.
+        # Delete the rows after the checkpoint before parsing: the last one may be incomplete, if
+        # the process was killed.
         kept = [r for r in records if r[0].isdigit() and int(r[0]) <= self._start_iter]
         return [self._kind(*map(_parsed, fields(self._kind), r)) for r in kept]
 
@@ -88,7 +89,7 @@ def _cells(row: Row | PairRow) -> list[Any]:
 
 
 def _parsed(field: Any, text: str) -> Any:
-    # Annotations are strings here.
+    # Type annotations are strings in this module.
     readers: dict[str, Callable[[str], Any]] = {"int": int, "str": unescape_cell, "float": float}
     return readers[field.type](text)
 
@@ -96,13 +97,14 @@ def _parsed(field: Any, text: str) -> Any:
 class WeightHistory:
     """The history of a run in its folder.
 
-    ``loss_weights.csv`` has the losses and their weights; ``loss_gradients.csv``, where gradients
-    are taken one by one, their lengths and angles; ``loss_weights.png`` shows both.
+    ``loss_weights.csv`` contains the losses and their weights.  ``loss_gradients.csv`` contains the
+    norms of the losses' gradients and the angles between them, if the method computes them.
+    ``loss_weights.png`` shows both.
 
     Args:
         folder: the run's folder.
-        start_iter: iteration that the run continues from; rows after it are dropped, and with 0
-            all of them.
+        start_iter: iteration that the run continues from; rows of later iterations are deleted.
+            With 0 all rows are deleted.
     """
 
     def __init__(self, folder: str | Path, start_iter: int = 0) -> None:
@@ -114,7 +116,7 @@ class WeightHistory:
     def append(self, rows: Sequence[Row]) -> None:
         """Add the losses of one log window."""
         if self._is_new and not self._weights.rows:
-            # Those of an older run in this folder, which this one may not have.
+            # Delete the gradients of an older run in this folder; this run may record none.
             self._gradients.path.unlink(missing_ok=True)
         self._weights.append(rows)
 
@@ -124,7 +126,7 @@ class WeightHistory:
             self._gradients.append(rows)
 
     def plot(self) -> bool:
-        """Draw all that there is; return whether there was any."""
+        """Draw the whole history; return False if there are no rows."""
         if not self._weights.rows:
             return False
         from matplotlib.figure import Figure

@@ -20,34 +20,34 @@ from paddleseg_autoloss.weighting.base import own_arguments
 
 __all__ = ["JointAggregation", "joint_aggregation"]
 
-#: Relative difference beyond which two totals are not the same, in half precision too.
+#: Largest relative difference between two totals that count as equal; it allows half precision.
 _TOLERANCE = 1e-2
 
 
 class JointAggregation:
-    """Weighs every term of every head with one method, in the place of their sum.
+    """Weighs all terms of all heads with one method, instead of adding them up.
 
     Args:
-        config: the value of ``loss_aggregator``: a ``type`` and its arguments, or the aggregator
-            itself, whose names are those of the terms.
-        terms: the terms of the loss.  Their coefficients stay: the method sees coefficient times
-            loss.
+        config: the value of ``loss_aggregator``: a ``type`` and its arguments; or an aggregator,
+            whose names are the names of the terms.
+        terms: the terms of the loss.  Their coefficients still apply: the method gets coefficient
+            times loss.
 
     Attributes:
         aggregator: the method over the terms.
-        terms: the terms as it weighs them.
+        terms: the terms, with this aggregator as their source of weights.
 
     Raises:
-        ConfigError: a term is weighed already, the config cannot work, or the method cannot keep
-            its negative weights from making a head get worse.
+        ConfigError: a term is already weighed by a component, the config is invalid, or the method
+            could give a head a negative weight.
     """
 
     def __init__(self, config: Mapping[str, Any] | LossAggregator, terms: Sequence[Term]) -> None:
         for term in terms:
             if term.sources:
                 raise ConfigError(
-                    f"loss_aggregator: {term.name} is weighed already by a component of loss.types;"
-                    " expected MixedLoss there, or no loss_aggregator"
+                    f"loss_aggregator: a component of loss.types already weighs {term.name}; "
+                    "expected MixedLoss there, or no loss_aggregator"
                 )
         self.aggregator = _aggregator(config, [term.name for term in terms])
         self._check_signs(len({term.head for term in terms}))
@@ -57,22 +57,22 @@ class JointAggregation:
         self._checked = False
 
     def _check_signs(self, heads: int) -> None:
-        """A method that sees no gradients cannot spare a head its negative weights."""
+        """Refuse negative weights for a head; a method with gradients can make them 0."""
         method = self.aggregator.weighting
         if heads > 1 and not self.aggregator.uses_gradients and method.may_be_negative:
             raise ConfigError(
                 f"loss_aggregator.type: {method.short_name} can give negative weights, which would "
-                f"make one of the {heads} heads get worse; expected another method"
+                f"increase the losses of one of the {heads} heads; expected another method"
             )
 
     def total(
         self, values: Sequence[Tensor | None], result: Sequence[Tensor], outputs: Any
     ) -> Tensor:
-        """Return the total that takes the place of the sum of ``result``.
+        """Return the total loss, which replaces the sum of ``result``.
 
         Args:
             values: what each term's loss returned, or None if it was not called.
-            result: the losses as PaddleSeg or the model put them together.
+            result: the list of losses that PaddleSeg or the model computed.
             outputs: what the network returned.
 
         Raises:
@@ -94,12 +94,12 @@ class JointAggregation:
         with paddle.amp.auto_cast(enable=False):
             ours = float(as_vector(list(weighted.values())).sum())
             theirs = float(as_vector(result).sum())
-        # What is not finite is reported elsewhere, by name.
+        # The guard reports values that are not finite, with the name of the term.
         if math.isfinite(theirs) and not math.isclose(ours, theirs, rel_tol=_TOLERANCE):
             raise ConfigError(
                 f"loss_aggregator: the losses of loss.types times their coefficients sum to "
-                f"{ours:.6g}, but the model trains on {theirs:.6g}; its loss_computation does "
-                "something else, which cannot be weighed"
+                f"{ours:.6g}, but the model trains on {theirs:.6g}: its loss_computation computes "
+                "another total, which cannot be weighed; remove loss_aggregator"
             )
         self._checked = True
 
@@ -107,10 +107,10 @@ class JointAggregation:
 def joint_aggregation(
     config: Mapping[str, Any] | LossAggregator | None, terms: Sequence[Term]
 ) -> JointAggregation | None:
-    """Return what weighs the terms; None where no method is asked for, or there is one term only.
+    """Return the joint aggregation of the terms, or None.
 
-    A single term has nothing to be weighed against: a method would only change the size of the
-    steps.
+    It is None if the config asks for no method, or if there is only one term.  With a single term a
+    method would only change the size of the steps.
 
     Args:
         config: the value of ``loss_aggregator``, see `JointAggregation`.

@@ -1,7 +1,7 @@
-"""The one gate for files of weights and states: all of them are read by the careful reader.
+"""The one place that loads files of weights and states, without ``pickle``.
 
-PaddleSeg's own loaders go through it too while this package is imported, so a command, a script of
-PaddleSeg and a notebook that call them are alike.
+When this package is imported, PaddleSeg's own loaders use it too.  So the commands, PaddleSeg's
+scripts and notebooks behave alike.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from paddleseg_autoloss.tensor_files import read_tensor_file
 
 __all__ = ["guard_loaders", "load_tensors", "load_weights"]
 
-#: Paddle's table of the names of tensors, beside them.
+#: Key under which ``paddle.save`` stores the names of the tensors.
 _NAMES = "StructuredToParameterName@@"
 
 _stock_load: Callable = paddle.load
@@ -33,18 +33,18 @@ _stock_load_pretrained_model: Callable = utils.load_pretrained_model
 
 
 def load_tensors(path: str, what: str = "pretrained") -> Any:
-    """Load a file as ``paddle.load`` does, but nothing except tensors, numbers and names.
+    """Load a file like ``paddle.load``, but accept only tensors, numbers and names in it.
 
     Args:
         path: a local file that ``paddle.save`` wrote.
-        what: the flag or config key that named it, for the errors.
+        what: the flag or config key that names the file, for error messages.
 
     Returns:
-        What was saved.
+        The saved object.
 
     Raises:
-        CheckpointError: the file is damaged, or holds anything else, or cannot be read, or is not
-            what the proof beside it says.
+        CheckpointError: the file cannot be read, is damaged, contains other objects, or does not
+            match the checksum in its proof.
     """
     try:
         check_proof(path)
@@ -58,18 +58,18 @@ def load_tensors(path: str, what: str = "pretrained") -> Any:
 
 
 def load_weights(model: nn.Layer, pretrained_model: str | None, what: str = "pretrained") -> int:
-    """Load what fits of a file of weights into a network, as PaddleSeg does, unless nothing fits.
+    """Load the tensors of a weight file that fit into a network, as PaddleSeg does.
 
     Args:
         model: the network.
-        pretrained_model: a file or the address of one, or None, with which nothing happens.
-        what: the flag or config key that named it, for the errors.
+        pretrained_model: a file or a URL; for None nothing is loaded.
+        what: the flag or config key that names the file, for error messages.
 
     Returns:
-        The number of the network's tensors that the file does not have.
+        The number of the network's tensors for which the file has no matching tensor.
 
     Raises:
-        CheckpointError: the file cannot be read or downloaded, or nothing in it fits.
+        CheckpointError: the file cannot be read or downloaded, or none of its tensors fits.
     """
     if pretrained_model is None:
         _stock_load_pretrained_model(model, None)
@@ -91,10 +91,10 @@ def load_weights(model: nn.Layer, pretrained_model: str | None, what: str = "pre
 
 
 def guard_loaders() -> None:
-    """Let PaddleSeg's loaders go through this gate.
+    """Let PaddleSeg's loaders use the functions of this module.
 
-    ``paddle.load`` looks at its caller: calls from modules of PaddleSeg come here, all others are
-    Paddle's own.
+    The replaced ``paddle.load`` looks at its caller: it handles calls from PaddleSeg's modules, and
+    passes all other calls to Paddle's own function.
     """
     global _stock_load_pretrained_model
     replace(paddle, "load", _load)
@@ -117,7 +117,7 @@ def _load(path: Any, **configs: Any) -> Any:
 
 
 def _local(path: str, what: str) -> str:
-    """Return the path of a file, after PaddleSeg has downloaded it if it is elsewhere."""
+    """Return a local path; PaddleSeg downloads the file first if ``path`` is a URL."""
     if not urlparse(path).netloc:
         return path
     try:
@@ -142,7 +142,7 @@ def _fits(weights: Any, name: str, own: Tensor, what: str, path: str) -> bool:
 
 
 def _with_tensors(content: Any) -> Any:
-    """Make tensors of arrays as ``paddle.load`` does, whichever of its forms they were saved in."""
+    """Convert arrays to tensors as ``paddle.load`` does, for each of its file formats."""
     if isinstance(content, dict) and _NAMES in content:
         for key, name in content.pop(_NAMES).items():
             if isinstance(content[key], np.ndarray):
@@ -158,15 +158,15 @@ def _has_named(value: Any) -> bool:
 
 
 def _is_named(value: Any) -> bool:
-    """Whether it is a tensor that was saved with its name."""
+    """Whether a value is a tensor that was saved with its name."""
     return type(value) is tuple and list(map(type, value)) == [str, np.ndarray]
 
 
 class _Converter:
-    """Makes tensors in the place of arrays, one of each, however often it occurs.
+    """Replaces arrays by tensors; an array that occurs several times becomes one tensor.
 
     Args:
-        only_named: whether arrays without a name were arrays from the start.
+        only_named: whether arrays without a name were saved as arrays and stay arrays.
     """
 
     def __init__(self, only_named: bool) -> None:
@@ -177,7 +177,7 @@ class _Converter:
         if not isinstance(value, (dict, list, tuple, np.ndarray)):
             return value
         if id(value) not in self._done:
-            # The value is held so that no other gets its id.
+            # Keep the value alive, so that no other object gets the same id.
             self._done[id(value)] = value, self._converted(value)
         return self._done[id(value)][1]
 

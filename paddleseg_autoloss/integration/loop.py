@@ -1,4 +1,4 @@
-"""PaddleSeg's training loop, and its sampler for a run that is continued."""
+"""PaddleSeg's training loop, and its sampler for a run that continues from a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import paddle
 
 __all__ = ["LOOP", "ContinuedSampler"]
 
-#: The module of PaddleSeg's loop; as an attribute of its package, the function hides it.
+#: The module of PaddleSeg's loop; ``paddleseg.core.train`` itself is the function, not the module.
 LOOP = importlib.import_module("paddleseg.core.train")
 
 
 class ContinuedSampler(paddle.io.DistributedBatchSampler):
-    """PaddleSeg's sampler, whose first pass leaves out the batches that were seen already.
+    """PaddleSeg's sampler; in its first epoch it skips the batches that the run has already used.
 
     Args:
         start_iter: iteration that the run continues from.
-        *args: as Paddle's sampler takes them.
-        **kwargs: likewise.
+        *args: positional arguments of Paddle's sampler.
+        **kwargs: keyword arguments of Paddle's sampler.
     """
 
     def __init__(self, start_iter: int, *args: Any, **kwargs: Any) -> None:

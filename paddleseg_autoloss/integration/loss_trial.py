@@ -1,4 +1,4 @@
-"""One batch through the network and the losses before training, so that a misfit is named."""
+"""A trial before training: one batch through the network and the losses, with clear errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from paddleseg_autoloss.tensors import as_vector
 
 __all__ = ["try_losses"]
 
-#: Losses that only certain networks have the outputs for.
+#: Losses that need outputs which only certain networks have.
 _MADE_FOR = {
     "DetailAggregateLoss": "the detail output of STDC",
     "DistillCrossEntropyLoss": "a student and a teacher",
@@ -45,21 +45,21 @@ _MADE_FOR = {
 def try_losses(
     model: nn.Layer, dataset: paddle.io.Dataset, losses: dict[str, Any], batch_size: int
 ) -> None:
-    """Compute the losses of one batch, and leave no trace of it.
+    """Compute the losses of one batch as a check, without changing any state.
 
-    Random state, the running statistics of the network and what the losses remember are as before;
-    methods are not asked for weights.  It costs one forward pass.
+    Afterwards the random state, the running statistics of the network and the state of the losses
+    are the same as before.  The weighting methods are not called.  The cost is one forward pass.
 
     Args:
         model: the network.
-        dataset: the data set to train on.  The images are taken evenly from all of it.
+        dataset: the data set to train on.  The images of the batch are spread evenly over it.
         losses: PaddleSeg's loss dict.
-        batch_size: images of the batch.
+        batch_size: number of images in the batch.
 
     Raises:
-        ConfigError: a loss does not fit the network or the labels, named by its config key; or the
-            network does not take the images.
-        DataError: the data set does not give a batch.
+        ConfigError: a loss does not fit the network or the labels (the error names its config key),
+            or the network does not accept the images.
+        DataError: the data set cannot produce a batch.
     """
     plain = {**losses, "types": [_unweighted(loss) for loss in losses["types"]]}
     with _unchanged(model, losses), _local_batch_norm(model):
@@ -79,8 +79,8 @@ def try_losses(
 
 @contextmanager
 def _unchanged(model: nn.Layer, losses: dict[str, Any]) -> Iterator[None]:
-    """Restore what drawing images and computing losses changes."""
-    # On a GPU, some functions still draw from the generator of the CPU.
+    """Restore all state that reading images and computing losses changes."""
+    # Even on a GPU, some functions use the random generator of the CPU.
     of_cpu = default_cpu_generator()
     of_device, state_of_cpu = paddle.get_rng_state(), of_cpu.get_state()
     of_python, of_numpy = random.getstate(), np.random.get_state()
@@ -99,7 +99,7 @@ def _unchanged(model: nn.Layer, losses: dict[str, Any]) -> Iterator[None]:
 
 
 class _InOrder(nn.Layer):
-    """Calls losses one after the other, as a component does, and weighs nothing."""
+    """Calls the losses one after the other, as a component does, and adds them without weights."""
 
     def __init__(self, losses: list[nn.Layer]) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _unweighted(loss: Any) -> Any:
-    """A loss without the method, which would remember the values or go backward."""
+    """Return a loss without its method, which would store the values or run a backward pass."""
     if isinstance(loss, WeightedLoss):
         return _InOrder([_unweighted(inner) for inner in loss.losses])
     if isinstance(loss, MixedLoss):
@@ -125,7 +125,7 @@ def _unweighted(loss: Any) -> Any:
 
 @contextmanager
 def _local_batch_norm(model: nn.Layer) -> Iterator[None]:
-    """Let batch norm look at this card alone: the cards are not connected yet."""
+    """Let synchronized batch norm use this card only: the cards are not connected yet."""
     with ExitStack() as stack:
         for layer in model.sublayers(include_self=True):
             if isinstance(layer, nn.SyncBatchNorm):
@@ -144,13 +144,13 @@ def _batch_norm(layer: nn.SyncBatchNorm) -> Callable[[Tensor], Tensor]:
 
 
 def _batch(dataset: Any, batch_size: int) -> dict[str, Any]:
-    """Images from all over the data set, as the loop's reader puts them together."""
+    """Return a batch of images spread over the data set, collated as in PaddleSeg's loop."""
     count = min(batch_size, len(dataset))
     return _tensors(read_batch(dataset, [i * len(dataset) // count for i in range(count)]))
 
 
 def _tensors(value: Any) -> Any:
-    """The same with tensors for arrays, as Paddle's reader has it."""
+    """Replace arrays by tensors, as Paddle's data loader does."""
     if isinstance(value, dict):
         return {key: _tensors(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -168,7 +168,7 @@ def _outputs(model: nn.Layer, data: dict[str, Any]) -> Any:
         raise
     except Exception as error:
         raise ConfigError(
-            f"model: it does not take the images of train_dataset, of shape {images.shape}: "
+            f"model: it does not accept the images of train_dataset, of shape {images.shape}: "
             f"{_reason(error)}"
         ) from error
 
@@ -178,13 +178,13 @@ def _layout(model: nn.Layer) -> str:
 
 
 class _Calls:
-    """Checks what every innermost loss is called with and returns, and knows which is called.
+    """Checks the inputs and the result of every innermost loss, and stores which loss is running.
 
     Args:
         losses: PaddleSeg's loss dict.
         data: the batch.
-        outputs: what the network returned for it.
-        layout: of images and outputs, ``NCHW`` or ``NHWC``.
+        outputs: the outputs of the network for this batch.
+        layout: layout of images and outputs, ``NCHW`` or ``NHWC``.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class _Calls:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Look at all calls."""
+        """Check all calls inside this context."""
         with ExitStack() as stack:
             for key, loss in self.losses.items():
                 before, after = self._before(key), self._after(key)
@@ -214,7 +214,7 @@ class _Calls:
                 self._pending.remove(key)
             if getattr(loss, "edge_label", False) and "edge" not in self.data:
                 raise ConfigError(
-                    f"{key}.edge_label: expected edge: true under train_dataset beside it"
+                    f"{key}.edge_label: expected edge: true under train_dataset too, found none"
                 )
             if isinstance(inputs[0], Tensor) and inputs[0].ndim == 4:
                 self._check_classes(key, loss, inputs[0])
@@ -222,7 +222,7 @@ class _Calls:
         return before
 
     def _check_classes(self, key: str, loss: nn.Layer, logits: Tensor) -> None:
-        """Compare the channels of an output with the labels and with what the loss was told."""
+        """Compare the channels of an output with the labels and with the arguments of the loss."""
         layout = getattr(loss, "data_format", "NCHW")
         if layout != self.layout:
             raise ConfigError(
@@ -250,8 +250,8 @@ class _Calls:
             return
         if classes == 1:
             raise ConfigError(
-                f"{key}: {type(loss).__name__} expects an output for every class, the background "
-                "included, as does PaddleSeg's evaluation; found one output in all: set "
+                f"{key}: {type(loss).__name__} expects an output for every class, including the "
+                "background, and so does PaddleSeg's evaluation; found only one output: set "
                 "num_classes to 2 or more"
             )
         self._check_labels(key, loss, classes)
@@ -281,9 +281,9 @@ class _Calls:
         return after
 
     def misfit(self, error: Exception) -> ConfigError:
-        """Return the error that says which loss failed, and on what."""
+        """Return the error that names the loss that failed, and the shapes of its inputs."""
         reason = _reason(error)
-        # An error between two losses comes from what the next one was to be called with.
+        # An error between two losses comes from preparing the inputs of the next loss.
         key = self._current or next(iter(self._pending), None)
         if key is None:
             return ConfigError(f"loss: it does not fit the network or the labels: {reason}")
@@ -294,7 +294,7 @@ class _Calls:
 
 
 def _all_losses(losses: dict[str, Any]) -> dict[str, nn.Layer]:
-    """All losses, those inside of others too, by their keys in the config."""
+    """Return all losses, including inner losses, by their keys in the config."""
     found: dict[str, nn.Layer] = {}
     pending = [(f"loss.types[{index}]", loss) for index, loss in enumerate(losses["types"])]
     for key, loss in pending:
@@ -305,7 +305,7 @@ def _all_losses(losses: dict[str, Any]) -> dict[str, nn.Layer]:
 
 
 def _has_losses(loss: Any) -> bool:
-    """MaskFormer's loss has only names there."""
+    """Whether a loss has inner losses; the ``losses`` of MaskFormer's loss are only names."""
     return all(isinstance(inner, nn.Layer) for inner in getattr(loss, "losses", [None]))
 
 
@@ -316,7 +316,7 @@ def _shapes(value: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What an error of Paddle says, without the C++ that it went through."""
+    """Return the message of an error of Paddle, without its C++ traceback."""
     message = root_cause(error).rpartition("Error Message Summary:")[2].strip("- ")
     message = re.sub(r"\s*\[Hint: .*?\]?(?=\(at |$)|\s*\(at /[^)]*\)", "", message)
     return message if message not in ("", "None") else type(error).__name__

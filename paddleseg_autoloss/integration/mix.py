@@ -1,4 +1,4 @@
-"""The learned weights as the fixed mix they amount to: learn once, freeze, retrain."""
+"""The fixed coefficients that correspond to learned weights: learn, freeze, retrain."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Mix:
     """Fixed coefficients for every head.
 
     Args:
-        coefs: for each head, the coefficients of its terms, which sum to 1.
-        head_coefs: a coefficient for each head; that of the first is as in the run.
-        terms: the terms they belong to.
+        coefs: for each head, the coefficients of its terms; those of one head sum to 1.
+        head_coefs: a coefficient for each head; that of the first head is the same as in the run.
+        terms: the terms that the coefficients belong to.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Mix:
         self.terms = terms
 
     def describe(self) -> str:
-        """Say the coefficients in a line."""
+        """Return the coefficients as one line of text."""
         shown = self.coefs[0] if len(self.coefs) == 1 else self.coefs
         heads = "" if len(self.coefs) == 1 else f", head coef: {self.head_coefs}"
         return f"equivalent MixedLoss coef: {shown}{heads}"
@@ -52,11 +52,11 @@ class Mix:
         return {"types": types, "coef": self.head_coefs}
 
     def write(self, path: str | Path, origin: str) -> bool:
-        """Write the config key ``loss`` as YAML; return False if the configs are not known.
+        """Write the config key ``loss`` as YAML; return False if the losses have no configs.
 
         Args:
             path: the file.
-            origin: where the weights come from, for a comment at the top.
+            origin: text on where the weights come from, for a comment at the top of the file.
         """
         config = self.loss_config()
         if config is None:
@@ -71,16 +71,17 @@ class Mix:
 
 
 def _config_of(layer: nn.Layer) -> dict[str, Any] | None:
-    """The config that a loss was built from, with what its component handed on to it."""
+    """Return the config of a loss, with the ``ignore_index`` that its component passed to it."""
     config = component_config(layer)
     ignored = getattr(layer, "ignore_index", 255)
     return {**config, "ignore_index": ignored} if config and ignored != 255 else config
 
 
 def equivalent_mix(losses: dict[str, list[Any]], terms: Sequence[Term]) -> Mix | None:
-    """Return the fixed mix that the present weights amount to.
+    """Return the fixed mix that corresponds to the current weights.
 
-    It is None if nothing was weighed, or if a head has the coefficient 0.
+    It is None if no term has a learned weight, or if the weights of a head do not sum to a positive
+    number.
 
     Args:
         losses: PaddleSeg's loss dict.

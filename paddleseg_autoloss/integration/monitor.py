@@ -1,4 +1,4 @@
-"""Watches the terms of the loss while PaddleSeg's loop trains."""
+"""Records the terms of the loss while PaddleSeg's loop trains."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ _LONG = 200
 
 
 class TermMonitor:
-    """Collects the raw value and the weight of every term, and stops at one that is not finite.
+    """Collects the raw value and the weight of every term, and reports values that are not finite.
 
-    The values of a step stay on the device, in one tensor, until `check_latest` reads them.  Where
-    gradients are taken one by one, the monitor collects their lengths and angles too.
+    The values of a step stay on the device, in one tensor, until `check_latest` reads them.  If the
+    method computes the gradient of each loss, the monitor also collects their norms and angles.
 
     Args:
-        terms: the terms.  A loss that serves several heads is expected to be called once for each.
-        save_dir: folder of the run, whose last good checkpoint an error names.
+        terms: the terms.  A loss object that is used for several heads must be called once per
+            head.
+        save_dir: folder of the run; errors name the last good checkpoint in it.
         start_iter: iteration that the run continues from.
     """
 
@@ -63,12 +64,12 @@ class TermMonitor:
         self._hooks = [layer.register_forward_post_hook(self._record) for layer in layers]
 
     def _record(self, layer: nn.Layer, inputs: Any, output: Any) -> None:
-        # A model with a loss_computation of its own may get something else out of a loss.
+        # A loss inside a model's own loss_computation may return something other than one number.
         if isinstance(output, Tensor) and output.size == 1:
             self._returned.setdefault(id(layer), []).append(output)
 
     def collect(self) -> list[Tensor | None]:
-        """Return what each term's loss has returned since the last call, in the order of the terms.
+        """Return the value of each term since the last call, in the order of the terms.
 
         It is None for a term whose loss was not called.
         """
@@ -81,10 +82,10 @@ class TermMonitor:
 
         Args:
             values: the raw value of every term, as `collect` returned them.
-            result: what the network is trained on.
+            result: the losses that the network is trained on.
 
         Raises:
-            TrainingDiverged: a number of the step before, which nobody read, is NaN or infinite.
+            TrainingDiverged: a number of the step before is NaN or infinite, and was not read yet.
         """
         self.check_latest()
         self.iteration += 1
@@ -94,7 +95,7 @@ class TermMonitor:
         latest = as_vector([*filled, *(one.detach() for one in result)])
         marks = [(one, one.weighting.frozen if one.warns else one.noted) for one in self._ranges]
         self._marked = [one for one, losses in marks if losses is not None]
-        # One transfer to the host for all of it.
+        # All numbers in one tensor need one transfer to the host.
         self._latest = paddle.concat([latest, *(m for _, m in marks if m is not None)])
         for one in self._marked:
             one.noted = None
@@ -103,11 +104,11 @@ class TermMonitor:
             statistics.note()
 
     def check_latest(self) -> None:
-        """Read the numbers of the latest step, once.
+        """Read and check the numbers of the latest step; a second call does nothing.
 
         Raises:
-            TrainingDiverged: one is NaN or infinite.
-            ConfigError: a loss is negative, and its method is neither made for that nor learned.
+            TrainingDiverged: a number is NaN or infinite.
+            ConfigError: a loss is negative, and its method does not accept negative losses.
         """
         if self._latest is None:
             return
@@ -129,7 +130,7 @@ class TermMonitor:
             self._warn_of_constants(raw)
 
     def _warn_of_constants(self, raw: np.ndarray) -> None:
-        """Say once of every term that never changes."""
+        """Warn once of every term whose value never changes."""
         self._same = np.where(raw == self._last_raw, self._same + 1, 1)
         self._last_raw = raw
         for index in np.flatnonzero(self._same == _LONG):
@@ -137,17 +138,17 @@ class TermMonitor:
                 self._constants.add(index)
                 logger.warning(
                     f"{self.terms[index].name} has been exactly {raw[index]:g} for {_LONG} "
-                    "iterations: it trains nothing"
+                    "iterations: it does not train the network"
                 )
 
     def divergence(self, what: str) -> TrainingDiverged:
-        """Make the error that says what is not finite, when, and from where to go on."""
+        """Return the error that names the iteration, the fault, and the last good checkpoint."""
         good = newest_good_checkpoint(self.save_dir)
         rescue = f"the last good checkpoint is {good}" if good else "no good checkpoint was saved"
         return TrainingDiverged(f"iteration {self.iteration}: {what}", rescue)
 
     def log_window(self) -> list[Row]:
-        """Return the means since the last call, a row for each term that ran."""
+        """Return the means since the last call, one row for each term that was computed."""
         self.check_latest()
         window, self._window = self._window, []
         if not window:
@@ -160,17 +161,17 @@ class TermMonitor:
         ]
 
     def gradient_window(self) -> list[PairRow]:
-        """Return the lengths and angles since the last call, a row for each pair of losses."""
+        """Return the norms and angles since the last call, one row per pair of losses."""
         return [row for s in self.gradients for row in s.window(self.iteration)]
 
     def close(self) -> None:
-        """Stop watching."""
+        """Remove the hooks from the losses."""
         for hook in self._hooks:
             hook.remove()
 
 
 def _loss_ranges(terms: Sequence[Term]) -> list[LossRange]:
-    """Return the ranges of losses that matter, which name the losses as the terms do."""
+    """Return the range checks that can warn or fail, with the names of the terms."""
     ranges = []
     for prefix, aggregator in aggregators_of(terms):
         aggregator.loss_range.prefix = prefix
@@ -180,9 +181,11 @@ def _loss_ranges(terms: Sequence[Term]) -> list[LossRange]:
 
 
 def current_weights(terms: Sequence[Term]) -> np.ndarray:
-    """The weight of every term in the latest step: coefficients times what the methods found.
+    """Return the weight of every term in the latest step.
 
-    NaN for a term whose method has not been called yet.
+    It is the term's coefficient times the weight of the method.
+
+    It is NaN if the method has not been called yet.
     """
     last: dict[int, np.ndarray] = {}
     weights = np.array([term.coef for term in terms])

@@ -1,4 +1,4 @@
-"""Loss parameters join the optimizer that PaddleSeg built for the model."""
+"""Adds the losses' parameters to the optimizer that PaddleSeg built for the model."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["export_slots", "hold_parameters", "import_slots"]
 
 
 def hold_parameters(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
-    """Let ``optimizer`` train ``parameters`` too, beside those it was made for.
+    """Let ``optimizer`` also train ``parameters``.
 
-    They are treated as a group of their own, also where the optimizer held them before: no weight
-    decay, left out of gradient clipping (whose norm stays that of the model alone), and the
-    learning rate is the optimizer's times the multiplier in their ``optimize_attr``.
+    They get settings of their own, even if the optimizer held them before.  They have no weight
+    decay.  Gradient clipping leaves them out: its norm is that of the model's gradients only.
+    Their learning rate is the optimizer's rate times the multiplier in their ``optimize_attr``.
 
     Args:
         optimizer: any Paddle optimizer, made from a list of parameters or of groups.
-        parameters: trainable parameters; they are added behind the others, where the optimizer
-            states of checkpoints without them still fit.
+        parameters: trainable parameters; they are added after the others, so checkpoints without
+            them still fit.
     """
     parameters = list(parameters)
     groups = optimizer._param_groups
-    # The flat list serves as both _param_groups and _parameter_list.
+    # Without groups, _param_groups and _parameter_list are the same flat list.
     held = groups[-1]["params"] if isinstance(groups[0], dict) else groups
     known = {id(p) for p in all_parameters(groups)}
     held.extend(p for p in parameters if id(p) not in known)
@@ -43,7 +43,7 @@ def hold_parameters(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
 
 
 def _exempt_from_decoupled_decay(optimizer: Optimizer, names: set[str]) -> None:
-    """AdamW ignores the parameter's regularizer; it asks this function by name instead."""
+    """Switch off the weight decay of AdamW, which ignores a parameter's regularizer."""
     if not hasattr(optimizer, "_apply_decay_param_fun"):
         return
     previous = optimizer._apply_decay_param_fun
@@ -55,7 +55,7 @@ def _exempt_from_decoupled_decay(optimizer: Optimizer, names: set[str]) -> None:
 
 
 def _exempt_from_layerwise_rates(optimizer: Optimizer, names: set[str]) -> None:
-    """PaddleSeg's AdamWDL looks every parameter up among the layers of the model."""
+    """Leave out parameters in PaddleSeg's AdamWDL, which searches all in the model's layers."""
     previous = getattr(optimizer, "set_param_lr_fun", None)
     if previous is None:
         return
@@ -68,10 +68,10 @@ def _exempt_from_layerwise_rates(optimizer: Optimizer, names: set[str]) -> None:
 
 
 def export_slots(optimizer: Optimizer, parameters: dict[str, Tensor]) -> dict[str, Any]:
-    """Return the optimizer's state of ``parameters`` (moments and the like) under their paths.
+    """Return the optimizer's state of ``parameters``, such as moments, by their paths.
 
-    Paddle keys the state by parameter names that depend on what else was built in the process;
-    paths do not.
+    Paddle stores the state by parameter name.  These names depend on what else the process built;
+    the paths do not.
     """
     return {
         path: {
@@ -86,12 +86,12 @@ def export_slots(optimizer: Optimizer, parameters: dict[str, Tensor]) -> dict[st
 def import_slots(
     optimizer: Optimizer, parameters: dict[str, Tensor], slots: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """Return entries for ``optimizer.set_state_dict`` that give ``parameters`` their state.
+    """Return entries for ``optimizer.set_state_dict`` that restore the state of ``parameters``.
 
     Args:
         optimizer: the optimizer, which holds ``parameters``.
-        parameters: by path.
-        slots: what `export_slots` returned; a path that is missing starts afresh.
+        parameters: the parameters by path.
+        slots: what `export_slots` returned; a parameter whose path is missing starts anew.
     """
     create_accumulators(optimizer, list(parameters.values()))
     entries = {}

@@ -1,4 +1,4 @@
-"""Config keys that PaddleSeg's training loop heeds, and a loop of the user's own would ignore."""
+"""Config keys that only PaddleSeg's training loop applies, and a user's own loop would ignore."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from paddleseg_autoloss.errors import ConfigError
 
 __all__ = ["expect_session", "meet_session"]
 
-#: Losses that wait for a session, and the hook of each that reports that there is none.
+#: Losses that need a session, each with the hook that raises an error if there is none.
 _waiting: WeakKeyDictionary[nn.Layer, Any] = WeakKeyDictionary()
 
 
 def expect_session(losses: dict[str, Any], key: str) -> None:
-    """Let losses report a config key that was read but has no effect where they are trained.
+    """Let losses raise an error if they are trained where the config key has no effect.
 
     Args:
         losses: PaddleSeg's loss dict.
@@ -27,9 +27,9 @@ def expect_session(losses: dict[str, Any], key: str) -> None:
     def refuse(layer: nn.Layer, inputs: Any) -> None:
         if paddle.is_grad_enabled():
             raise ConfigError(
-                f"{key}: the config has it, but a loop other than paddleseg.core.train ignores it; "
-                "train with paddleseg.core.train, or remove the key and weigh the losses with a "
-                "LossAggregator or a component such as AutoWeightedLoss"
+                f"{key}: only paddleseg.core.train applies this key of the config, and another "
+                "loop is training; train with paddleseg.core.train, or remove the key and weigh "
+                "the losses with a LossAggregator or a component such as AutoWeightedLoss"
             )
 
     for loss in losses["types"]:
@@ -38,7 +38,7 @@ def expect_session(losses: dict[str, Any], key: str) -> None:
 
 
 def meet_session(losses: dict[str, Any]) -> None:
-    """Tell losses that a session heeds the config keys that they were built with.
+    """Tell losses that a session applies the config keys that they were built with.
 
     Args:
         losses: PaddleSeg's loss dict.

@@ -1,4 +1,4 @@
-"""What a config trains with, built by PaddleSeg's builder."""
+"""The objects that a run trains with, which PaddleSeg's builder builds from a config."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["Parts", "build_parts", "build_val_dataset"]
 
 @dataclass(frozen=True)
 class Parts:
-    """What PaddleSeg trains with.
+    """The objects that PaddleSeg trains with.
 
     Args:
         train_dataset: the data set to train on.
         val_dataset: the data set to evaluate on, or None.
         model: the network.
         optimizer: its optimizer.
-        losses: PaddleSeg's loss dict, with the value of ``loss_aggregator`` or None beside it.
+        losses: PaddleSeg's loss dict, which also has the value of ``loss_aggregator`` or None.
     """
 
     train_dataset: Any
@@ -38,7 +38,7 @@ class Parts:
 
 
 def build_parts(config: Config, args: Namespace, with_val_dataset: bool = False) -> Parts:
-    """Build all that a config trains with, after seeding and choosing the device.
+    """Set the seed and the device, then build all objects that a config trains with.
 
     Args:
         config: the config.
@@ -53,7 +53,7 @@ def build_parts(config: Config, args: Namespace, with_val_dataset: bool = False)
         "train_dataset", config.train_dataset_cfg, lambda: builder.train_dataset
     )
     val_dataset = build_val_dataset(config, builder) if with_val_dataset else None
-    # The order of these decides the names of the parameters, by which checkpoints are resumed.
+    # Keep this order: it determines the parameter names, by which checkpoints are resumed.
     build("lr_scheduler", lambda: builder.lr_scheduler)
     model = build("model", lambda: utils.convert_sync_batchnorm(builder.model, args.device))
     optimizer = build("optimizer", lambda: builder.optimizer)
@@ -65,7 +65,7 @@ def build_val_dataset(config: Config, builder: SegBuilder) -> Any:
     """Build the data set that a config evaluates on.
 
     Raises:
-        ConfigError: the config has none.
+        ConfigError: the config has no ``val_dataset``.
     """
     if not config.val_dataset_cfg:
         raise ConfigError("val_dataset: expected one to evaluate on, found none")

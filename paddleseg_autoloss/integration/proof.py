@@ -1,8 +1,8 @@
 """Proof of a checkpoint: its iteration and the checksums of its files, in ``proof.json``.
 
-The proof tells a checkpoint that is as it was saved from one with a flipped bit, a hole of zeros, a
-file of another iteration or another name.  It is no signature: whoever changes a file on purpose
-can change its checksum too.
+The proof shows whether a checkpoint has changed since it was saved: by a flipped bit, a block of
+zeros, a file of another iteration, or a renamed folder.  It is not a signature: a person who
+changes a file on purpose can change its checksum too.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _LARGEST = 2**16
 
 
 def iteration_of(folder: str | os.PathLike[str]) -> int | None:
-    """Return the iteration that a checkpoint's folder is named after, or None."""
+    """Return the iteration in the name of a checkpoint's folder, or None."""
     match = _NAME.fullmatch(os.path.basename(os.path.normpath(folder)))
     return int(match[1]) if match else None
 
 
 def has_proof(folder: Path) -> bool:
-    """Whether a checkpoint has a proof; those of version 0.2 and of PaddleSeg alone have none."""
+    """Whether a checkpoint has a proof; those of version 0.2 and of plain PaddleSeg have none."""
     return (folder / PROOF).is_file()
 
 
@@ -42,19 +42,19 @@ def write_proof(folder: Path, iteration: int, files: Mapping[str, Path]) -> None
     """Write the proof of a checkpoint.
 
     Args:
-        folder: of the checkpoint.
-        iteration: that it was saved at.
-        files: where to read each of its files, by the name that it will have.
+        folder: folder of the checkpoint.
+        iteration: iteration of the checkpoint.
+        files: maps the final name of each file to the path where it can be read now.
     """
     checksums = {name: _checksum(path) for name, path in files.items()}
     write_json(folder / PROOF, {"iteration": iteration, "files": checksums})
 
 
 def check_proof(path: str | os.PathLike[str]) -> None:
-    """Check a file against the proof in its folder, if there is one that knows the file.
+    """Check a file against the proof in its folder, if there is a proof that lists the file.
 
     Raises:
-        CheckpointError: it is not the file that was saved.
+        CheckpointError: the file has changed since it was saved.
     """
     file = Path(path)
     expected = _read(file.parent)["files"].get(file.name) if has_proof(file.parent) else None
@@ -72,17 +72,17 @@ def check_proof(path: str | os.PathLike[str]) -> None:
 
 
 def check_iteration(folder: Path) -> None:
-    """Check that a checkpoint's folder has the name that its proof says.
+    """Check that the iteration in the folder's name is the one in its proof.
 
     Raises:
-        CheckpointError: it is of another iteration.
+        CheckpointError: the two iterations differ.
     """
     if has_proof(folder):
         saved, named = _read(folder)["iteration"], iteration_of(folder)
         if saved != named:
             raise CheckpointError(
-                f"{folder} is named after iteration {named}, and its {PROOF} is of iteration "
-                f"{saved}: the folder was renamed, or a file of another one was put there"
+                f"{folder}: the name says iteration {named}, but its {PROOF} says iteration "
+                f"{saved}: the folder was renamed, or contains files of another checkpoint"
             )
 
 
@@ -108,9 +108,9 @@ def _read(folder: Path) -> dict[str, Any]:
         if not isinstance(found["iteration"], int) or not all(
             isinstance(checksum, dict) for checksum in files.values()
         ):
-            raise ValueError("it is no proof")
+            raise ValueError("it is not a proof")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is damaged; delete it to use the checkpoint without proof"
+            f"{path} is damaged; delete it to use the checkpoint without a proof"
         ) from error
     return found

@@ -1,4 +1,4 @@
-"""What users see of a run: log lines, curves, and the fixed mix at the end."""
+"""What a run shows to users: log lines, curves, and the fixed mix at the end."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["RunReport", "TrainLogger"]
 
 
 class RunReport:
-    """Writes what the monitor saw to VisualDL, to a CSV, to a picture and to the log.
+    """Writes the monitor's records to VisualDL, to a CSV file, to a picture and to the log.
 
     Args:
         losses: PaddleSeg's loss dict.
-        monitor: watches its terms.
+        monitor: records the terms of the losses.
         save_dir: folder of the run.
         start_iter: iteration that the run continues from.
 
@@ -44,18 +44,18 @@ class RunReport:
         self.writer: visualdl.LogWriter | None = None
 
     def add_figures(self, figures: Figures, prefix: str) -> None:
-        """Add what PaddleSeg's own curves lack of an evaluation.
+        """Add curves for the metrics of an evaluation that PaddleSeg does not plot itself.
 
         Args:
-            figures: of the evaluation.
-            prefix: of the names of the curves, for a model other than the trained one.
+            figures: metrics of the evaluation.
+            prefix: prefix of the curves' names, for a model other than the trained one.
         """
         self._add_scalars(
             {f"Evaluate/{prefix}Dice": figures.Dice, f"Evaluate/{prefix}Kappa": figures.Kappa}
         )
 
     def close_window(self) -> str:
-        """Record the window that a log line closes, and return the weights for that line."""
+        """Write the means since the last log line, and return the weights as text for this line."""
         rows = self.monitor.log_window()
         self.history.append(rows)
         constant = {t.name for t in self.monitor.terms if own_parameters(t.layer) and not t.sources}
@@ -77,7 +77,7 @@ class RunReport:
                 self.writer.add_scalar(tag, value, self.monitor.iteration)
 
     def _learned_parameters(self) -> dict[str, float]:
-        """Return the learned parameters of the methods, and those that losses have themselves."""
+        """Return the learned parameters of the methods and of the losses."""
         values = {}
         for term in self.monitor.terms:
             for name, value in own_parameters(term.layer).items():
@@ -91,7 +91,7 @@ class RunReport:
         return values
 
     def finish(self) -> None:
-        """Draw the curves, and state the weights as the fixed mix that they amount to."""
+        """Draw the curves, and report the fixed mix that corresponds to the weights."""
         self.plot()
         if not is_writing_rank():
             return
@@ -102,10 +102,10 @@ class RunReport:
         path = self.save_dir / "equivalent_mixed_loss.yml"
         methods = ", ".join(type(loss).__name__ for loss in self.losses["types"])
         if mix.write(path, f"The weights of {methods} after {self.monitor.iteration} iterations"):
-            logger.info(f"The same as a config to train with: {path}")
+            logger.info(f"A config with these coefficients: {path}")
 
     def finish_interrupted(self) -> None:
-        """Draw the curves so far, and say how to continue."""
+        """Draw the curves so far, and log how to continue the run."""
         self.plot()
         if not is_writing_rank():
             return
@@ -116,7 +116,7 @@ class RunReport:
         logger.info(f"Stopped at iteration {self.monitor.iteration}; {advice}")
 
     def plot(self) -> None:
-        """Draw the curves, those since the last log line included."""
+        """Draw the curves, including the steps since the last log line."""
         if not is_writing_rank():
             return
         self.history.append(self.monitor.log_window())
@@ -126,7 +126,7 @@ class RunReport:
 
 
 def _describe(term: Term, weight: float) -> str:
-    """Return the weight of a term for a log line, or what its loss learns by itself."""
+    """Return the weight of a term as text for a log line; or its loss's own learned parameters."""
     learned = own_parameters(term.layer)
     if learned and not term.sources:
         numbers = ", ".join(f"{name} {value:.4f}" for name, value in learned.items())
@@ -146,11 +146,11 @@ def _gradient_scalars(pairs: list[PairRow]) -> dict[str, float]:
 
 
 class TrainLogger:
-    """PaddleSeg's logger, with the weights added to the lines of training.
+    """PaddleSeg's logger, with the weights added to the log lines of training.
 
     Args:
         stock: PaddleSeg's logger.
-        report: is told of every such line.
+        report: the report, which writes its means at every such line.
     """
 
     def __init__(self, stock: Any, report: RunReport) -> None:

@@ -1,4 +1,4 @@
-"""What takes the place of functions of PaddleSeg and Paddle around the steps of a run."""
+"""Stand-ins for functions of PaddleSeg and Paddle that a run calls outside of its steps."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ __all__ = ["stand_ins"]
 
 
 def stand_ins(session: TrainingSession) -> list[tuple[Any, str, Any]]:
-    """Return owner, name and stand-in of what is replaced beside `TrainingSession.step_seams`.
+    """Return owner, name and stand-in of each replaced function.
+
+    The functions that every step calls are in `TrainingSession.step_seams`.
 
     Args:
-        session: of the run.
+        session: the session of the run.
     """
     optimizer = session.optimizer
     return [
@@ -111,7 +113,7 @@ def _sampler(session: TrainingSession) -> Callable:
 
 
 def _auto_cast(session: TrainingSession, stock: Any) -> Callable:
-    """Note the precision of the loop; what switches it off within a step is ours."""
+    """Store the precision of the loop; calls with ``enable=False`` come from this package."""
 
     @functools.wraps(stock)
     def auto_cast(enable: bool = True, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a forward pass leaves behind in a network that trains."""
+"""The state that a forward pass changes in a network in training mode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["RunningStatistics"]
 
 
 class RunningStatistics:
-    """The buffers of a network, and the mean and variance of batch norm, to go back to.
+    """A copy of a network's buffers and of batch norm's mean and variance, to restore them.
 
     Args:
         model: the network.
@@ -26,7 +26,7 @@ class RunningStatistics:
 
     @paddle.no_grad()
     def keep(self) -> None:
-        """Remember what there is now."""
+        """Copy the current values."""
         if self._searches:
             self._searches -= 1
             self._places = _places(self.model)
@@ -34,18 +34,18 @@ class RunningStatistics:
 
     @paddle.no_grad()
     def restore(self) -> None:
-        """Go back to what was kept, also where a layer has put another tensor in its place."""
+        """Restore the copied values, even if a layer has replaced a tensor by another one."""
         for layer, name, before in self._kept:
             getattr(layer, name).set_value(before)
 
     def keep_before_each_step(self) -> Any:
-        """Remember what there is before every forward pass of training.
+        """Copy the values before every forward pass in training mode.
 
         Returns:
-            What ends that: its ``remove()``.
+            A hook; its ``remove()`` ends the copying.
         """
 
-        # PaddleSeg deep-copies the model for EMA; a bound method would take this object along.
+        # PaddleSeg deep-copies the model for EMA; a bound method would copy this object too.
         def keep_statistics(layer: nn.Layer, _: Any) -> None:
             if layer is self.model and layer.training and paddle.is_grad_enabled():
                 self.keep()
@@ -53,12 +53,12 @@ class RunningStatistics:
         return self.model.register_forward_pre_hook(keep_statistics)
 
     def forget(self) -> None:
-        """Let go of what was kept."""
+        """Free the copied values."""
         self._kept = []
 
 
 def _places(model: nn.Layer) -> list[tuple[nn.Layer, str]]:
-    """Paddle keeps the mean and the variance of batch norm among the parameters."""
+    """Return layer and name of each tensor; in Paddle, batch norm's statistics are parameters."""
     layers = {id(layer): layer for layer in model.sublayers(include_self=True)}.values()
     return [
         (layer, name)

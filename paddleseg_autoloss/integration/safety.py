@@ -1,6 +1,8 @@
-"""What a config of a stranger cannot make PaddleSeg do: run code, or write outside of its folders.
+"""Protection against untrusted configs.
 
-``docs/safety.md`` says what it still can.
+Such a config can neither run code nor write outside of PaddleSeg's folders.
+
+``docs/safety.md`` says what such a config still can do.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ _stock_download = utils.download_pretrained_model
 
 
 def install_safety() -> None:
-    """Put the functions of this module where PaddleSeg calls something careless."""
+    """Replace unsafe functions of PaddleSeg by the functions of this module."""
     for module in (cae, vision_transformer):
         replace(module, "eval", layer_named)
     replace(download, "_uncompress_file", _uncompress)
@@ -34,13 +36,13 @@ def install_safety() -> None:
 
 
 def layer_named(expression: str) -> type[nn.Layer]:
-    """Return the layer of ``paddle.nn`` that a config names; PaddleSeg evaluates the text.
+    """Return the layer of ``paddle.nn`` that a config names; PaddleSeg would run the text as code.
 
     Args:
-        expression: such as ``nn.LayerNorm``.
+        expression: the name, for example ``nn.LayerNorm``.
 
     Raises:
-        ConfigError: it is anything else.
+        ConfigError: the text is not the name of a layer.
 
     Examples:
         >>> layer_named("nn.LayerNorm").__name__
@@ -57,15 +59,15 @@ def layer_named(expression: str) -> type[nn.Layer]:
 
 
 def check_archive(path: str | Path) -> None:
-    """Check that an archive holds plain files and folders that stay below its own folder.
+    """Check that an archive contains only plain files and folders within its own folder.
 
-    PaddleSeg unpacks whatever is there, and then moves what the first name says.
+    PaddleSeg would unpack everything, and then move the file that the first name points to.
 
     Args:
         path: a zip file if its name ends in ``zip``, else a tar file.
 
     Raises:
-        ConfigError: it holds something else, or is no archive.
+        ConfigError: it contains something else, or is not an archive.
     """
     try:
         for name, is_plain in _members(str(path)):
@@ -76,11 +78,11 @@ def check_archive(path: str | Path) -> None:
                     f"it, found {shown(name)}; nothing was unpacked"
                 )
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{Path(path).name}: it is no archive, or it is cut short") from error
+        raise ConfigError(f"{Path(path).name}: it is not an archive, or is incomplete") from error
 
 
 def _members(path: str) -> Iterator[tuple[str, bool]]:
-    """The names in an archive, and whether each is a file or a folder and no link or device."""
+    """Yield each name in an archive, and whether it is a plain file or folder."""
     if path.endswith("zip"):
         with zipfile.ZipFile(path) as archive:
             yield from ((name, True) for name in archive.namelist())
@@ -95,7 +97,7 @@ def _uncompress(filepath: str, *args: Any, **kwargs: Any) -> str:
 
 
 def _download(pretrained_model: str) -> str:
-    """Download weights, into PaddleSeg's folder for them and nowhere else."""
+    """Download weights into PaddleSeg's folder for weights, and into no other folder."""
     parts = unquote(pretrained_model).split("/")
     if ".." in parts or parts[-1] in ("", "."):
         raise ConfigError(
@@ -106,7 +108,7 @@ def _download(pretrained_model: str) -> str:
     try:
         return _stock_download(pretrained_model)
     except BaseException:
-        # Other cards wait for as long as the lock is there.
+        # Other cards wait while the lock file exists.
         for lock in set(_locks()) - before:
             lock.unlink(missing_ok=True)
         raise

@@ -15,11 +15,13 @@ __all__ = ["SecondEvaluation"]
 
 
 class SecondEvaluation:
-    """Evaluates the latest batch again after the step, with the same dropout, without a trace.
+    """Evaluates the latest batch again after the step, with the same dropout.
+
+    All state of the network and the random state are restored afterwards.
 
     Args:
         model: the network.
-        evaluate: passes the losses of what the network returned on to the methods.
+        evaluate: computes the losses of the network's outputs and passes them to the methods.
     """
 
     def __init__(self, model: nn.Layer, evaluate: Callable[[Any], Any]) -> None:
@@ -30,7 +32,7 @@ class SecondEvaluation:
         self._random: Any = None
         self._is_due = False
 
-        # PaddleSeg deep-copies the model for EMA; a bound method would take all of this along.
+        # PaddleSeg deep-copies the model for EMA; a bound method would copy this object too.
         def keep(layer: nn.Layer, inputs: tuple[Any, ...]) -> None:
             if layer is self.model and layer.training and paddle.is_grad_enabled():
                 self._inputs, self._random = inputs, paddle.get_rng_state()
@@ -40,10 +42,10 @@ class SecondEvaluation:
 
     @paddle.no_grad()
     def run(self, autocast: AbstractContextManager) -> None:
-        """Evaluate the batch again, once after each of its steps.
+        """Evaluate the latest batch again, at most once.
 
         Args:
-            autocast: the precision that the batch was evaluated in.
+            autocast: context with the precision of the first evaluation.
         """
         if not self._is_due:
             return
@@ -60,5 +62,5 @@ class SecondEvaluation:
             self._statistics.forget()
 
     def remove(self) -> None:
-        """Let go of the network."""
+        """Remove the hook from the network."""
         self._hook.remove()

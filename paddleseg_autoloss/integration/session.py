@@ -1,4 +1,4 @@
-"""One training run: what is added to each step of PaddleSeg's loop."""
+"""One training run: what this package adds to each step of PaddleSeg's loop."""
 
 from __future__ import annotations
 
@@ -30,22 +30,24 @@ from paddleseg_autoloss.seams import replaced
 
 __all__ = ["TrainingSession", "stock_losses"]
 
-#: Computes the losses of what the network returned: ``compute(outputs, losses, data)``.
+#: Computes the losses of the network's outputs: ``compute(outputs, losses, data)``.
 LossComputation = Callable[[Any, dict[str, Any], dict[str, Tensor]], list[Tensor]]
 
 
 class TrainingSession:
-    """What training with learned loss weights adds to the steps of PaddleSeg's loop.
+    """Adds learned loss weights to the steps of PaddleSeg's loop.
 
-    PaddleSeg's loop stays the engine.  While the session is `attached`, the loop calls
-    `losses_of_step` where it would compute the losses, and `take_step` where it would let the
-    optimizer step; `run_seams` has the rest: checkpoints, evaluation, log and curves.
+    PaddleSeg's loop still controls the training.  While the session is `attached`, the loop calls
+    `losses_of_step` instead of computing the losses, and `take_step` instead of the optimizer's
+    step.  The module `run_seams` replaces the other functions: checkpoints, evaluation, log and
+    curves.
 
     Args:
         model: the network.
-        train_dataset: the data set, by which the loop's sampler is recognised.
-        optimizer: the optimizer, made for the network alone or for the losses too.
-        losses: PaddleSeg's loss dict, with ``types`` and ``coef``, and where they are wanted
+        train_dataset: the data set to train on; it identifies the sampler of the loop.
+        optimizer: the optimizer, made with the parameters of the network, with or without those of
+            the losses.
+        losses: PaddleSeg's loss dict, with ``types`` and ``coef``, and optionally
             ``loss_aggregator`` and ``on_nonfinite``.
         save_dir: folder of the run.
         start_iter: iteration that the run continues from, 0 for a new one.
@@ -102,17 +104,18 @@ class TrainingSession:
         self._has_begun = False
         self._is_in_step = False
         self._with_substeps = [a for a in self.aggregators if a.steps_each]
-        # PaddleSeg's loop keeps the outputs until the next forward pass is over, and with them the
-        # activations of this one, which no backward pass frees where the gradients are taken apart.
+        # PaddleSeg's loop keeps the outputs until the end of the next forward pass.  They keep the
+        # activations of this pass in memory if each gradient was computed separately, because then
+        # the loop's backward pass frees nothing.
         self._detaches = any(statistics.is_exact for statistics in self.monitor.gradients)
 
     def losses_of_step(
         self, compute: LossComputation, outputs: Any, data: dict[str, Tensor]
     ) -> list[Tensor]:
-        """Compute the losses of one step, which PaddleSeg's loop adds up and goes backward from.
+        """Return the losses of one step; PaddleSeg's loop adds them up and calls ``backward``.
 
         Args:
-            compute: the model's own computation of the losses, or PaddleSeg's.
+            compute: the function that computes the losses: the model's own, or PaddleSeg's.
             outputs: what the network returned.
             data: the batch.
 
@@ -139,11 +142,11 @@ class TrainingSession:
         return self.guard.shown(result) if self.guard.skips else result
 
     def take_step(self, step: Callable[[], Any], skipped: Any = None) -> Any:
-        """Let the optimizer take its step, unless the step is broken.
+        """Let the optimizer take its step, unless a loss or a gradient is not finite.
 
         Args:
-            step: takes the step.
-            skipped: what to return if the step is left out.
+            step: function that takes the step.
+            skipped: the value to return if the step is skipped.
         """
         scaled = self.scaler is not None and self.scaler.is_enable()
         overflow = scaled and overflowed(self.optimizer)
@@ -157,9 +160,9 @@ class TrainingSession:
         return result
 
     def _begin_step(self) -> None:
-        """Clear what the last step has left in the losses; the loop clears the model only."""
+        """Clear the gradients of the losses; PaddleSeg's loop clears those of the model only."""
         if not self._has_begun:
-            # Random state included: without a seed every card has another.
+            # This also makes the random state equal: without a seed it differs between cards.
             broadcast(self.state.tensors())
             self._has_begun = True
         for parameter in self.state.parameters.values():
@@ -168,12 +171,12 @@ class TrainingSession:
             aggregator.clear_substeps()
 
     def _evaluate_again(self, outputs: Any) -> list[Tensor | None]:
-        """Compute the losses of other outputs for the latest batch; no method finds weights.
+        """Compute the losses of other outputs for the latest batch, without computing weights.
 
-        Methods that ask what the step did to the losses are told.
+        Methods that need the losses after the step get them.
 
         Args:
-            outputs: of the network.
+            outputs: outputs of the network.
 
         Returns:
             The value of every term.
@@ -189,16 +192,16 @@ class TrainingSession:
         return values
 
     def reseed(self) -> None:
-        """Seed dropout from the iteration, so that a resumed run draws what this one will draw."""
-        # A fixed mix trains exactly as in stock PaddleSeg.
+        """Set the seed from the iteration, so that a resumed run draws the same random numbers."""
+        # Without a method the run must be identical to a run of plain PaddleSeg.
         if self.aggregators:
             paddle.seed((self.seed + self.monitor.iteration) % 2**31)
 
     def step_seams(self) -> list[tuple[Any, str, Any]]:
-        """Return owner, name and stand-in of what the loop calls in every step.
+        """Return owner, name and stand-in of each function that the loop calls in every step.
 
-        They are plain functions: for EMA PaddleSeg deep-copies the model, and a bound method on it
-        would take the session along.
+        The stand-ins are plain functions: PaddleSeg deep-copies the model for EMA, and a bound
+        method would copy the session too.
         """
         compute = getattr(self.model, "loss_computation", None) or stock_losses
         step, minimize = self.optimizer.step, self.optimizer.minimize
@@ -222,7 +225,7 @@ class TrainingSession:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Be part of PaddleSeg's loop, which is to be called inside."""
+        """Attach the session to PaddleSeg's loop; call the loop inside this context."""
         with ExitStack() as stack:
             stack.callback(self.monitor.close)
             stack.callback(self._release)
@@ -245,7 +248,7 @@ class TrainingSession:
                 parameter.register_hook(mean_over_ranks)
 
     def _bind_network(self) -> None:
-        # A loss inside may have parameters of its own, which are trained like the model's.
+        # An inner loss may have parameters of its own, which are trained like those of the model.
         parameters = [*self.model.parameters(), *self.state.parameters.values()]
         for aggregator in self.aggregators:
             aggregator.in_session = True
@@ -281,16 +284,16 @@ class TrainingSession:
             paddle.save(self.optimizer.state_dict(), str(folder / "model.pdopt"))
 
     def set_scaler(self, scaler: paddle.amp.GradScaler) -> None:
-        """Take the gradient scaler that PaddleSeg's loop has made."""
+        """Store the gradient scaler that PaddleSeg's loop has created."""
         self.scaler = scaler
         for aggregator in self.aggregators if scaler.is_enable() else []:
             aggregator.loss_scale = lambda: scaler._scale
 
     def _release(self) -> None:
-        """Let go of optimizer and network: whoever trains the losses next holds and binds them."""
+        """Detach the losses from the optimizer and the network, so another run can use them."""
         for parameter in self.state.parameters.values():
             parameter.clear_gradient(False)
-        # The last to wrap the optimizer's step is the first to give it back.
+        # Restore the optimizer's step in the reverse order in which it was wrapped.
         for aggregator in reversed(self.aggregators):
             aggregator.held_by_optimizer = aggregator.weighting.learned() is None
             aggregator.in_session = False
@@ -300,7 +303,7 @@ class TrainingSession:
 def stock_losses(
     outputs: list[Tensor], losses: dict[str, Any], data: dict[str, Tensor]
 ) -> list[Tensor]:
-    """Compute the losses as the loop does for a model without a ``loss_computation``.
+    """Compute the losses as PaddleSeg's loop does for a model without a ``loss_computation``.
 
     Args:
         outputs: what the network returned.
@@ -308,7 +311,7 @@ def stock_losses(
         data: the batch.
 
     Raises:
-        ConfigError: there is not one entry of the loss dict for each output.
+        ConfigError: the loss dict does not have one entry per output.
     """
     count = len(losses["types"])
     if len(outputs) != count:

@@ -1,4 +1,4 @@
-"""The losses' side of a checkpoint."""
+"""The state of the losses in a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from paddleseg_autoloss.weighting.draws import Draws
 
 __all__ = ["LossState"]
 
-#: Key of ``model.pdopt`` under which the losses' state travels.
+#: Key of ``model.pdopt`` that contains the losses' state.
 _SECTION = "paddleseg_autoloss"
 
 
 class LossState:
-    """Writes the losses' state into the optimizer's and reads it back.
+    """Adds the losses' state to the optimizer's state, and restores it from there.
 
-    It travels in ``model.pdopt``; ``model.pdparams`` stays a plain PaddleSeg model.
+    So ``model.pdopt`` contains it, and ``model.pdparams`` stays a plain PaddleSeg model.
 
     Args:
         optimizer: the optimizer that holds the losses' parameters.
         losses: PaddleSeg's loss dict.
-        aggregator: the method over all terms, if there is one.
+        aggregator: the aggregator of the key ``loss_aggregator``, or None.
 
     Attributes:
         parameters: the losses' trainable parameters by path.
@@ -62,28 +62,28 @@ class LossState:
         self.options = [options_of(term) for term in terms]
 
     def make_seeds_distinct(self) -> None:
-        """Let no two methods draw the same numbers."""
+        """Give every method that draws random numbers a seed of its own."""
         draws = [part for part in self._parts() if isinstance(part, Draws)]
         for index, part in enumerate(draws):
             part.seed.set_value(np.asarray((int(part.seed) + index) % 2**32))
 
     def _parts(self) -> list[nn.Layer]:
-        """Return all layers that the losses are made of."""
+        """Return all layers of the losses, including inner ones."""
         return [
             part for layer in self.layers.values() for part in layer.sublayers(include_self=True)
         ]
 
     @property
     def is_empty(self) -> bool:
-        """Whether the losses neither learn nor remember anything."""
+        """Whether the losses have neither parameters nor buffers."""
         return not any(layer.state_dict() for layer in self.layers.values())
 
     def tensors(self) -> list[Tensor]:
-        """Return all that the losses have learned and remember."""
+        """Return all parameters and buffers of the losses."""
         return [value for layer in self.layers.values() for value in layer.state_dict().values()]
 
     def snapshot(self) -> dict[str, dict[str, Tensor]]:
-        """Return a copy of all that the losses have learned and remember, and of nothing frozen."""
+        """Return a copy of the losses' parameters and buffers, without frozen ones."""
         return {
             path: {
                 name: value.clone()
@@ -94,7 +94,7 @@ class LossState:
         }
 
     def restore(self, snapshot: dict[str, dict[str, Tensor]]) -> None:
-        """Go back to a snapshot."""
+        """Restore a snapshot."""
         for path, values in snapshot.items():
             own = self.layers[path].state_dict()
             for name, value in values.items():
@@ -127,12 +127,12 @@ class LossState:
         return {**state, _SECTION: section}
 
     def load(self, state: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
-        """Restore the losses; return the optimizer's part of ``state`` and the seed, if saved.
+        """Restore the losses; return the optimizer's part of ``state``, and the saved seed or None.
 
-        A checkpoint that knows nothing of the losses leaves them as they are; the log says so.
+        If the checkpoint contains no state of losses, they stay unchanged, and the log says so.
 
         Raises:
-            CheckpointError: the checkpoint holds the state of other losses.
+            CheckpointError: the checkpoint contains the state of other losses.
         """
         state = dict(state)
         section = state.pop(_SECTION, {})
@@ -144,7 +144,7 @@ class LossState:
             for path, layer in self.layers.items():
                 layer.set_state_dict(saved[path])
         elif not self.is_empty:
-            logger.info("The checkpoint holds no loss weights: they start afresh.")
+            logger.info("The checkpoint contains no loss weights: they start anew.")
         if self._is_of_same_losses(section):
             for name, aggregator in self._aggregators().items():
                 aggregator.last_weights = section.get("weights", {}).get(name)
@@ -167,7 +167,7 @@ class LossState:
         saved = section.get("optimizer", own)
         if saved != own:
             raise CheckpointError(
-                f"--resume_model: the checkpoint was trained with the optimizer {saved}, the "
+                f"--resume_model: the checkpoint was trained with the optimizer {saved}, but the "
                 f"config has {own}"
             )
 
@@ -181,7 +181,7 @@ class LossState:
         if not same_losses or own != saved:
             raise CheckpointError(
                 f"--resume_model: the checkpoint was trained with {section['methods']} of "
-                f"{section['terms']}, the config has {self.methods} of {self.names}"
+                f"{section['terms']}, but the config has {self.methods} of {self.names}"
             )
 
     def _check_order(self, section: dict[str, Any]) -> None:
@@ -224,7 +224,7 @@ def _trainable(layers: dict[str, nn.Layer]) -> dict[str, Tensor]:
 
 
 def _frozen(layer: nn.Layer) -> set[str]:
-    """Names of parameters that never change; batch norm's statistics do, without a gradient."""
+    """Return the names of frozen parameters; batch norm's statistics change, and are not frozen."""
     return {
         name
         for name, parameter in layer.named_parameters()
@@ -240,6 +240,6 @@ def _check_shapes(path: str, own: dict[str, list[int]], saved: dict[str, list[in
     for name in own.keys() & saved.keys():
         if own[name] != saved[name]:
             raise CheckpointError(
-                f"--resume_model: {path}.{name} has the shape {saved[name]} in the checkpoint and "
-                f"{own[name]} here: the network or its trainable parameters were others"
+                f"--resume_model: {path}.{name} has the shape {saved[name]} in the checkpoint, but "
+                f"{own[name]} here: the network or its trainable parameters have changed"
             )

@@ -15,7 +15,7 @@ from paddleseg_autoloss.losses import WeightedLoss
 __all__ = ["Term", "aggregators_of", "loss_layers", "own_parameters", "terms_of"]
 
 
-#: Numbers of one parameter that are shown.
+#: Most numbers of one parameter that are shown.
 _MOST_NUMBERS = 16
 
 
@@ -24,12 +24,12 @@ class Term:
     """One loss of one head.
 
     Args:
-        name: its name in logs and curves, such as ``head0/DiceLoss``; without the head where there
-            is one only.
+        name: its name in logs and curves, such as ``head0/DiceLoss``; without the head if there is
+            only one.
         head: index of the model output, and of the entry of ``loss.types``.
-        layer: the loss itself.
+        layer: the loss layer.
         coef: product of the fixed coefficients that apply to it.
-        sources: the weights that apply to it: an aggregator and the index therein.
+        sources: where its weights come from: pairs of an aggregator and an index into its weights.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Term:
 
 
 def terms_of(losses: dict[str, list[Any]]) -> list[Term]:
-    """List the terms of PaddleSeg's loss dict, with ``types`` and ``coef``."""
+    """Return the terms of PaddleSeg's loss dict, which has the keys ``types`` and ``coef``."""
     single_head = len(losses["types"]) == 1
     terms: list[Term] = []
     for head, (loss, coef) in enumerate(zip(losses["types"], losses["coef"])):
@@ -67,7 +67,7 @@ def _leaves(term: Term) -> Iterator[Term]:
 
 
 def aggregators_of(terms: Sequence[Term]) -> list[tuple[str, LossAggregator]]:
-    """Return the aggregators that weigh the terms, each with what its names are to begin with."""
+    """Return the aggregators that weigh the terms, each with the prefix of its names."""
     several_heads = len({term.head for term in terms}) > 1
     found: dict[int, tuple[str, LossAggregator]] = {}
     for term in terms:
@@ -79,14 +79,14 @@ def aggregators_of(terms: Sequence[Term]) -> list[tuple[str, LossAggregator]]:
 
 
 def own_parameters(layer: nn.Layer) -> dict[str, float]:
-    """Return the numbers that a loss learns by itself, by name; ``sigma[1]`` is one of several.
+    """Return a loss's own learned numbers by name; ``sigma[1]`` is one element of a parameter.
 
     Args:
-        layer: a loss, such as one of the user's own with learned weights inside.
+        layer: a loss, for example a user's loss that learns its own weights.
     """
     numbers: dict[str, float] = {}
     for name, parameter in layer.named_parameters():
-        # A network inside of a loss has more parameters than anyone can read.
+        # Do not show a whole network inside a loss: its parameters are too many.
         if not parameter.stop_gradient and parameter.size <= _MOST_NUMBERS:
             values = parameter.numpy().reshape([-1]).tolist()
             several = len(values) > 1
@@ -95,10 +95,10 @@ def own_parameters(layer: nn.Layer) -> dict[str, float]:
 
 
 def loss_layers(losses: dict[str, list[Any]]) -> dict[str, nn.Layer]:
-    """Map a path such as ``types.0`` to every outermost loss that Paddle knows the insides of.
+    """Return the losses by paths such as ``types.0``, so that all their parameters can be found.
 
-    ``MixedLoss`` keeps its losses in a plain list, where Paddle does not see their parameters and
-    buffers; they are listed one by one.
+    ``MixedLoss`` keeps its losses in a plain list, in which Paddle does not find parameters and
+    buffers.  So its inner losses are returned one by one.
     """
     layers: dict[str, nn.Layer] = {}
     pending = [(f"types.{i}", loss) for i, loss in enumerate(losses["types"])]

@@ -39,17 +39,18 @@ _stock_train: Callable = LOOP.train
 def train(*args: Any, **kwargs: Any) -> Any:
     """Train as ``paddleseg.core.train`` does, and train the parameters of the losses too.
 
-    All arguments are PaddleSeg's own.  ``optimizer`` may be made from ``model.parameters()`` alone:
-    the losses' parameters join it.  ``resume_model="latest"`` is the newest whole checkpoint in
-    ``save_dir``.  If it stands at ``iters`` already, the evaluation and the report are made up for.
+    All arguments are those of PaddleSeg's function.  ``optimizer`` may be made with
+    ``model.parameters()`` only: the losses' parameters are added to it.  ``resume_model="latest"``
+    means the newest usable checkpoint in ``save_dir``.  If it already has ``iters`` iterations,
+    only the evaluation and the report that follow the last iteration are done.
 
     Raises:
         CheckpointError: ``resume_model`` is incomplete, or of another network, optimizer or losses;
             or a checkpoint cannot be written.
-        DataError: an image or a label cannot be read or cannot be trained on.
-        ConfigError: ``save_dir`` cannot be written to, or an argument cannot work.
+        DataError: an image or a label cannot be read or is unusable for training.
+        ConfigError: ``save_dir`` cannot be written to, or an argument is invalid.
         TrainingDiverged: a loss or a gradient became NaN or infinite; the network, the optimizer
-            and the losses are as before that step.
+            and the losses have their state from before that step.
         TrainingStopped: Ctrl-C, SIGTERM or SIGHUP; the iteration that was reached is saved.
     """
     call = inspect.signature(_stock_train).bind(*args, **kwargs)
@@ -71,7 +72,7 @@ def train(*args: Any, **kwargs: Any) -> Any:
         keep_checkpoint_max=arguments["keep_checkpoint_max"],
     )
     if "logger" in arguments:
-        # After 2.9 the loop logs to this one, and on every card.
+        # In PaddleSeg after 2.9 the loop uses this logger, on every card.
         arguments["logger"] = TrainLogger(arguments["logger"], session.report)
     if arguments["to_static_training"]:
         _check_static_training(session)
@@ -105,22 +106,22 @@ def _start_iter(arguments: dict[str, Any]) -> int:
     start_iter = checkpoint_iteration(folder)
     if start_iter > arguments["iters"]:
         raise ConfigError(
-            f"iters: expected at least {start_iter}, where {folder} stands, found "
+            f"iters: expected at least {start_iter}, the iteration of {folder}, found "
             f"{arguments['iters']}"
         )
     if not has_proof(Path(folder)):
         logger.warning(
-            f"--resume_model: {folder} is unproven: it has no {PROOF}, as those of version 0.2 and "
-            "of PaddleSeg alone, which would show whether its files are as they were saved"
+            f"--resume_model: {folder} has no {PROOF} (checkpoints of version 0.2 and of plain "
+            "PaddleSeg have none), so it is unknown whether its files have changed"
         )
     return start_iter
 
 
 def _finish(session: TrainingSession, arguments: dict[str, Any]) -> None:
-    """Do what was left of a run that stopped after its last checkpoint: evaluate it."""
+    """Do what is missing in a run that stopped after its last checkpoint: evaluate it."""
     model, iteration = arguments["model"], session.start_iter
     LOOP.resume(model, arguments["optimizer"], arguments["resume_model"])
-    logger.info(f"All {iteration} iterations are done already: what follows them is made up for")
+    logger.info(f"All {iteration} iterations are already done: only the evaluation is left")
     if arguments["val_dataset"] is None:
         return
     writer = None
@@ -151,7 +152,7 @@ def _evaluated(evaluate: Callable, arguments: dict[str, Any]) -> tuple[float, fl
 
 
 def _mean_iou_of(path: Path, arguments: dict[str, Any]) -> float:
-    """Return the mIoU of the weights in a file, -1 if there are none that can be used."""
+    """Return the mIoU of the weights in a file, or -1 if the file has no usable weights."""
     model = arguments["model"]
     own = {name: value.clone() for name, value in model.state_dict().items()}
     try:
@@ -164,7 +165,7 @@ def _mean_iou_of(path: Path, arguments: dict[str, Any]) -> float:
 
 
 def _check_sizes(arguments: dict[str, Any]) -> None:
-    """PaddleSeg's loop would turn for ever without a single batch."""
+    """Check that there is at least one batch; without one PaddleSeg's loop never ends."""
     ranks = paddle.distributed.ParallelEnv().nranks
     images, batch = len(arguments["train_dataset"]), arguments["batch_size"]
     if images < batch * ranks:
@@ -175,7 +176,7 @@ def _check_sizes(arguments: dict[str, Any]) -> None:
 
 
 def _check_datasets(arguments: dict[str, Any]) -> None:
-    """What was built from a config has been looked at; this is for what a script hands over."""
+    """Check the data sets that a script passes; those built from a config are already checked."""
     for key in ("train_dataset", "val_dataset"):
         if arguments[key] is not None:
             check_data(key, arguments[key])
@@ -185,13 +186,13 @@ def _check_static_training(session: TrainingSession) -> None:
     for aggregator in session.aggregators:
         if aggregator.uses_gradients:
             raise ConfigError(
-                "to_static_training: expected False with a method that looks at gradients, as "
-                "Paddle goes backward through a static graph only once; found True"
+                "to_static_training: expected False with a method that needs gradients, because "
+                "Paddle runs only one backward pass through a static graph; found True"
             )
 
 
 def install() -> None:
-    """Let ``paddleseg.core.train`` call `train`, extend the builder, and guard the loaders.
+    """Let ``paddleseg.core.train`` call `train`, extend the builder, and replace the loaders.
 
     Raises:
         UnsupportedVersionError: the installed PaddleSeg lacks something that this package needs.

@@ -1,4 +1,4 @@
-"""The PaddleSeg LOSSES components, one for each method; importing them registers them."""
+"""The components in PaddleSeg's LOSSES registry, one per method; importing this registers them."""
 
 from paddleseg_autoloss.losses.components import COMPONENTS
 from paddleseg_autoloss.losses.weighted import WeightedLoss

@@ -27,11 +27,11 @@ _DOCSTRING = """{summary}
     Args:
         losses: {least} or more PaddleSeg losses.
         names: a name for each loss; by default the class names.
-        ignore_index: label of the pixels to ignore, handed on to the losses.
-        reduction: ``"sum"`` or ``"mean"``: the scale of the total; by default the paper's.
-{arguments}
+        ignore_index: label of the pixels to ignore; it is passed to the losses.
+        reduction: the scale of the total: ``"sum"`` or ``"mean"`` of the losses; by default the
+            scale of the paper. {arguments}
     Raises:
-        ConfigError: an argument has a value that cannot work.
+        ConfigError: the value of an argument is invalid.
 
     Examples:
         >>> import paddle, paddleseg_autoloss
@@ -45,16 +45,16 @@ _DOCSTRING = """{summary}
     """
 
 _GRADIENT_ARGUMENTS = """\
-        level: what the gradients are taken for: ``"parameters"`` of the network, exact, or its
-            ``"logits"``, with one backward pass through the network.
-        update_interval: steps between updates of the weights, at least 1.
+        level: gradients are computed with respect to the ``"parameters"`` of the network, which is
+            exact, or its ``"logits"``, which needs one backward pass through the network.
+        update_interval: number of steps from one update of the weights to the next, at least 1.
 """
 
 
 def _component(name: str) -> type[WeightedLoss]:
-    """Make the component of a method and register it with PaddleSeg.
+    """Create the component of a method and register it in PaddleSeg.
 
-    Its arguments are those that all share and the method's own, with the method's defaults.
+    Its arguments are those of all components and those of the method, with the method's defaults.
     """
     method = METHODS[name]
     of_weighted = inspect.signature(WeightedLoss).parameters

@@ -20,22 +20,22 @@ __all__ = ["WeightedLoss"]
 class WeightedLoss(nn.Layer):
     """Several PaddleSeg losses of one output, weighed by a method.
 
-    The base of the components; it takes the same place in a config as ``MixedLoss``.
+    It is the base class of the components.  In a config they are used like ``MixedLoss``.
 
     Args:
         losses: two or more PaddleSeg losses, called as ``loss(logits, labels)``.
-        weighting: makes the method from the number of losses.
-        names: a name for each loss in logs and curves; by default the class names, numbered where
-            one occurs twice.
-        ignore_index: label of the pixels to ignore.  PaddleSeg's builder passes that of the data
-            set; it is handed on to every inner loss that has one.
-        level: for methods that look at gradients, see `LossAggregator`.
-        update_interval: likewise.
+        weighting: function that creates the method for a given number of losses.
+        names: a name for each loss in logs and curves; by default the class names, with numbers if
+            one occurs several times.
+        ignore_index: label of the pixels to ignore.  PaddleSeg's builder passes the one of the data
+            set; it is passed to every inner loss that has this attribute.
+        level: for methods that need gradients, see `LossAggregator`.
+        update_interval: for methods that need gradients, see `LossAggregator`.
         reduction: ``"sum"`` or ``"mean"``, see `LossAggregator`.
 
     Raises:
         ConfigError: there are fewer than two losses, one of them is not a loss, ``names`` has
-            another length or a name twice, or an argument is out of its range.
+            another length or contains a name twice, or an argument is out of its range.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class WeightedLoss(nn.Layer):
         return self.aggregator.names
 
     def bind(self, model: nn.Layer, optimizer: Optimizer | None = None) -> WeightedLoss:
-        """Name the network whose gradients are looked at; return this loss.
+        """Set the network whose gradients the method needs; return this loss.
 
-        ``paddleseg.core.train`` does it by itself; a loop of your own has to.
+        ``paddleseg.core.train`` calls it; your own loop has to call it.
 
         Args:
             model: the network.
@@ -84,10 +84,10 @@ class WeightedLoss(nn.Layer):
         """Return the total loss, 0-D.
 
         Args:
-            logits: one output of the model: a tensor of shape [N, C, H, W], or whatever else the
-                losses take, such as the dict of MaskFormer.
+            logits: one output of the model: a tensor of shape [N, C, H, W], or another input that
+                the losses accept, such as the dict of MaskFormer.
             labels: class indices, int64, shape [N, H, W], or a dict of tensors.  Every inner loss
-                gets a copy: some of PaddleSeg's losses write to theirs.
+                gets a copy, because some of PaddleSeg's losses change the labels.
 
         Raises:
             ConfigError: an inner loss does not return one number.
@@ -128,8 +128,8 @@ def _checked_losses(component: str, losses: Sequence[nn.Layer]) -> list[nn.Layer
             )
         if getattr(loss, "edge_label", False) or type(loss).__name__ == "KLLoss":
             raise ConfigError(
-                f"losses: {type(loss).__name__} of edges or of two outputs cannot be weighed "
-                f"inside of {component}; make it an entry of loss.types of its own"
+                f"losses: {component} cannot weigh {type(loss).__name__}, a loss of edges or of "
+                "two outputs; make it an entry of its own in loss.types"
             )
     return list(losses)
 

@@ -1,6 +1,6 @@
-"""The mathematics of loss weighting: K losses in, K weights out.  One method, one file.
+"""The mathematics of loss weighting: methods that compute K weights for K losses, one file each.
 
-A line that imports a method registers it: `METHODS` holds all that are imported here.
+To register a method, import it here: `METHODS` contains all methods that this file imports.
 """
 
 from .agda import AGDAWeighting as AGDAWeighting
@@ -51,7 +51,7 @@ from .upgrad import UPGradWeighting as UPGradWeighting
 from .uwo import UWOWeighting as UWOWeighting
 from .uwso import UWSOWeighting as UWSOWeighting
 
-#: The methods that a config can name, by the name it uses.
+#: The methods that a config can name, by their names in a config.
 METHODS: dict[str, type[Weighting]] = {
     method.config_name: method
     for method in list(globals().values())

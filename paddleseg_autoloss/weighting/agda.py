@@ -14,37 +14,37 @@ class AGDAWeighting(GramianWeighting):
     r"""Adaptive gradient descent algorithm for two losses (AGDA, Physics of Fluids 2023).
 
     With the smoothed losses :math:`\bar L_i`, an exponential mean with the factor :math:`\gamma`,
-    and their values :math:`\bar L_i(kM)` at the latest multiple of M steps, the rates are
+    and their values :math:`\bar L_i(kM)` at the latest multiple of M steps, the relative rates are
 
     .. math::
         \tilde L_i = \bar L_i / \bar L_i(kM), \qquad r_i = \tilde L_i / \sum_j \tilde L_j
 
-    The lengths of the gradients move towards their mean
-    :math:`E = (\lVert g_f \rVert + \lVert g_u \rVert) / 2` by that share,
+    The length of each gradient moves towards the mean length
+    :math:`E = (\lVert g_f \rVert + \lVert g_u \rVert) / 2` by the share :math:`r_i`,
 
     .. math::
         \bar g_i = \omega_i g_i, \qquad
         \omega_i = \frac{r_i (E - \lVert g_i \rVert) + \lVert g_i \rVert}{\lVert g_i \rVert}
 
     and if the two conflict, :math:`\langle \bar g_f, \bar g_u \rangle < 0`, the second is projected
-    onto the normal plane of the first; d is the sum.  The first loss is thus the one that the
-    second must not work against.
+    onto the normal plane of the first; d is the sum.  So the second loss must not work against the
+    first loss.
 
     "Physics-informed neural network based on a new adaptive gradient descent algorithm for solving
     partial differential equations of flow problems", Physics of Fluids 35, 063608 (2023), equations
-    16 to 18, as PaddleScience has them.  No weight is negative; they sum to about 2.
+    16 to 18, as PaddleScience implements them.  No weight is negative; they sum to about 2.
 
     Deviations:
-        The paper is not freely available; what is here was read from PaddleScience's code, with
-        these differences.  :math:`r_i` is the share among the losses; there it is the share among
-        all past steps, which fades to 0 and with it the balancing.  :math:`\bar L_i` starts at the
-        first loss instead of 0, and :math:`\bar L_i(kM)` is kept between multiples of M.
-        A loss without gradient gets the weight 1 and takes no part in E.  While one of the smoothed
-        losses is not positive and has no rate, both rates are 1/2.
+        The paper is not freely available; this follows PaddleScience's code, with these
+        differences.  :math:`r_i` is the share among the losses; there it is the share among all
+        past steps, which goes to 0, so the balancing ends.  :math:`\bar L_i` starts at the first
+        loss instead of 0, and :math:`\bar L_i(kM)` is kept between multiples of M. A loss with zero
+        gradient gets the weight 1 and is left out of E. While a smoothed loss is not positive, it
+        has no rate, and both rates are 1/2.
 
     Args:
         num_losses: 2.
-        M: steps between the losses that the rates refer to, at least 1.
+        M: number of steps between updates of the reference :math:`\bar L_i(kM)`, at least 1.
         gamma: factor of the exponential mean, from 0 to 1.
 
     Raises:
@@ -94,7 +94,7 @@ class AGDAWeighting(GramianWeighting):
         self.smooth.set_value(smooth)
         self.step.set_value(np.asarray(step + 1))
         reference = self.smooth_kM.numpy()
-        # Losses that are zero or negative have no rate: both then count alike.
+        # Losses that are zero or negative have no rate: both rates are then 1/2.
         tilde = np.ones(2)
         if (smooth > 0).all() and (reference > 0).all():
             tilde = smooth / reference

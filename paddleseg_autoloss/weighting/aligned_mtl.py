@@ -13,9 +13,9 @@ __all__ = ["AlignedMTLWeighting"]
 class AlignedMTLWeighting(GramianWeighting):
     r"""Gradients made orthogonal and of one length (Aligned-MTL, Senushkin et al. 2023).
 
-    A linear system of gradients is stable if its condition number is 1.  With the singular values
+    A linear system of gradients is stable if its condition number is 1.  From the singular values
     :math:`\sigma_k = \sqrt{\lambda_k}` of the gradients and the eigenvectors V of their Gramian,
-    :math:`G = V \operatorname{diag}(\lambda) V^T`, all singular values are set to one
+    :math:`G = V \operatorname{diag}(\lambda) V^T`, it sets all singular values to the same
     :math:`\sigma`:
 
     .. math::
@@ -24,25 +24,25 @@ class AlignedMTLWeighting(GramianWeighting):
 
     D. Senushkin, N. Patakin, A. Kuznetsov, A. Konushin, "Independent Component Alignment for
     Multi-Task Learning", CVPR 2023, algorithm 1, with equal importance 1 of all losses as in the
-    authors' code.  For orthogonal gradients of one length all weights are 1: the scale of the
-    losses' sum.  Weights can be negative and sum to nothing in particular.  With ``min``
+    authors' code.  If the gradients are orthogonal and have the same length, all weights are 1: the
+    scale of the losses' sum.  Weights can be negative and have no fixed sum.  With ``min``
     :math:`\lVert d \rVert \le \sqrt{K} \sigma_{min}`, so d is as short as the gradients' least
     common part.
 
     Deviations:
-        TorchJD's importances are 1 / K; ``reduction: mean`` gives that.  Eigenvalues up to
-        :math:`10^{-6} K \lambda_{max}` count as 0 and are left out, where the authors have the
-        float epsilon :math:`1.2 \times 10^{-7}` in the place of :math:`10^{-6}`: sums in single
-        precision leave more noise than that, which ``min`` would take for :math:`\sigma`.  As in
-        the paper's own definition d jumps where an eigenvalue begins to count as 0, with ``min``
-        from almost 0 to the length of the next one.  A loss without gradient gets weight 0; if
-        none has one, all get 1.
+        TorchJD's importances are 1 / K; ``reduction: mean`` gives the same.  Eigenvalues up to
+        :math:`10^{-6} K \lambda_{max}` count as 0 and are left out.  The authors use the float
+        epsilon :math:`1.2 \times 10^{-7}` instead of :math:`10^{-6}`; but sums in single precision
+        have larger errors, and ``min`` would take such an error for :math:`\sigma`.  As in the
+        paper's definition, d jumps when an eigenvalue begins to count as 0; with ``min`` it jumps
+        from almost 0 to the length of the next eigenvalue.  A loss with zero gradient gets weight
+        0; if all gradients are zero, all weights are 1.
 
     Args:
         num_losses: K, the number of losses.
-        scale_mode: which :math:`\sigma^2` the eigenvalues are set to: the ``"min"`` of those that
-            are not 0, their ``"median"`` (the lower one of an even number) or their mean,
-            ``"rmse"``.
+        scale_mode: the value :math:`\sigma^2` of all eigenvalues: ``"min"`` is the smallest
+            eigenvalue that is not 0, ``"median"`` their median (the lower one of an even number),
+            ``"rmse"`` their mean.
 
     Raises:
         ConfigError: ``scale_mode`` is none of these.

@@ -19,28 +19,29 @@ class AutoWeighting(LossWeighting):
 
     L. Liebel, M. Koerner, "Auxiliary Tasks in Multi-task Learning", arXiv:1805.06334, the combined
     loss of section 3.2.  The regulariser is never negative, so the total stays positive for
-    non-negative losses, unlike Kendall's ``log(sigma)``.  For a constant loss the parameter settles
-    at :math:`c^2 = (L + \sqrt{L^2 + 8 L}) / 4`, so a small loss gets about the weight
-    :math:`1 / \sqrt{2 L}`.  The weights sum to nothing in particular.
+    non-negative losses, unlike Kendall's ``log(sigma)``.  For a constant loss the parameter
+    converges to :math:`c^2 = (L + \sqrt{L^2 + 8 L}) / 4`, so a small loss gets about the weight
+    :math:`1 / \sqrt{2 L}`.  The weights have no fixed sum.
 
     Deviations:
-        :math:`1 / (2 c^2)` has a pole at 0: one step near it throws c so far away that the loss is
-        lost for good.  Below :math:`c^2 = \delta^2`, :math:`\delta = 0.1`, the weight is continued
-        by its tangent in :math:`c^2`, :math:`(2 - c^2 / \delta^2) / (2 \delta^2)`, less
-        :math:`c (\delta^2 - c^2)`, a thousandth, so that c cannot rest on 0.  It is at most about
-        100, its slope is at most :math:`1 / \delta^3`, and it drives c away from 0 as long as
-        :math:`L > 2 \delta^4`.  Only a loss below that, 2e-4, brings c there.  A loss that returns
-        from there can still move c by the learning rate times :math:`L / \delta^3` in one step of
-        SGD, which takes long to undo; Adam, whose steps do not depend on the slope, is safe.
-        For any losses at all the weight is positive and at most 100.001.
+        :math:`1 / (2 c^2)` has a pole at 0: one step near it makes c so large that the weight of
+        the loss stays near 0 forever.  Below :math:`c^2 = \delta^2`, :math:`\delta = 0.1`, the
+        weight is extended by its tangent in :math:`c^2`,
+        :math:`(2 - c^2 / \delta^2) / (2 \delta^2)`, minus :math:`c (\delta^2 - c^2)`, which is at
+        most a thousandth and prevents c from staying at 0.  This weight is at most about 100, its
+        slope is at most :math:`1 / \delta^3`, and it moves c away from 0 as long as
+        :math:`L > 2 \delta^4`.  Only a loss below that, 2e-4, moves c near 0.  If such a loss grows
+        again, one step of SGD can move c by the learning rate times :math:`L / \delta^3`, and it
+        takes many steps to undo this; Adam is safe, because its steps do not depend on the slope.
+        For all possible losses, the weight is positive and at most 100.001.
 
-        A negative loss would drive its weight to that bound.  While a loss is negative, its c stays
-        as it is.
+        A negative loss would move its weight to that bound.  While a loss is negative, its c does
+        not change.
 
     Args:
         num_losses: K, the number of losses.
         init: initial value of every c, not 0.
-        lr_mult: learning rate of c as a multiple of the optimizer's, positive.
+        lr_mult: learning rate of c relative to the optimizer's, positive.
 
     Attributes:
         c: the learned parameters, shape [K].

@@ -1,4 +1,4 @@
-"""What every weighting method has in common, and the three kinds of method."""
+"""The base classes of weighting methods: the common one, and one for each of the three kinds."""
 
 from __future__ import annotations
 
@@ -27,45 +27,45 @@ __all__ = [
     "own_arguments",
 ]
 
-#: A loss above this is not negative: it can be the rounding of 0.
+#: A loss above this does not count as negative: it may be 0 with a rounding error.
 LEAST_LOSS = -1e-6
 
 
 class Weighting(nn.Layer, ABC):
-    r"""A method that finds the weights :math:`w_i` of K losses: :math:`\sum_i w_i L_i + P`.
+    r"""A method that computes the weights :math:`w_i` of K losses: :math:`\sum_i w_i L_i + P`.
 
-    There are three kinds, by what the weights depend on: `LossWeighting`, `GramianWeighting` and
-    `JacobianWeighting`.  A method is a subclass of one of them, and needs no network.  Where its
-    parameters are learned, it also defines the penalty :math:`P` that keeps the weights from
-    collapsing to zero.  All that a method remembers lies in parameters and buffers, random state
-    and step counter included, so ``state_dict`` holds the whole of it.  Every argument of the
-    constructor is kept in an attribute of its name, from which ``repr`` is made.
+    There are three kinds, which differ in the input of the method: `LossWeighting`,
+    `GramianWeighting` and `JacobianWeighting`.  A method is a subclass of one of them, and needs no
+    network.  If a method has learned parameters, it also defines the penalty :math:`P`, which
+    prevents the weights from becoming zero.  All state of a method is in its parameters and
+    buffers, including random state and step counter, so ``state_dict`` contains all of it.  Every
+    argument of the constructor is stored in an attribute of the same name; ``repr`` shows them.
 
     Args:
         num_losses: K, the number of losses, at least `least_losses`.
 
     Raises:
-        ConfigError: the method is not for so many losses.
+        ConfigError: the method does not support this number of losses.
     """
 
-    #: What a config calls the method; None where no config can name it.
+    #: Name of the method in a config; None if a config cannot name it.
     config_name: ClassVar[str | None] = None
-    #: Name of the learned parameter (the paper's symbol), or None where nothing is learned.
+    #: Name of the learned parameter (the paper's symbol), or None if the method learns nothing.
     parameter_name: ClassVar[str | None] = None
-    #: What the weights sum to, for the reader: "K", "1", "about 1", ...
-    sums_to: ClassVar[str] = "nothing in particular"
-    #: The scale of the update where K losses agree: that of their sum, K times that of one, or of
-    #: their mean, another multiple, or one that does not come from the losses.
+    #: The sum of the weights, as text for the documentation: "K", "1", "about 1", ...
+    sums_to: ClassVar[str] = "no fixed value"
+    #: The scale of the update if all K losses have the same gradient g: K g for "sum", g for
+    #: "mean", another multiple of g, or "its own" if the scale does not depend on g.
     scale: ClassVar[Literal["sum", "mean", "sqrt(K)", "K^2", "its own"]] = "sum"
     #: Whether a weight can be negative.
     may_be_negative: ClassVar[bool] = False
-    #: The losses that the method is made for.  Where weights are learned, that of a negative loss
-    #: stays as it is; where they are not, a loss below 0 is an error.  0 itself is none.
+    #: The losses that the method accepts.  If weights are learned, the weight of a negative loss
+    #: does not change.  Otherwise a loss below 0 is an error; a loss of exactly 0 is not.
     loss_range: Literal["any", "non-negative", "positive"] = "any"
-    #: How many losses the method is for.
+    #: The number of losses that the method supports.
     least_losses: ClassVar[int] = 1
     most_losses: ClassVar[float] = math.inf
-    #: Whether `observe_after_step` is to be called after every step.
+    #: Whether `observe_after_step` must be called after every step.
     needs_losses_after_step: bool = False
 
     def __init__(self, num_losses: int) -> None:
@@ -78,22 +78,23 @@ class Weighting(nn.Layer, ABC):
 
     @property
     def class_name(self) -> str:
-        """The name by which users call the class, for messages."""
+        """The name of the class that users know, for messages."""
         return type(self).__name__
 
     @property
     def short_name(self) -> str:
-        """What a config calls the method, or the class without "Weighting", for messages."""
+        """The name of the method in a config, or of the class without "Weighting", for messages."""
         return self.config_name or self.class_name.removesuffix("Weighting")
 
     def learnable(self, init: float, lr_mult: float) -> Tensor:
-        """Make a parameter for each loss, which gradient clipping leaves alone, shape [K].
+        """Create the learned parameter, shape [K], which gradient clipping ignores.
 
         Args:
-            init: its initial value.
-            lr_mult: its learning rate as a multiple of the optimizer's.
+            init: initial value of all its numbers.
+            lr_mult: its learning rate relative to the optimizer's.
         """
-        # What it was when its loss became negative; NaN where the loss is not.
+        # The parameter's values when the losses became negative; NaN for losses that are not
+        # negative.
         nothing = paddle.full([self.num_losses], math.nan)
         self.register_buffer("frozen", nothing, persistable=False)
         return self.create_parameter(
@@ -110,10 +111,10 @@ class Weighting(nn.Layer, ABC):
 
     @abstractmethod
     def forward(self, *inputs: Any, **kwargs: Any) -> Tensor:
-        """Return the K weights, shape [K]; the kind of the method says from what."""
+        """Return the K weights, shape [K]; the inputs depend on the kind of method."""
 
     def penalty(self) -> Tensor | None:
-        """Return the sum of the terms that do not depend on the losses, 0-D, or None."""
+        """Return the penalty P, which does not depend on the losses, 0-D; None if there is none."""
         return None
 
     def total(self, losses: Tensor, weights: Tensor) -> Tensor:
@@ -121,25 +122,25 @@ class Weighting(nn.Layer, ABC):
 
         Args:
             losses: the loss values, shape [K].
-            weights: what this method returned for them, shape [K].
+            weights: the weights that this method returned for them, shape [K].
         """
         total = (weights * losses).sum()
         penalty = self.penalty()
         return total if penalty is None else total + penalty
 
     def scale_relative_to_mean(self) -> float:
-        """Return the `scale` as a multiple of that of the mean."""
+        """Return the `scale` as a multiple of the scale of the mean."""
         count = float(self.num_losses)
         known = {"mean": 1.0, "sqrt(K)": math.sqrt(count), "K^2": count**2}
-        # One of its own counts as that of the sum.
+        # A scale of its own is treated as the scale of the sum.
         return known.get(self.scale, count)
 
     def learned(self) -> Tensor | None:
-        """Return the learned parameter, shape [K], or None where nothing is learned."""
+        """Return the learned parameter, shape [K], or None if the method learns nothing."""
         return None if self.parameter_name is None else getattr(self, self.parameter_name)
 
     def out_of_range(self, losses: Tensor) -> Tensor:
-        """Return which losses are below all that `loss_range` can mean, bool, shape [K].
+        """Return which losses are negative or, for positive losses, not positive; bool, shape [K].
 
         Args:
             losses: the loss values, shape [K].
@@ -148,9 +149,9 @@ class Weighting(nn.Layer, ABC):
 
     @paddle.no_grad()
     def freeze_negative(self, losses: Tensor) -> None:
-        """Keep the learned parameter as it is for losses that are negative, in a step of training.
+        """Freeze the learned parameter of negative losses, in a training step.
 
-        Nothing here waits for the device.
+        This does not wait for the device.
 
         Args:
             losses: the loss values, shape [K].
@@ -164,40 +165,40 @@ class Weighting(nn.Layer, ABC):
 
     @paddle.no_grad()
     def undo_drift(self) -> None:
-        """Undo what the optimizer's momentum did to parameters that are frozen."""
+        """Undo the changes that the optimizer's momentum made to frozen parameters."""
         parameter = self.learned()
         if parameter is not None:
             kept = paddle.where(self.frozen.isnan(), parameter, self.frozen)
             paddle.assign(kept, output=parameter)
 
     def unfrozen(self) -> Tensor:
-        """Return the learned parameter, without gradient where it is frozen, shape [K]."""
+        """Return the learned parameter, shape [K]; its frozen numbers get no gradient."""
         parameter = self.learned()
         assert parameter is not None, "the method learns"
         return paddle.where(self.frozen.isnan(), parameter, parameter.detach())
 
     def take_names(self, names: Sequence[str]) -> None:
-        """Take the names of the losses, for methods that tell them apart by name.
+        """Receive the names of the losses; methods that use names override this.
 
         Args:
             names: K names, in the order of the losses.
         """
 
     def observe_after_step(self, losses: Tensor) -> None:
-        """Take the losses of the same batch after the step; see `needs_losses_after_step`.
+        """Receive the losses of the same batch after the step; see `needs_losses_after_step`.
 
         Args:
             losses: the loss values, shape [K].
 
         Raises:
-            ConfigError: the method has no use for them.
+            ConfigError: the method does not use them.
         """
-        raise ConfigError(f"{self.class_name}: it does not ask for the losses after the step")
+        raise ConfigError(f"{self.class_name}: it does not use the losses after the step")
 
     def remember(self, losses: Tensor, **memory: Tensor) -> None:
-        """Set buffers to new values, unless a loss is NaN or infinite: then all stay as they are.
+        """Set buffers to new values; if a loss is NaN or infinite, nothing changes.
 
-        Nothing here waits for the device.
+        This does not wait for the device.
 
         Args:
             losses: the loss values, shape [K].
@@ -206,12 +207,12 @@ class Weighting(nn.Layer, ABC):
         finite = losses.isfinite().all()
         for name, value in memory.items():
             buffer = getattr(self, name)
-            # set_value waits for the host in Paddle 2.
+            # In Paddle 2, set_value synchronizes the device with the host.
             paddle.assign(paddle.where(finite, value, buffer), output=buffer)
 
 
 class LossWeighting(Weighting):
-    """A method whose weights follow from the values of the losses alone: ``method(losses)``.
+    """A method that computes the weights only from the loss values: ``method(losses)``.
 
     Args:
         num_losses: K, the number of losses, at least 1.
@@ -227,17 +228,18 @@ class LossWeighting(Weighting):
 
 
 class GramianWeighting(Weighting):
-    r"""A method whose weights follow from the Gramian :math:`G_{ij} = \langle g_i, g_j \rangle`.
+    r"""A method that computes the weights from the Gramian of the gradients.
 
-    ``weights = method(losses, gramian)``.  K is small, so the weights are found on the host in
-    double precision; most buffers live there too.
+    The Gramian is :math:`G_{ij} = \langle g_i, g_j \rangle`.  The call is
+    ``weights = method(losses, gramian)``.  K is small, so the weights are computed on the host in
+    double precision; most buffers are on the host too.
 
     Args:
         num_losses: K, the number of losses, at least 1.
     """
 
-    #: Where every loss takes an optimizer step of its own, the factor of the learning rate in each,
-    #: K of them; None where all losses share one step.
+    #: If every loss gets an optimizer step of its own: K factors of the learning rate, one for each
+    #: step.  None if all losses share one step.
     substep_rates: list[float] | None = None
 
     def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
@@ -248,8 +250,8 @@ class GramianWeighting(Weighting):
             gramian: the inner products of their gradients, shape [K, K].
 
         Raises:
-            ConfigError: there is no Gramian.
-            TrainingDiverged: a number is NaN or infinite; nothing is remembered of it.
+            ConfigError: the Gramian is missing.
+            TrainingDiverged: a number is NaN or infinite; no state has changed.
         """
         if gramian is None:
             raise ConfigError(f"{self.class_name}: expected the Gramian of the gradients")
@@ -273,18 +275,18 @@ class GramianWeighting(Weighting):
 
 
 class JacobianWeighting(Weighting):
-    r"""A method that needs the gradients :math:`g_i` themselves, the rows of J.
+    r"""A method that needs the gradients :math:`g_i` themselves, which are the rows of J.
 
-    ``update, weights = method.update(losses, jacobian)``.  The update d need not be a combination
-    :math:`J^T w` of the gradients of this step.  It is found on the device, in single precision.
-    What the method remembers of gradients lies in buffers as wide as they are, in which every
-    number of every trainable parameter has its place.
+    The call is ``update, weights = method.update(losses, jacobian)``.  The update d need not be a
+    combination :math:`J^T w` of the gradients of this step.  It is computed on the device, in
+    single precision.  State that depends on gradients is in buffers with n columns, one for every
+    number of every trainable parameter.
 
     Args:
         num_losses: K, the number of losses.
 
     Attributes:
-        step: how many updates there were; only where gradients are remembered.
+        step: number of updates so far; it exists only if the method stores gradients.
     """
 
     #: Buffers of shape [K, n] and of shape [n], all zeros before the first update.
@@ -298,24 +300,24 @@ class JacobianWeighting(Weighting):
             self.register_buffer("step", paddle.to_tensor(0, dtype="int64", place=host))
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Tensor:
-        """Refuse the call: weights are not all that the method finds.
+        """Refuse the call, because the weights do not determine the update.
 
         Raises:
             ConfigError: always.
         """
         raise ConfigError(
-            f"{self.class_name}: expected a call of update(losses, jacobian), as its weights alone "
-            "do not give the update; found a call of the method itself"
+            f"{self.class_name}: expected a call of update(losses, jacobian), found a call of the "
+            "method itself, whose weights do not determine the update"
         )
 
     def prepare(self, num_columns: int) -> None:
-        """Make room for what is remembered of gradients, unless there is such room already.
+        """Create the buffers for gradients, unless they exist already.
 
         Args:
-            num_columns: n, how many numbers a gradient has.
+            num_columns: n, the number of elements of a gradient.
 
         Raises:
-            ConfigError: gradients of another size are remembered.
+            ConfigError: the existing buffers have another size.
         """
         shapes = {name: [self.num_losses, num_columns] for name in self.matrices}
         shapes.update({name: [num_columns] for name in self.vectors})
@@ -323,31 +325,30 @@ class JacobianWeighting(Weighting):
         if found == shapes:
             return
         if int(self.step) > 0:
-            known = f"of {next(iter(found.values()))[-1]} numbers" if found else "that bind foresaw"
+            known = f"of {next(iter(found.values()))[-1]} numbers" if found else "that bind expects"
             raise ConfigError(
-                f"{self.short_name}: expected gradients {known}, as when it began, found "
-                f"{num_columns}: it goes on only with the same network, trainable parameters "
-                "neither more nor fewer"
+                f"{self.short_name}: expected gradients {known}, as at its first step, found "
+                f"{num_columns}; continue with the same network and the same trainable parameters"
             )
         for name, shape in shapes.items():
             self.register_buffer(name, paddle.zeros(shape, dtype="float32"))
 
     def next_step(self) -> int:
-        """Count an update; return its number, which begins at 1."""
+        """Count an update; return its number, the first is 1."""
         step = int(self.step) + 1
         self.step.set_value(np.asarray(step))
         return step
 
     @abstractmethod
     def update(self, losses: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the update d, shape [n], and weights to show, shape [K].
+        """Return the update d, shape [n], and the weights to display, shape [K].
 
         Args:
             losses: the loss values, finite, shape [K].
             jacobian: the gradients, finite, shape [K, n].
 
         Raises:
-            ConfigError: gradients of another size are remembered.
+            ConfigError: the stored gradients have another size.
         """
 
 
@@ -369,7 +370,7 @@ def inner_products(matrix: Tensor) -> np.ndarray:
 
 
 def nearest_weights(jacobian: Tensor, update: Tensor) -> Tensor:
-    """Return the weights w, shape [K], whose combination J^T w comes nearest to an update.
+    """Return the weights w, shape [K], whose combination J^T w is closest to an update.
 
     Args:
         jacobian: the gradients, shape [K, n].
@@ -387,7 +388,7 @@ def _to_double(tensor: Tensor) -> np.ndarray:
 
 
 def own_arguments(method: type[Weighting]) -> dict[str, inspect.Parameter]:
-    """Return what a method's constructor takes beside the number of losses, by name."""
+    """Return the arguments of a method's constructor, except the number of losses, by name."""
     arguments = dict(inspect.signature(method).parameters)
     del arguments["num_losses"]
     return arguments

@@ -18,14 +18,14 @@ __all__ = ["CAGradWeighting"]
 class CAGradWeighting(GramianWeighting):
     r"""Conflict-averse gradient descent (CAGrad, Liu et al. 2021).
 
-    Near the average gradient :math:`g_0 = \frac{1}{K} \sum_i g_i`, CAGrad looks for the update that
-    serves the worst-off loss best:
+    Near the average gradient :math:`g_0 = \frac{1}{K} \sum_i g_i`, CAGrad searches for the update
+    that decreases the worst loss most:
 
     .. math::
         \max_d \min_i \langle g_i, d \rangle
         \quad \text{with} \quad \lVert d - g_0 \rVert \le c \lVert g_0 \rVert
 
-    Its dual is over the simplex, with :math:`g_w = \sum_i w_i g_i`:
+    Its dual is a problem over the simplex, with :math:`g_w = \sum_i w_i g_i`:
 
     .. math::
         \min_w F(w) = \langle g_w, g_0 \rangle + c \lVert g_0 \rVert \lVert g_w \rVert,
@@ -33,21 +33,22 @@ class CAGradWeighting(GramianWeighting):
 
     B. Liu, X. Liu, X. Jin, P. Stone, Q. Liu, "Conflict-Averse Gradient Descent for Multi-task
     Learning", NeurIPS 2021, algorithm 1.  No weight is negative.  Without conflict they sum to
-    about :math:`(1 + c) / (1 + c^2)`, the scale of the mean of the losses rather than of their
-    sum: with plain SGD raise the learning rate by K.  No loss gets worse to first order if
+    about :math:`(1 + c) / (1 + c^2)`, the scale of the mean of the losses rather than of their sum:
+    with plain SGD raise the learning rate by K.  To first order, no loss increases if
     :math:`c \ge 1`.
 
     Deviations:
-        The minimiser is exact, at any scale of the gradients, where peers stop early on small ones.
-        Where the losses are Pareto stationary, :math:`g_w` is 0 and the weights would be infinite:
-        eigenvalues of the cosines below :math:`10^{-8}`, which single precision cannot tell from
-        0, are raised to that.  A loss without gradient cannot be served by any d; the update then
-        does as much as it can do for the others without moving further from :math:`g_0` than they
-        need.
+        The minimiser is exact at any scale of the gradients; other implementations stop early if
+        the gradients are small.  If the losses are Pareto stationary, :math:`g_w` is 0 and the
+        weights would be infinite.  Therefore eigenvalues of the cosine matrix below
+        :math:`10^{-8}`, which are 0 in single precision, are set to :math:`10^{-8}`.  No d
+        decreases a loss with zero gradient; the update is then optimal for the other losses, and
+        does not move further from :math:`g_0` than they need.
 
     Args:
         num_losses: K, the number of losses.
-        calpha: c, how far from the average to look, relative to its length; 0 is the average.
+        calpha: c, the largest distance from the average gradient, relative to its length; 0 gives
+            the average.
         rescale: divisor of the update: 0 for none, 1 for :math:`1 + c^2`, 2 for :math:`1 + c`.
 
     Raises:
@@ -87,16 +88,17 @@ def _correction(gramian: np.ndarray, q: np.ndarray, radius: float) -> np.ndarray
 
     With :math:`q_i = \langle g_i, g_0 \rangle`, the optimality conditions say that v minimises
     :math:`\frac{1}{2} v^T G v + (q - \mu 1)^T v` over :math:`v \ge 0` for the :math:`\mu` at which
-    :math:`\sqrt{v^T G v}` is the radius.  That length is a distance to a cone, hence convex in
-    :math:`\mu`, and Newton's method from the right does not overshoot.  As long as the same v are
-    positive, its square is a quadratic function; its root is tried first, for all v to begin with.
+    :math:`\sqrt{v^T G v}` equals the radius.  This length is a distance to a cone, so it is convex
+    in :math:`\mu`, and Newton's method from the right does not overshoot.  As long as the same v
+    are positive, its square is a quadratic function.  The root of this function is tried first,
+    with all v positive at the beginning.
     """
     v = np.zeros(len(q))
     if radius == 0:
         return v
     some, lengths, cosines = directions(gramian)
-    # The problem is solved for u = v |g| / radius, on gradients of length 1: then nothing depends
-    # on their scale.
+    # The problem is solved for u = v |g| / radius and gradients of length 1, so the scale of the
+    # gradients does not matter.
     root = factor(cosines)
     slope, offset = lengths.min() / lengths, q[some] / (lengths * radius)
     mu, u = _on_face(root, slope, offset)
@@ -107,11 +109,12 @@ def _correction(gramian: np.ndarray, q: np.ndarray, radius: float) -> np.ndarray
 
 
 def _newton(root: np.ndarray, slope: np.ndarray, offset: np.ndarray, most: float) -> np.ndarray:
-    """Return u at the root, or at `most` if that is less, shape [m]."""
+    """Return u at the root, or at `most` if `most` is smaller, shape [m]."""
     # The rows of the factor are orthogonal.
     squares = (root * root).sum(axis=1)
     point, base = (root @ slope) / squares, (root @ offset) / squares
-    # Each loss alone reaches the radius at (1 + offset) / slope, all together no later.
+    # A single loss reaches the radius at (1 + offset) / slope; all together reach it at or before
+    # that.
     mu = newton = min(float(((1 + offset) / slope).min()), most)
     tried = b""
     for _ in range(100):
@@ -132,14 +135,14 @@ def _newton(root: np.ndarray, slope: np.ndarray, offset: np.ndarray, most: float
 
 
 def _on_face(face: np.ndarray, slope: np.ndarray, offset: np.ndarray) -> tuple[float, np.ndarray]:
-    r"""Return the largest :math:`\mu` at which the length is 1 if u may be negative, and that u.
+    r"""Return the largest :math:`\mu` at which the length is 1 if u may be negative, and this u.
 
-    Where there is none, they are infinite and a vector of -1.
+    If there is none, return infinity and a vector of -1.
 
     Args:
         face: columns of the factor, shape [K, m].
-        slope: what :math:`\mu` is multiplied with in the gains, shape [m].
-        offset: what is subtracted then, shape [m].
+        slope: the factors of :math:`\mu` in the gains, shape [m].
+        offset: the numbers subtracted after that, shape [m].
     """
     _, solved, _ = dposv(face.T @ face, np.array([slope, offset]).T)
     first, second = solved.T

@@ -14,32 +14,33 @@ class ConFIGWeighting(GramianWeighting):
     r"""The update at equal angles to all gradients (ConFIG, Liu et al. 2024).
 
     With :math:`u_i = g_i / \lVert g_i \rVert`, the direction has the same positive inner product
-    with all of them, and the length is what the gradients give along it together:
+    with all of them, and the length is the sum of the projections of all gradients onto it:
 
     .. math::
         v = [u_1, \dots, u_K]^{-T} 1, \qquad
         d = \Big( \sum_i \Big\langle g_i, \frac{v}{\lVert v \rVert} \Big\rangle \Big)
             \frac{v}{\lVert v \rVert}
 
-    with the Moore-Penrose inverse.  It lies in the span of the gradients:
+    with the Moore-Penrose inverse.  The direction is in the span of the gradients:
     :math:`v = \sum_i x_i u_i`, :math:`x = C^{+} 1` with the cosines C, so d follows from the
     Gramian.
 
     Q. Liu, M. Chu, N. Thuerey, "ConFIG: Towards Conflict-free Training of Physics Informed Neural
-    Networks", ICLR 2025, arXiv:2408.11104, with equal weights of the directions.  Weights can be
-    negative from three losses on.  For gradients of one length that are orthogonal or parallel they
-    are all 1: the scale of the losses' sum.
+    Networks", ICLR 2025, arXiv:2408.11104, with equal weights of the directions.  With three or
+    more losses, weights can be negative.  If the gradients have the same length and are orthogonal
+    or parallel, all weights are 1: the scale of the losses' sum.
 
     Deviations:
-        The paper's pseudo-inverse jumps where gradients become linearly dependent: just before, d
-        is almost 0 or turns to a direction in which they still differ; there, it is the
-        least-squares solution, which can conflict with some of them.  Single precision cannot tell
-        the two apart, so d goes from one to the other without a jump, where the smallest
-        eigenvalue of C falls below :math:`10^{-5}`.  In any case :math:`\lVert d \rVert \le
-        \sum_i \lVert g_i \rVert`.  Where v is 0 (two opposite gradients), so is d; the weights are
-        then the limit, the mean of the :math:`\lVert g_j \rVert` over :math:`\lVert g_i \rVert`.
-        A loss without gradient takes no part and gets weight 0; 1 if none has one.  d jumps there,
-        as the direction of a gradient does.
+        The paper's pseudo-inverse jumps when gradients become linearly dependent.  Just before, d
+        is almost 0, or has a direction in which the gradients still differ.  After that, d is the
+        least-squares solution, which can conflict with some gradients.  Single precision cannot
+        separate the two cases.  So here d changes from one to the other without a jump, while the
+        smallest eigenvalue of C falls below :math:`10^{-5}`.  In any case
+        :math:`\lVert d \rVert \le \sum_i \lVert g_i \rVert`.  If v is 0 (two opposite gradients), d
+        is 0, and the weights are their limit, the mean of the :math:`\lVert g_j \rVert` over
+        :math:`\lVert g_i \rVert`.  A loss with zero gradient is left out and gets weight 0; if all
+        gradients are zero, all weights are 1. d jumps when a gradient becomes zero, because the
+        direction of this gradient jumps.
 
     Args:
         num_losses: K, the number of losses.
@@ -65,7 +66,7 @@ class ConFIGWeighting(GramianWeighting):
         values, vectors = np.linalg.eigh(cosines)
         sums = certainty(values) * vectors.sum(axis=0)
         if sums @ sums < 1e-10:
-            # The limit: all x alike.
+            # This is the limit: all x are equal.
             weights[some] = lengths.mean() / lengths
             return weights
         x = vectors @ (sums / np.maximum(values, LEAST_EIGENVALUE))

@@ -21,16 +21,17 @@ from paddleseg_autoloss.weighting.base import (
 
 __all__ = ["CRMOGMWeighting"]
 
-#: Methods that cannot be averaged, whatever their kind, and why.
+#: Methods that cannot be averaged, with the reason; it does not depend on their kind.
 _REFUSED = {"CRMOGM": "averages already", "SeparateBackward": "has constant weights"}
 
 
 class CRMOGMWeighting(Weighting):
     r"""The weights of another method, averaged over the steps (CR-MOGM, Zhou et al. 2022).
 
-    Weights that follow from the gradients of one mini-batch are noisy, and depend on the same noise
-    as these gradients, which keeps such methods from converging.  An average over the past steps
-    does not.  With the weights :math:`\hat\lambda_k` that the method finds at step k:
+    Weights that are computed from the gradients of one mini-batch are noisy, and their noise
+    correlates with the noise of these gradients, which can prevent convergence.  An average over
+    the past steps does not have this problem.  With the weights :math:`\hat\lambda_k` that the
+    method computes at step k:
 
     .. math::
         \lambda_k = \alpha \lambda_{k-1} + (1 - \alpha) \hat\lambda_k, \qquad
@@ -38,24 +39,24 @@ class CRMOGMWeighting(Weighting):
 
     S. Zhou, W. Zhang, J. Jiang, W. Zhong, J. Gu, W. Zhu, "On the Convergence of Stochastic
     Multi-Objective Gradient Manipulation and Beyond", NeurIPS 2022.  Sign, sum and scale of the
-    weights are those of the method.  So is the kind: what is made is a `LossWeighting` or a
-    `GramianWeighting`, as the method is.
+    weights are those of the method.  The kind is also the same: if the method is a `LossWeighting`,
+    so is the object; if it is a `GramianWeighting`, so is the object.
 
     Deviations:
-        alpha is constant, TorchJD's default; the paper's convergence is for one that goes to 1 as
-        the learning rate goes to 0.  Methods that learn their weights, that need the whole Jacobian
-        or that take other steps are refused.  A step whose losses are not all finite leaves the
-        memory as it is and gets the previous weights.
+        alpha is constant, with TorchJD's default; the paper proves convergence for an alpha that
+        goes to 1 as the learning rate goes to 0.  Methods that learn their weights, that need the
+        whole Jacobian or that change the optimizer's steps are refused.  A step whose losses are
+        not all finite does not change the stored state and gets the previous weights.
 
     Args:
         num_losses: K, the number of losses.
         method: the method whose weights to average, by the name that a config uses.
-        options: its arguments and their values; by default it has its defaults.
-        alpha: how much of the past is kept, from 0, which is the method by itself, to 1, which
-            keeps the first weights.
+        options: arguments of the method and their values; the others have their defaults.
+        alpha: share of the past weights, from 0, which is the plain method, to 1, which keeps the
+            first weights.
 
     Attributes:
-        averaged: the method.
+        averaged: the method whose weights are averaged.
 
     Raises:
         ConfigError: there is no such method or it cannot be averaged, it has no such argument, or
@@ -73,7 +74,7 @@ class CRMOGMWeighting(Weighting):
     """
 
     config_name = "CRMOGM"
-    sums_to = "as its method's"
+    sums_to = "as in its method"
     may_be_negative = True
 
     def __new__(
@@ -83,14 +84,14 @@ class CRMOGMWeighting(Weighting):
         options: dict[str, Any] | None = None,
         alpha: float = 0.9,
     ) -> CRMOGMWeighting:
-        """Choose the kind of weighting, as `pathlib.Path` chooses the kind of path."""
+        """Return an object of the method's kind, as `pathlib.Path` does for the kind of path."""
         if cls is not CRMOGMWeighting:
             return super().__new__(cls)
         of_losses = issubclass(_find_method(method), LossWeighting)
         return super().__new__(_AverageFromLosses if of_losses else _AverageFromGramian)
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        # What `copy` calls __new__ with.
+        # `copy` calls __new__ with these arguments.
         return self.num_losses, self.method, self.options, self.alpha
 
     def __init__(
@@ -118,23 +119,23 @@ class CRMOGMWeighting(Weighting):
 
     @property
     def class_name(self) -> str:
-        """The name by which users call the class."""
+        """The name of the class that users know."""
         return CRMOGMWeighting.__name__
 
     @paddle.no_grad()
     def average(self, losses: Tensor, found: Tensor) -> Tensor:
-        """Return lambda, shape [K], and remember it.
+        """Return lambda, shape [K], and store it.
 
         Args:
             losses: the loss values, shape [K].
-            found: the weights that the method finds for them, shape [K].
+            found: the weights that the method computed for them, shape [K].
         """
         average = self.alpha * self.lmbda + (1 - self.alpha) * found
         self.remember(losses, lmbda=paddle.where(self.lmbda.isnan(), found, average))
         return paddle.where(self.lmbda.isnan(), found, self.lmbda)
 
     def out_of_range(self, losses: Tensor) -> Tensor:
-        """Return which losses the method is not made for, bool, shape [K]."""
+        """Return which losses the method does not accept, bool, shape [K]."""
         return self.averaged.out_of_range(losses)
 
     def take_names(self, names: Sequence[str]) -> None:
@@ -176,7 +177,7 @@ def _make_method(name: str, num_losses: int, options: dict[str, Any]) -> Weighti
 
 def _find_method(name: str) -> type[Weighting]:
     """Return the method of a name, or raise ConfigError if there is none that can be averaged."""
-    # The registry of methods has this one in it.
+    # This import is here because the registry of methods imports this module.
     from paddleseg_autoloss.weighting import METHODS
 
     if name not in METHODS:

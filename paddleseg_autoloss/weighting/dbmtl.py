@@ -15,8 +15,9 @@ __all__ = ["DBMTLWeighting"]
 class DBMTLWeighting(JacobianWeighting):
     r"""Dual balancing of losses and gradients (DB-MTL, Lin et al. 2023).
 
-    The losses are balanced by their logarithms, whose gradients do not depend on a loss's scale.
-    The gradients are averaged over time, and all averages are brought to the length of the longest:
+    The losses are balanced by their logarithms: the gradient of a logarithm does not depend on the
+    scale of the loss.  The gradients are averaged over time, and all averages are scaled to the
+    length of the longest one:
 
     .. math::
         \hat g_i(t) &= \beta_t \, \hat g_i(t-1) + (1 - \beta_t) \, \nabla \log L_i(t),
@@ -25,23 +26,23 @@ class DBMTLWeighting(JacobianWeighting):
         \alpha_i = \frac{\max_j \lVert \hat g_j \rVert}{\lVert \hat g_i \rVert}
 
     B. Lin, W. Jiang, F. Ye, Y. Zhang, P. Chen, Y.-C. Chen, S. Liu, I. W. Tsang, J. T. Kwok,
-    "Dual-Balancing for Multi-Task Learning", arXiv:2308.12029.  The weights that are shown are
-    :math:`\alpha_i / L_i`, by which :math:`g_i` counts once gradients stand still.  None is
-    negative, and they sum to nothing in particular.  d has the scale of the sum of the logarithms:
-    it does not change when a loss is multiplied by a number.
+    "Dual-Balancing for Multi-Task Learning", arXiv:2308.12029.  The displayed weights are
+    :math:`\alpha_i / L_i`, which are the factors of :math:`g_i` if the gradients do not change over
+    time.  No weight is negative, and they have no fixed sum.  d has the scale of the sum of the
+    logarithms: it does not change when a loss is multiplied by a number.
 
     Deviations:
-        The averages begin with the first gradients.  LibMTL begins with 0, so that :math:`1 -
-        \beta` of the first gradient is the first update, and updates grow for ten steps or so.  A
-        loss of 0 or less, or one so near to 0 that the slope of its logarithm overflows, has no say
-        at that step and leaves no trace, and so has a loss without gradient: its average would not
-        forget what is longer of no use, as it is stretched to the full length whatever is left of
-        it.  All trainable parameters are balanced, those of the heads too.
+        The averages begin with the first gradients.  LibMTL begins with 0, so its first update is
+        :math:`1 - \beta` times the first gradient, and the updates grow for about ten steps.  A
+        loss of 0 or less, a loss so near to 0 that the slope of its logarithm overflows, and a loss
+        with zero gradient are left out of this step; their averages do not change.  Otherwise an
+        average would decay, but would be scaled to the full length again.  All trainable parameters
+        are balanced, including those of the heads.
 
     Args:
         num_losses: K, the number of losses.
-        beta: how much of the past is kept, from 0 to 1.
-        sigma: how fast the past is kept less, at least 0; 0 keeps :math:`\beta_t` at beta.
+        beta: share of the past average, from 0 to 1.
+        sigma: how fast :math:`\beta_t` decreases, at least 0; with 0 it is always beta.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -76,7 +77,7 @@ class DBMTLWeighting(JacobianWeighting):
         positive = losses > 1e-30
         divisor = paddle.where(positive, losses, paddle.ones_like(losses))
         slopes = _lengths(jacobian) / divisor
-        # What is longer could add up to infinity.
+        # Longer gradients could sum to infinity.
         heard = (positive & (slopes > 0) & (slopes < 1e36)).astype("float32")
         kept = 1 - heard + heard * self.started * beta
         self.average.multiply_(kept.unsqueeze(1))
@@ -90,5 +91,5 @@ class DBMTLWeighting(JacobianWeighting):
 
 
 def _lengths(matrix: Tensor) -> Tensor:
-    # A sum along an axis is off by a thousandth on a CPU; that of a vector is not.
+    # On a CPU, a sum along an axis has an error of a thousandth; the sum of a vector does not.
     return paddle.stack([length(row) for row in matrix])

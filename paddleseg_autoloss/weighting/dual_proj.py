@@ -11,10 +11,10 @@ __all__ = ["DualProjWeighting"]
 
 
 class DualProjWeighting(GramianWeighting):
-    r"""The mean gradient made to conflict with none (DualProj, Lopez-Paz and Ranzato 2017).
+    r"""The mean gradient, projected to conflict with none (DualProj, Lopez-Paz and Ranzato 2017).
 
-    The mean of the gradients is projected onto the dual cone of them all, the set of updates that
-    conflict with none:
+    The mean of the gradients is projected onto the dual cone of the gradients, which is the set of
+    updates that conflict with no gradient:
 
     .. math::
         d = \text{argmin}_y \Big\lVert y - \frac{1}{K} \sum_i g_i \Big\rVert
@@ -23,18 +23,18 @@ class DualProjWeighting(GramianWeighting):
     By duality :math:`d = J^T w` for the w that minimises :math:`w^T G w` over :math:`w \ge 1 / K`.
 
     D. Lopez-Paz, M. Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017, the
-    quadratic programs of section 3; the name is that of P. Quinton, V. Rey, "Jacobian Descent for
+    quadratic programs of section 3; the name is from P. Quinton, V. Rey, "Jacobian Descent for
     Multi-Objective Optimization", arXiv:2406.16232.  No weight is below 1 / K; without conflict all
-    are 1 / K, so the update has the scale of the losses' mean, and is never longer than the mean of
-    the gradients.  No loss gets worse to first order.
+    are 1 / K, so the update has the scale of the losses' mean, and d is never longer than the mean
+    of the gradients.  To first order, no loss increases.
 
     Deviations:
-        GEM projects the gradient of the present task, with those of past tasks as constraints; here
-        it is the mean, and the constraints are all losses, as in TorchJD.  TorchJD adds 1e-4 to the
-        diagonal of the Gramian divided by its trace, and takes the mean where the gradients are
-        smaller than 1e-4.  Here the projection is exact at any scale, but for angles too small for
-        single precision: eigenvalues of the cosines below :math:`10^{-8}` are raised to that.  A
-        loss without gradient projects nothing and gets the weight 1 / K.
+        GEM projects the gradient of the current task, and its constraints are the past tasks; here
+        the mean is projected, and the constraints are all losses, as in TorchJD.  TorchJD adds 1e-4
+        to the diagonal of the Gramian divided by its trace, and returns the mean if the gradients
+        are smaller than 1e-4.  Here the projection is exact at any scale, except for angles too
+        small for single precision: eigenvalues of the cosine matrix below :math:`10^{-8}` are set
+        to :math:`10^{-8}`.  A loss with zero gradient changes nothing and gets the weight 1 / K.
 
     Args:
         num_losses: K, the number of losses.
@@ -57,7 +57,7 @@ class DualProjWeighting(GramianWeighting):
         weights = np.ones(len(gramian))
         if gramian.sum(axis=1).min() < 0:
             some, lengths, cosines = directions(gramian)
-            # The solver's tolerance is meant for numbers of about 1.
+            # The tolerance of the solver requires numbers of about 1.
             relative = lengths / lengths.max()
             root = factor(cosines)
             weights[some] += nonnegative(root, -(root @ relative)) / relative

@@ -21,22 +21,22 @@ class DWAWeighting(LossWeighting):
         r_i(t - 1) = \frac{\bar L_i(t - 1)}{\bar L_i(t - 2)}, \qquad
         w_i(t) = K \, \text{softmax}_i \frac{r_i(t - 1)}{T}
 
-    with :math:`\bar L_i(t)` the mean of a loss over window t.
+    where :math:`\bar L_i(t)` is the mean of loss i over window t.
 
     S. Liu, E. Johns, A. J. Davison, "End-to-End Multi-Task Learning with Attention", CVPR 2019,
-    equation 7.  The weights are constants for differentiation and within a window, never negative,
-    and sum to K, so the gradient has the scale of the losses' sum.  They are 1 in the first two
-    windows.
+    equation 7.  The weights are treated as constants in differentiation, are constant within a
+    window, never negative, and sum to K, so the gradient has the scale of the losses' sum.  They
+    are 1 in the first two windows.
 
     Deviations:
-        The paper's window is an epoch.  Here it is a number of iterations, with 25 by default as in
-        the code of Navon et al. 2022, whose windows slide; these do not overlap.  A loss whose mean
-        was not above 1e-8, of which no rate can be told, has the rate 1.
+        The paper's window is an epoch.  Here it is a number of iterations, by default 25 as in the
+        code of Navon et al. 2022.  The windows in that code overlap; these do not.  A loss whose
+        mean was not above 1e-8 gets the rate 1.
 
     Args:
         num_losses: K, the number of losses.
         window: iterations in a window, at least 1.
-        tau: the temperature T, at least 0.001; a large one makes the weights alike.
+        tau: the temperature T, at least 0.001; a large one makes the weights nearly equal.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -67,7 +67,7 @@ class DWAWeighting(LossWeighting):
 
     @paddle.no_grad()
     def forward(self, losses: Tensor) -> Tensor:
-        """Return the weights of the present window, shape [K], detached."""
+        """Return the weights of the current window, shape [K], detached."""
         weights = self.weights.clone()
         count, losses_sum = self.count + 1, self.losses_sum + losses
         full = count >= self.window
@@ -86,6 +86,6 @@ class DWAWeighting(LossWeighting):
         known = usable(self.mean_prev)
         ones = paddle.ones_like(mean)
         rate = mean / paddle.where(known, self.mean_prev, ones)
-        # The bound keeps an overflow from becoming NaN.
+        # The bound prevents an overflow from becoming NaN.
         rate = paddle.where(known, rate, ones).clip(-1e30, 1e30)
         return self.num_losses * nn.functional.softmax(rate / self.tau)

@@ -14,9 +14,9 @@ __all__ = ["ExcessMTLWeighting"]
 class ExcessMTLWeighting(JacobianWeighting):
     r"""Weights from how far each loss is from its optimum (ExcessMTL, He et al. 2024).
 
-    A noisy loss stays large however well it is trained.  The weights therefore follow not the
-    losses but estimates of how much each is above its optimum, from the gradients and from their
-    accumulated squares:
+    A noisy loss stays large even after good training.  So the weights do not depend on the loss
+    values, but on estimates of how far each loss is above its optimum.  The estimates use the
+    gradients and their accumulated squares:
 
     .. math::
         s_i(t) = \sum_k \frac{g_{ik}(t)^2}{\sqrt{\sum_{t' \le t} g_{ik}(t')^2}}, \qquad
@@ -25,23 +25,24 @@ class ExcessMTLWeighting(JacobianWeighting):
 
     Y. He, S. Zhou, G. Zhang, H. Yun, Y. Xu, B. Zeng, T. Chilimbi, H. Zhao, "Robust Multi-Task
     Learning with Excess Risks", ICML 2024, equations 6, 7 and 9.  :math:`s_i(0)` is the estimate of
-    the first step or the mean over the first few, in which all weights are 1.  The weights are
+    the first step, or the mean over the first steps, in which all weights are 1.  The weights are
     never negative and sum to K.
 
     Deviations:
-        The authors' code and its ports add 1e-7 to the accumulated squares, which decides the
-        estimate where gradients are below 3e-4.  Here they are as in the formula, with 0 where
-        nothing has accumulated, so that the scale of the gradients does not matter as long as
-        their coordinates are, by size, from 1e-18 to 1e18: squares have no wider range.  As in the
-        authors' code the weights sum to K; the paper's and TorchJD's sum to 1.  A loss without
-        gradient has no excess: its weight shrinks against the others'.  If it had none in all of
-        the first steps, its first gradient counts as :math:`s_i(0)`.
+        The authors' code and its ports add 1e-7 to the accumulated squares, which dominates the
+        estimate if gradients are below 3e-4.  Here they are as in the formula, with a term of 0 if
+        the sum is 0.  So the scale of the gradients does not matter, as long as the absolute values
+        of their coordinates are from 1e-18 to 1e18, the range in which squares neither underflow
+        nor overflow.  As in the authors' code the weights sum to K; the paper's and TorchJD's sum
+        to 1.  A loss with zero gradient has no excess: its weight decreases relative to the others.
+        If its gradient was zero in all of the first steps, its first other gradient determines
+        :math:`s_i(0)`.
 
     Args:
         num_losses: K, the number of losses.
-        step_size: :math:`\eta`, how fast the weights move, at least 0.
-        n_warmup_steps: in how many steps :math:`s_i(0)` is measured.  1 is what the authors' code
-            does; their paper recommends 3 epochs.
+        step_size: :math:`\eta`, how fast the weights change, at least 0.
+        n_warmup_steps: number of steps in which :math:`s_i(0)` is measured.  The authors' code uses
+            1; their paper recommends 3 epochs.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -74,7 +75,7 @@ class ExcessMTLWeighting(JacobianWeighting):
         """Return d, shape [n], and the weights, shape [K]."""
         self.prepare(jacobian.shape[1])
         self.squares.add_(jacobian * jacobian)
-        # One that is infinite would switch its coordinate off for ever.
+        # An infinite sum would switch off its coordinate forever.
         self.squares.clip_(max=3e38)
         excess = paddle.stack([_excess(g, s) for g, s in zip(jacobian, self.squares)])
         initial = self.initial_excess

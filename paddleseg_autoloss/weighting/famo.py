@@ -20,8 +20,9 @@ __all__ = ["FAMOWeighting"]
 class FAMOWeighting(ObjectiveWeighting):
     r"""Fast adaptive multitask optimization (FAMO, Liu et al. 2023).
 
-    All losses are to fall at the same rate, :math:`\Delta_i`, the difference of the logarithms
-    before and after a step.  Those that fell less than others get a larger share z of the update:
+    All losses should decrease at the same rate :math:`\Delta_i`, which is the difference of the
+    logarithms before and after a step.  Losses that decreased less than others get a larger share z
+    of the update:
 
     .. math::
         w_i &= \frac{z_i}{c D_i}, \qquad z = \text{softmax}(\xi), \quad D_i = L_i - b_i,
@@ -31,38 +32,38 @@ class FAMOWeighting(ObjectiveWeighting):
         \Delta_i = \log D_i(t) - \log D_i(t + 1)
 
     B. Liu, Y. Feng, P. Stone, Q. Liu, "FAMO: Fast Adaptive Multitask Optimization", NeurIPS 2023
-    (arXiv:2306.03792), algorithm 1.  The weights are constants for differentiation, never negative,
-    and sum to 1, so the gradient has the scale of the losses' mean.  The total is
+    (arXiv:2306.03792), algorithm 1.  The weights are treated as constants in differentiation, never
+    negative, and sum to 1, so the gradient has the scale of the losses' mean.  The total is
     :math:`\frac{1}{c} \sum_i z_i \log D_i` and can be negative.
 
-    By default :math:`D(t + 1)` are the losses of the next batch, so that a step costs no more than
-    with fixed weights, and any training loop will do.  The price is noise: :math:`\Delta` then
-    holds the difference of two batches, which is larger than what one step changes.  It cancels
-    over the steps, since what one batch adds the next takes away, but the weights wander more.
-    The exact form, the paper's, looks at the same batch again after the step, one more forward
+    By default :math:`D(t + 1)` are the losses of the next batch.  So a step costs no more than with
+    fixed weights, and any training loop can be used.  The disadvantage is noise: :math:`\Delta`
+    then contains the difference between two batches, which is larger than the change by one step.
+    This difference cancels over the steps, but the weights fluctuate more.  The exact form is that
+    of the paper: it evaluates the same batch again after the step, which costs one more forward
     pass.
 
     Deviations:
-        The default form above; ``exact`` gives the paper's.  The authors' code adds 1e-8 to D,
-        which is negative where a loss is below its bound.  Here a D that is not above 1e-8 has no
-        usable logarithm: such a loss gets the weight 0, the others are weighted as if it were not
-        there, and its :math:`\Delta_i` is 0.  If that is all of them, the weights are z.  The
-        authors clip the network's gradient to length 1; that is left to the optimizer.  The
-        decay :math:`\gamma` is 0.001 as in LibMTL, where the authors use 1e-5 to 0.01.
+        The default form above; ``exact: true`` gives that of the paper.  The authors' code adds
+        1e-8 to D, which is negative if a loss is below its bound.  Here a D that is not above 1e-8
+        has no usable logarithm: such a loss gets the weight 0, the others are weighted without it,
+        and its :math:`\Delta_i` is 0.  If no D is above 1e-8, the weights are z.  The authors clip
+        the network's gradient to length 1; here the optimizer can do it.  The decay :math:`\gamma`
+        is 0.001 as in LibMTL; the authors use 1e-5 to 0.01.
 
     Args:
         num_losses: K, the number of losses.
-        gamma: weight decay of :math:`\xi`, at least 0; a large one keeps the shares alike.
+        gamma: weight decay of :math:`\xi`, at least 0; a large one keeps the shares nearly equal.
         w_lr: learning rate of :math:`\xi`, at least 0.
-        exact: whether to look at the same batch again after every step.
+        exact: whether to evaluate the same batch again after every step.
 
     Attributes:
         xi: logits of the shares, shape [K].
-        min_losses: b, lower bounds of the losses, shape [K]: zeros, and yours to set, below 0 for
+        min_losses: b, lower bounds of the losses, shape [K]: 0 by default; set a bound below 0 for
             a loss that can be negative.
 
     Raises:
-        ConfigError: ``gamma`` or ``w_lr`` is negative or ``exact`` is not a truth value.
+        ConfigError: ``gamma`` or ``w_lr`` is negative, or ``exact`` is not true or false.
 
     Examples:
         >>> import paddle
@@ -96,7 +97,7 @@ class FAMOWeighting(ObjectiveWeighting):
         for name in ("xi", "m", "v", "min_losses"):
             self.register_buffer(name, paddle.zeros([num_losses]))
         self.register_buffer("step", paddle.to_tensor(0, dtype="int64"))
-        # NaN while no step waits for the losses after it.
+        # NaN if no step is waiting for the losses after it.
         self.register_buffer("losses_prev", paddle.full([num_losses], float("nan")))
 
     @paddle.no_grad()
@@ -109,7 +110,7 @@ class FAMOWeighting(ObjectiveWeighting):
 
     @paddle.no_grad()
     def observe_after_step(self, losses: Tensor) -> None:
-        """Learn from the losses of the same batch after the step, for ``exact``."""
+        """Update xi from the losses of the same batch after the step, for ``exact``."""
         nothing = paddle.full_like(self.losses_prev, float("nan"))
         self.remember(losses, losses_prev=nothing, **self._step_of_adam(losses))
 
@@ -130,7 +131,7 @@ class FAMOWeighting(ObjectiveWeighting):
         return shares, shares.sum()
 
     def _step_of_adam(self, losses: Tensor) -> dict[str, Tensor]:
-        """Return xi and the moments after a step; as they are, if no losses wait for these."""
+        """Return xi and the moments after a step; unchanged if no step was taken before."""
         before, after = self.losses_prev - self.min_losses, losses - self.min_losses
         fallen = logarithm(before) - logarithm(after)
         delta = paddle.where(usable(before) & usable(after), fallen, paddle.zeros_like(fallen))
@@ -140,7 +141,7 @@ class FAMOWeighting(ObjectiveWeighting):
         m = first * self.m + (1 - first) * gradient
         v = second * self.v + (1 - second) * gradient**2
         step = self.step + 1
-        # In double precision: 1 - beta**t loses digits.
+        # Double precision is needed, because 1 - beta**t loses digits.
         time = step.astype("float64")
         m_hat = m / (1 - first**time).astype(m.dtype)
         v_hat = v / (1 - second**time).astype(v.dtype)

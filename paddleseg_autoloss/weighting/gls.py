@@ -18,19 +18,20 @@ __all__ = ["GLSWeighting"]
 class GLSWeighting(ObjectiveWeighting):
     r"""The geometric mean of the losses (GLS, Chennupati et al. 2019).
 
-    The units of the losses do not matter, and the same percentage off any loss counts alike:
+    The units of the losses do not matter: decreasing any loss by the same percentage has the same
+    effect:
 
     .. math:: f = \Big(\prod_i L_i\Big)^{1 / K}, \qquad w_i = \frac{f}{K L_i}
 
     S. Chennupati, G. Sistu, S. Yogamani, S. A. Rawashdeh, "MultiNet++: Multi-Stream Feature
     Aggregation and Geometric Loss Strategy for Multi-Task Learning", CVPR Workshops 2019.  The
-    weights are constants for differentiation, never negative, and sum to nothing in particular (to
-    1 where all losses are equal); the gradient has the scale of the losses' mean.
+    weights are treated as constants in differentiation, never negative, and have no fixed sum (it
+    is 1 if all losses are equal); the gradient has the scale of the losses' mean.
 
     Deviations:
         The mean is taken in logarithms, so that it does not underflow.  A loss that is not above
-        1e-8 has no usable logarithm: it gets the weight 0, and the others are weighted as if it
-        were not there, K counting them alone.
+        1e-8 has no usable logarithm: it gets the weight 0, and the others are weighted without it;
+        K is then the number of the others.
 
     Args:
         num_losses: K, the number of losses.

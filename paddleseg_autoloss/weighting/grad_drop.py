@@ -17,32 +17,33 @@ __all__ = ["GradDropWeighting"]
 class GradDropWeighting(JacobianWeighting):
     r"""Gradient sign dropout (GradDrop, Chen et al. 2020).
 
-    Every coordinate of the gradient picks a sign by chance, and the gradients of the other sign are
-    dropped there.  The more the gradients agree, the surer the sign:
+    Every coordinate of the gradient gets a random sign, and gradients with the other sign are
+    dropped at this coordinate.  The more the gradients agree, the more probable is their sign:
 
     .. math::
         P &= \frac{1}{2} \left( 1 + \frac{\sum_i g_i}{\sum_i |g_i|} \right) \\
         M_i &= [P > U] \, [g_i > 0] + [P < U] \, [g_i < 0] \\
         d &= \sum_i (\ell_i + (1 - \ell_i) M_i) \, g_i
 
-    for every coordinate by itself, with U drawn from the uniform distribution on [0, 1] and the
-    leaks :math:`\ell_i`.
+    for every coordinate separately.  U is drawn from the uniform distribution on [0, 1], and
+    :math:`\ell_i` are the leaks.
 
     Z. Chen, J. Ngiam, Y. Huang, T. Luong, H. Kretzschmar, Y. Chai, D. Anguelov, "Just Pick a Sign:
-    Optimizing Deep Multitask Models with Gradient Sign Dropout", NeurIPS 2020, algorithm 1, with
-    the identity for f.  No coordinate of d has a sign that no gradient has there.  Where all agree,
-    d is their sum.  The weights that are shown are those whose combination of the gradients comes
-    nearest to d; some may be negative, and they sum to nothing in particular.
+    Optimizing Deep Multitask Models with Gradient Sign Dropout", NeurIPS 2020, algorithm 1, where f
+    is the identity.  At every coordinate, d has the sign of one of the gradients.  If all gradients
+    agree, d is their sum.  The displayed weights are those whose combination of the gradients is
+    closest to d; some may be negative, and they have no fixed sum.
 
     Deviations:
-        The paper drops signs in the gradients of an activation that the losses share, added up over
-        the batch after a multiplication by the activation's sign.  Here they are those of the
-        parameters, as in TorchJD.  A coordinate at which all gradients are 0 stays at 0.
+        The paper drops signs in the gradients with respect to an activation that the losses share,
+        multiplied by the activation's sign and added up over the batch.  Here the gradients are
+        those with respect to the parameters, as in TorchJD.  A coordinate at which all gradients
+        are 0 stays at 0.
 
     Args:
         num_losses: K, the number of losses.
-        leak: how much of a gradient is never dropped, from 0 to 1: a number for all or a list with
-            one for each loss.
+        leak: share of a gradient that is never dropped, from 0 to 1: one number for all losses, or
+            a list with one for each loss.
 
     Raises:
         ConfigError: ``leak`` has the wrong length or a value out of its range.
@@ -69,8 +70,8 @@ class GradDropWeighting(JacobianWeighting):
 
     @paddle.no_grad()
     def update(self, losses: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
-        """Return d, shape [n], and the weights that come nearest to it, shape [K]."""
-        # A seed other than 0 leaves Paddle's own generator alone.
+        """Return d, shape [n], and the weights that are closest to it, shape [K]."""
+        # A seed other than 0 does not change the state of Paddle's own generator.
         seed = int(self.draws.next().integers(1, 2**31 - 1))
         size = [jacobian.shape[1]]
         goes_up = _purity(jacobian) > paddle.uniform(size, "float32", min=0, max=1, seed=seed)
@@ -82,7 +83,7 @@ class GradDropWeighting(JacobianWeighting):
 
 
 def _purity(jacobian: Tensor) -> Tensor:
-    """Return P as the share of the positive gradients: exactly 1 or 0 where all agree."""
+    """Return P as the share of the positive gradients: exactly 1 or 0 if all agree."""
     positive, magnitude = (paddle.zeros([jacobian.shape[1]], dtype="float32") for _ in range(2))
     for row in jacobian:
         positive.add_(row.clip(min=0))

@@ -16,7 +16,7 @@ class GradNormWeighting(GramianWeighting):
     r"""Gradient normalisation (GradNorm, Chen et al. 2018).
 
     The weights w are learned so that the weighted gradients :math:`w_i g_i` get lengths that match
-    how fast each loss falls:
+    the training rates of the losses:
 
     .. math::
         L_{grad} = \sum_i \left| w_i \lVert g_i \rVert
@@ -24,22 +24,22 @@ class GradNormWeighting(GramianWeighting):
         \qquad r_i = \frac{L_i / L_i(0)}{\text{mean}_j \, L_j / L_j(0)}
 
     Z. Chen, V. Badrinarayanan, C.-Y. Lee, A. Rabinovich, "GradNorm: Gradient Normalization for
-    Adaptive Loss Balancing in Deep Multitask Networks", ICML 2018, equations 1 and 2 and
-    algorithm 1.  The target, with the mean over the losses, is a constant for differentiation.
-    After every update the weights are rescaled to sum to K.
+    Adaptive Loss Balancing in Deep Multitask Networks", ICML 2018, equations 1 and 2 and algorithm
+    1.  The target, which contains the mean over the losses, is treated as a constant in
+    differentiation.  After every update the weights are rescaled to sum to K.
 
     Deviations:
-        :math:`\lVert g_i \rVert` is over all parameters (or the logits), where the paper takes the
-        last shared layer.  A weight that a step makes smaller than 0.01 is set to that.  A loss
-        that was not positive at the start, of which no rate can be told, counts as :math:`L_i(0)`
-        for ever, and a negative one as long as it is negative; its w stays as it is meanwhile.  For
-        any losses at all the weights are positive and sum to K.  PaddleScience's method of this
-        name is another one: `paddleseg_autoloss.mtl.GradNorm`.
+        :math:`\lVert g_i \rVert` is over all parameters (or the logits); the paper uses the last
+        shared layer.  A weight below 0.01 is set to 0.01.  A loss has no training rate if it was
+        not positive at the first step, or while it is negative; it is then replaced by
+        :math:`L_i(0)`.  While a loss is negative, its w does not change.  For all possible losses,
+        the weights are positive and sum to K.  PaddleScience's method of this name is another one:
+        `paddleseg_autoloss.mtl.GradNorm`.
 
     Args:
         num_losses: K, the number of losses.
-        alpha: strength of the restoring force towards equal rates, at least 0.
-        lr_mult: learning rate of w as a multiple of the optimizer's, positive.
+        alpha: how strongly the training rates are made equal, at least 0.
+        lr_mult: learning rate of w relative to the optimizer's, positive.
 
     Attributes:
         w: the learned weights, shape [K].
@@ -87,7 +87,7 @@ class GradNormWeighting(GramianWeighting):
         return self.w.numpy().astype("float64")
 
     def _rescale(self) -> None:
-        """Let w sum to K; what is frozen stays."""
+        """Rescale w to the sum K; frozen weights do not change."""
         self.undo_drift()
         positive, free = self.w.clip(min=self.least), self.frozen.isnan()
         zeros = paddle.zeros_like(positive)
@@ -105,7 +105,7 @@ class GradNormWeighting(GramianWeighting):
         return paddle.where(mean > 0, ratio / mean.clip(min=1e-30), ones)
 
     def penalty(self) -> Tensor | None:
-        r"""Return 0 with the gradient of :math:`L_{grad}` for w, 0-D."""
+        r"""Return 0 with the gradient of :math:`L_{grad}` with respect to w, 0-D."""
         if self._imbalance is None:
             return None
         imbalance, self._imbalance = self._imbalance, None

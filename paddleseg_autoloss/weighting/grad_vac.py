@@ -12,37 +12,38 @@ __all__ = ["GradVacWeighting"]
 
 
 class GradVacWeighting(GramianWeighting):
-    r"""Gradients turned until they agree as much as they usually do (GradVac, Wang et al. 2021).
+    r"""Gradients rotated until they agree as much as on average (GradVac, Wang et al. 2021).
 
-    PCGrad acts where two gradients conflict.  GradVac acts where they agree less than they did on
-    average so far.  Every gradient starts as :math:`g'_i = g_i`.  For the other losses j in random
-    order, with :math:`\phi_{ij} = \cos(g'_i, g_j)` and its target :math:`\hat\phi_{ij}`, where
-    :math:`\phi_{ij} < \hat\phi_{ij}`:
+    PCGrad changes two gradients if they conflict.  GradVac changes them if they agree less than
+    they did on average in the past.  Every gradient starts as :math:`g'_i = g_i`.  For the other
+    losses j in random order, with :math:`\phi_{ij} = \cos(g'_i, g_j)` and its target
+    :math:`\hat\phi_{ij}`, where :math:`\phi_{ij} < \hat\phi_{ij}`:
 
     .. math::
         g'_i \leftarrow g'_i + \frac{\lVert g'_i \rVert
             (\hat\phi_{ij} \sqrt{1 - \phi_{ij}^2} - \phi_{ij} \sqrt{1 - \hat\phi_{ij}^2})}
             {\lVert g_j \rVert \sqrt{1 - \hat\phi_{ij}^2}} \, g_j, \qquad d = \sum_i g'_i
 
-    after which the cosine is the target.  In any case the target then follows,
-    :math:`\hat\phi_{ij} \leftarrow (1 - \beta) \hat\phi_{ij} + \beta \phi_{ij}`, from 0 on.
+    after which the cosine is equal to the target.  Then the target is always updated,
+    :math:`\hat\phi_{ij} \leftarrow (1 - \beta) \hat\phi_{ij} + \beta \phi_{ij}`; it begins at 0.
 
     Z. Wang, Y. Tsvetkov, O. Firat, Y. Cao, "Gradient Vaccine: Investigating and Improving
     Multi-task Optimization in Massively Multilingual Models", ICLR 2021, algorithm 1, with the
-    whole model as the one group of parameters.  No weight is below 1; they sum to K, the scale of
-    the losses' sum, where no gradient is turned.  A turn makes a gradient at most :math:`1 /
-    \sqrt{1 - \hat\phi^2}` times as long, which is 7.1 at the largest target.  With
+    whole model as one group of parameters.  No weight is below 1; if no gradient is rotated, they
+    sum to K, the scale of the losses' sum.  A rotation makes a gradient at most
+    :math:`1 / \sqrt{1 - \hat\phi^2}` times as long, which is 7.1 at the largest target.  With
     :math:`\beta = 0` it is PCGrad.
 
     Deviations:
-        The default of beta is that of LibMTL and TorchJD.  A target counts as 0.99 at most: one of
-        1 would take an infinite weight.  A loss without gradient, and a :math:`g'_i` shorter than a
-        thousandth of what it is made of, have no cosine: nothing is turned and the target stays.
-        The order of the others is drawn, so permuting the losses gives the same d only on average.
+        The default of beta is that of LibMTL and TorchJD.  A target is at most 0.99: a target of 1
+        would need an infinite weight.  A loss with zero gradient, and a :math:`g'_i` shorter than a
+        thousandth of its summands, have no cosine: nothing is rotated and the target does not
+        change.  The order of the others is random, so permuting the losses gives the same d only on
+        average.
 
     Args:
         num_losses: K, the number of losses.
-        beta: how much of the present cosine goes into the target, from 0 to 1.
+        beta: share of the current cosine in the new target, from 0 to 1.
 
     Raises:
         ConfigError: ``beta`` is out of its range.
@@ -77,11 +78,11 @@ class GradVacWeighting(GramianWeighting):
         order = self.draws.next().permuted(others, axis=1)
         lengths = np.sqrt(np.diag(gramian))
         some = lengths > 0
-        # In gradients of length 1 nothing depends on the scale.
+        # With gradients of length 1, the scale of the gradients does not matter.
         lengths = np.where(some, lengths, 1.0)
         cosines = gramian / np.outer(lengths, lengths)
         targets = self.targets.numpy()
-        # Row i are the coefficients of g'_i; the rows do not depend on each other.
+        # Row i contains the coefficients of g'_i; the rows do not depend on each other.
         turned, inner = np.eye(len(gramian)), cosines.copy()
         squares, sums = np.ones(len(gramian)), np.ones(len(gramian))
         for j in order.T:

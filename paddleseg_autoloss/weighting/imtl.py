@@ -16,8 +16,8 @@ __all__ = ["IMTLWeighting"]
 class IMTLWeighting(GramianWeighting):
     r"""Learned scales of the losses and balanced gradients (IMTL, Liu et al. 2021).
 
-    IMTL-L learns a scale :math:`e^{s_i}` of every loss, IMTL-G balances the gradients of the scaled
-    losses:
+    IMTL-L learns a scale :math:`e^{s_i}` of every loss.  IMTL-G balances the gradients of the
+    scaled losses:
 
     .. math::
         \min_s \sum_i e^{s_i} L_i - s_i, \qquad
@@ -26,26 +26,27 @@ class IMTLWeighting(GramianWeighting):
         \sum_i \alpha_i = 1
 
     L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao, W. Zhang, "Towards Impartial
-    Multi-task Learning", ICLR 2021, hybrid balance.  The first minimum is for s alone; a constant
-    loss is scaled to 1, :math:`e^{s_i} = 1 / L_i`.  The balance of the gradients does not depend on
-    their lengths, so where all losses reach all parameters s changes the length of d and not its
-    direction.  The weights are :math:`\alpha_i e^{s_i}`; they can be negative and sum to nothing in
-    particular.  With :math:`s = 0`, as at the start, they are those of IMTL-G, the scale of the
+    Multi-task Learning", ICLR 2021, hybrid balance.  The first formula determines s only; it scales
+    a constant loss to 1, :math:`e^{s_i} = 1 / L_i`.  The balance of the gradients does not depend
+    on their lengths.  So if all losses depend on all parameters, s changes the length of d and not
+    its direction.  The weights are :math:`\alpha_i e^{s_i}`; they can be negative and have no fixed
+    sum.  With :math:`s = 0`, as at the start, they are those of IMTL-G and have the scale of the
     losses' mean.
 
     Deviations:
-        The paper leaves s free, and a loss near 0 would have it grow without end.  Above ``s_max``
-        :math:`e^s` is continued by its tangent, up to 1.5 :math:`e^{s_{max}}`, and
-        :math:`(s - s_{max})^2` is added, which stops s within 1/2 of ``s_max`` even for a loss that
-        is exactly 0; below ``s_min`` it stays :math:`e^{s_{min}}`.  Between the bounds nothing
-        changes.  For any losses at all :math:`e^{s_i}` is at least 0.0009 and at most 1645, and the
-        sizes of the :math:`\alpha_i` sum to at most 10.  While a loss is negative, its s stays as
-        it is.  With ``update_interval`` s learns in those steps alone in which the weights are
-        found.  Otherwise as in `IMTLGWeighting`.
+        The paper does not bound s, so for a loss near 0 it would grow without limit.  Above
+        ``s_max``, :math:`e^s` is extended by its tangent, up to 1.5 :math:`e^{s_{max}}`, and the
+        penalty :math:`(s - s_{max})^2` is added, which stops s within 1/2 of ``s_max`` even for a
+        loss that is exactly 0.  Below ``s_min`` the scale is constant, :math:`e^{s_{min}}`.
+        Between the bounds the formula is unchanged.  For all possible losses, :math:`e^{s_i}` is at
+        least 0.0009 and at most 1645, and the absolute values of the :math:`\alpha_i` sum to at
+        most 10.  While a loss is negative, its s does not change.  With ``update_interval``, s
+        learns only in the steps that update the weights.  The other deviations are those of
+        `IMTLGWeighting`.
 
     Args:
         num_losses: K, the number of losses.
-        lr_mult: learning rate of s as a multiple of the optimizer's, positive.
+        lr_mult: learning rate of s relative to the optimizer's, positive.
 
     Attributes:
         s: the learned log scales, shape [K].
@@ -87,7 +88,7 @@ class IMTLWeighting(GramianWeighting):
         return scales * impartial(gramian * np.outer(scales, scales))
 
     def penalty(self) -> Tensor | None:
-        """Return 0 with the gradient of the objective of s, 0-D."""
+        """Return 0 with the gradient of the objective with respect to s, 0-D."""
         if self._losses is None:
             return None
         losses = paddle.to_tensor(self._losses.clip(min=0), dtype="float32")

@@ -9,14 +9,14 @@ from paddleseg_autoloss.weighting.solvers import LEAST_EIGENVALUE, certainty, di
 
 __all__ = ["IMTLGWeighting", "impartial"]
 
-#: The square of what rounding can make of a 0 in a sum over an eigenvector, with a margin.
+#: The square of the rounding error of a sum over an eigenvector, with a margin.
 _ROUNDING = 1e-6
 
 
 class IMTLGWeighting(GramianWeighting):
     r"""The update that has equal projections onto all gradients (IMTL-G, Liu et al. 2021).
 
-    No loss shall be served better than another: with :math:`u_i = g_i / \lVert g_i \rVert`,
+    No loss should improve more than another: with :math:`u_i = g_i / \lVert g_i \rVert`,
 
     .. math::
         d = \sum_i \alpha_i g_i, \qquad \langle d, u_i \rangle = \langle d, u_j \rangle, \qquad
@@ -27,24 +27,26 @@ class IMTLGWeighting(GramianWeighting):
 
     L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao, W. Zhang, "Towards Impartial
     Multi-task Learning", ICLR 2021, gradient balance.  For two losses
-    :math:`\alpha_i \propto 1 / \lVert g_i \rVert`; from three on weights can be negative.  They sum
-    to 1, the scale of the losses' mean, but a loss whose gradient is much shorter than the others'
-    takes most of that, and d becomes as short as its gradient.
+    :math:`\alpha_i \propto 1 / \lVert g_i \rVert`; with three or more losses, weights can be
+    negative.  They sum to 1, the scale of the losses' mean.  But a loss whose gradient is much
+    shorter than the others gets most of the weight, and d becomes as short as this gradient.
 
     Deviations:
-        The sum that :math:`\alpha` is divided by can be 0 or negative, where the paper's weights
-        become infinite or make every loss ascend.  It is at least a tenth of
-        :math:`\sum_i |\alpha_i|` here, so that d always keeps its direction and the sizes of the
-        weights sum to at most 10.  Hence :math:`\lVert d \rVert \le 10 \rho \max_i \lVert g_i
-        \rVert` with :math:`\rho \le 1` the distance from 0 to the plane through all
-        :math:`u_i`, but for eigenvalues of C below :math:`10^{-8}`, which are raised to that.
+        The sum by which :math:`\alpha` is divided can be 0 or negative; the paper's weights then
+        become infinite or increase every loss.  Here the divisor is at least a tenth of
+        :math:`\sum_i |\alpha_i|`.  So d always keeps its direction, and the absolute values of the
+        weights sum to at most 10.  It follows that
+        :math:`\lVert d \rVert \le 10 \rho \max_i \lVert g_i \rVert` where :math:`\rho \le 1` is the
+        distance from 0 to the plane through all :math:`u_i`, except that eigenvalues of C below
+        :math:`10^{-8}` are set to :math:`10^{-8}`.
 
-        Linearly dependent gradients allow no projection but 0, so d goes to 0 with :math:`\rho`.
-        Gradients that become parallel are the exception: the limit of the paper's d depends on how
-        they do.  It is that of equal gradients here, which share a weight.  In single precision
-        that begins where two are a thousandth apart; d changes fast there but does not jump.
-        A loss without gradient gets weight 0, but 1 / K if none has one; d jumps there, as
-        the direction of a gradient does.
+        For linearly dependent gradients the equal projections can only be 0, so d goes to 0 with
+        :math:`\rho`.  Gradients that become parallel are an exception: the limit of the paper's d
+        depends on how they become parallel.  Here it is the limit for equal gradients, which share
+        a weight.  In single precision this begins when the difference of two unit vectors is a
+        thousandth; d changes fast there but does not jump.  A loss with zero gradient gets weight
+        0; if all gradients are zero, all weights are 1 / K. d jumps when a gradient becomes zero,
+        because the direction of this gradient jumps.
 
     Args:
         num_losses: K, the number of losses.
@@ -82,7 +84,7 @@ def impartial(gramian: np.ndarray) -> np.ndarray:
 
 
 def _solution(cosines: np.ndarray) -> np.ndarray:
-    """Return a positive multiple of C^-1 1 or, where C is singular, of its limit, shape [m].
+    """Return a positive multiple of C^-1 1 or, if C is singular, of its limit, shape [m].
 
     Args:
         cosines: C, of gradients that are not 0, shape [m, m].
@@ -90,7 +92,8 @@ def _solution(cosines: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(cosines)
     sums = vectors.sum(axis=0)
     doubt = 1 - certainty(values)
-    # Parallel gradients have a sum of 0 there, which a small eigenvalue must not magnify.
+    # For parallel gradients this sum is 0, and a small eigenvalue must not amplify its rounding
+    # error.
     square = doubt @ sums**2
     counted = 1 - doubt * _ROUNDING / (_ROUNDING + square)
     return vectors @ (counted * sums / np.maximum(values, LEAST_EIGENVALUE))

@@ -11,32 +11,32 @@ __all__ = ["IMTLLWeighting"]
 
 
 class IMTLLWeighting(LossWeighting):
-    r"""Learned scales that make the losses alike (IMTL-L, Liu et al. 2021).
+    r"""Learned scales that make the losses equal (IMTL-L, Liu et al. 2021).
 
     .. math:: \sum_i e^{s_i} L_i - s_i
 
     L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao, W. Zhang, "Towards Impartial
-    Multi-task Learning", ICLR 2021.  For a constant loss s settles where the weight
-    :math:`e^{s_i}` is :math:`1 / L_i`, so that every scaled loss is 1.  The weights are positive
-    and sum to nothing in particular; the gradient has the scale of the losses' sum.  The total can
-    be negative, since s can be positive; watch the raw losses instead.
+    Multi-task Learning", ICLR 2021.  For a constant loss, s converges to the value at which the
+    weight :math:`e^{s_i}` is :math:`1 / L_i`, so every scaled loss is 1.  The weights are positive
+    and have no fixed sum; the gradient has the scale of the losses' sum.  The total can be
+    negative, because s can be positive; judge the training by the raw losses.
 
     Deviations:
-        The paper leaves s free.  Here the weight can neither explode nor vanish: below ``s_min`` it
-        stays :math:`e^{s_{min}}`; above ``s_max`` it is continued by its tangent, up to 1.5
-        :math:`e^{s_{max}}`, and :math:`(s - s_{max})^2` is added, which stops s within 1/2 of
-        ``s_max`` even for a loss that is 0.  Between the bounds nothing changes.  For any losses at
-        all the weight is at least 0.0009 and at most 1645.
+        The paper does not bound s.  Here the weight has bounds: below ``s_min`` it is constant,
+        :math:`e^{s_{min}}`; above ``s_max`` it is extended by its tangent, up to 1.5
+        :math:`e^{s_{max}}`, and :math:`(s - s_{max})^2` is added to the penalty, which stops s
+        within 1/2 of ``s_max`` even for a loss that is 0.  Between the bounds the formula is
+        unchanged.  For all possible losses, the weight is at least 0.0009 and at most 1645.
 
-        A negative loss would drive its weight to the bound.  While a loss is negative, its s stays
-        as it is.
+        A negative loss would move its weight to the bound.  While a loss is negative, its s does
+        not change.
 
     Args:
         num_losses: K, the number of losses.
-        lr_mult: learning rate of s as a multiple of the optimizer's, positive.
+        lr_mult: learning rate of s relative to the optimizer's, positive.
 
     Attributes:
-        s: the learned logarithms of the weights, shape [K], at first 0.
+        s: the learned logarithms of the weights, shape [K], initially 0.
 
     Raises:
         ConfigError: ``lr_mult`` is not positive.
@@ -72,7 +72,7 @@ class IMTLLWeighting(LossWeighting):
         return bounded.exp() * (1 + self._above(s).clip(max=0.5))
 
     def penalty(self) -> Tensor:
-        """Return minus the sum of s, with the wall at ``s_max``, 0-D."""
+        """Return minus the sum of s, plus the penalty above ``s_max``, 0-D."""
         s = self.unfrozen()
         return (self._above(s) ** 2 - s).sum()
 

@@ -14,9 +14,9 @@ __all__ = ["KrumWeighting"]
 class KrumWeighting(GramianWeighting):
     r"""The mean of the gradients that lie closest to others (Krum, Blanchard et al. 2017).
 
-    A rule against workers that send wrong gradients; here losses take their place.  Every gradient
-    has a score, the sum of its squared distances to the :math:`K - f - 2` gradients that are
-    closest to it, and the m gradients of least score are averaged:
+    The rule was made against workers that send wrong gradients; here each loss is a worker.  The
+    score of a gradient is the sum of its squared distances to the :math:`K - f - 2` gradients that
+    are closest to it.  The m gradients with the smallest scores are averaged:
 
     .. math::
         s(i) = \sum_{j \text{ close to } i} \lVert g_i - g_j \rVert^2, \qquad
@@ -25,16 +25,16 @@ class KrumWeighting(GramianWeighting):
     P. Blanchard, E. M. El Mhamdi, R. Guerraoui, J. Stainer, "Machine Learning with Adversaries:
     Byzantine Tolerant Gradient Descent", NeurIPS 2017, Krum and, for m > 1, Multi-Krum.  The
     weights are 1 / m and 0; they sum to 1, the scale of the losses' mean.  Losses of different
-    units have distant gradients even if none is wrong, so it is for losses of one kind, such as
-    those of several heads.
+    units have distant gradients even if no gradient is wrong.  So use this method for losses of one
+    kind, such as those of several heads.
 
     Deviations:
-        none for the scores, whose distances TorchJD does not square.  The paper proves its bounds
-        for :math:`K \ge 2 f + 3`; here, as in TorchJD, K has to be f + 3 or more.  Scores that
-        agree to six digits tie, and of them the first loss wins; with three losses two of them
-        always tie.  Gradients closer than a thousandth of their lengths have distance 0.  As in
-        the paper d jumps where another gradient gets the least score; it is never longer than the
-        longest gradient.
+        none for the scores; TorchJD does not square the distances.  The paper proves its bounds for
+        :math:`K \ge 2 f + 3`; here, as in TorchJD, K must be at least f + 3.  Scores that agree to
+        six digits count as equal, and the first of these losses is selected; with three losses, two
+        scores are always equal.  Gradients whose distance is below a thousandth of their lengths
+        have distance 0.  As in the paper, d jumps when another gradient gets the smallest score; it
+        is never longer than the longest gradient.
 
     Args:
         num_losses: K, the number of losses, at least ``n_byzantine`` + 3.
@@ -77,7 +77,7 @@ class KrumWeighting(GramianWeighting):
         sums = squares + squares[:, None]
         distances = sums - 2 * gramian
         distances[distances <= 1e-6 * sums] = 0
-        # The first in every row is its distance to itself.
+        # The first number in every sorted row is the distance of a gradient to itself.
         scores = np.sort(distances, axis=1)[:, 1 : count - self.n_byzantine - 1].sum(axis=1)
         rounded = np.round(np.log(np.maximum(scores, np.finfo(float).tiny)), 6)
         weights = np.zeros(count)

@@ -18,9 +18,9 @@ __all__ = ["MConFIGWeighting"]
 class MConFIGWeighting(JacobianWeighting):
     r"""Conflict-free inverse gradients with momentum (M-ConFIG, Liu et al. 2024).
 
-    ConFIG looks for the direction that has the same angle, below 90 degrees, with all gradients.
-    M-ConFIG takes the direction from the running means of the gradients, and divides it by its own
-    running magnitude, as Adam does:
+    ConFIG computes the direction that has the same angle, below 90 degrees, to all gradients.
+    M-ConFIG computes this direction from the running means of the gradients, and divides it by its
+    own running magnitude, as Adam does:
 
     .. math::
         m_i &\leftarrow \beta_1 m_i + (1 - \beta_1) g_i, \qquad
@@ -33,29 +33,30 @@ class MConFIGWeighting(JacobianWeighting):
         v &\leftarrow \beta_2 v + (1 - \beta_2) g_c^2, \qquad
         d = \hat m_g \Big/ \sqrt{\frac{v}{1 - \beta_2^t}}
 
-    with the pseudo-inverse of the unit vectors, u of length 1, and :math:`g_c` as the gradient that
-    would have led to :math:`m_g`.
+    with the pseudo-inverse of the unit vectors and u of length 1.  :math:`g_c` is the gradient
+    whose running mean would be :math:`m_g`.
 
     Q. Liu, M. Chu, N. Thuerey, "ConFIG: Towards Conflict-free Training of Physics Informed Neural
-    Networks", ICLR 2025, arXiv:2408.11104.  The weights that are shown are those of the
-    :math:`m_i` in :math:`m_g'`; they can be negative and sum to nothing in particular.  d has no
-    scale of the losses: every coordinate is about 1 at most, so the learning rate is like Adam's,
-    and the optimizer should be plain SGD.  With one loss, d is Adam's step.
+    Networks", ICLR 2025, arXiv:2408.11104.  The displayed weights are those of the :math:`m_i` in
+    :math:`m_g'`; they can be negative and have no fixed sum.  d does not have the scale of the
+    losses: every coordinate is at most about 1.  So choose a learning rate as for Adam, and plain
+    SGD as the optimizer.  With one loss, d is Adam's step.
 
     Deviations:
-        The paper updates the mean of one loss a step, in turn, to save backward passes.  Here all
-        gradients are there at every step and all means are updated, as the authors' code does when
-        it is given all.  That code adds 1e-8 to the root; here a coordinate without any magnitude
-        stays where it is, so that the scale of the gradients does not matter as long as their
-        coordinates are, by size, from 1e-18 to 1e18, as with Adam.  Gradients that are
-        parallel within single precision count as such.  Where exactly opposed ones leave no
-        direction, the direction is 0.  Where some losses have never had a gradient, as in an
-        auxiliary head, negative weights count as 0: they would make the head ascend.
+        The paper updates the mean of only one loss per step, in turn, to save backward passes.
+        Here all gradients are available at every step and all means are updated; the authors' code
+        does this too if it gets all gradients.  That code adds 1e-8 to the root.  Here a coordinate
+        whose magnitude is 0 does not move.  So the scale of the gradients does not matter, as long
+        as the absolute values of their coordinates are from 1e-18 to 1e18, as for Adam.  Gradients
+        that are parallel in single precision count as parallel.  If exactly opposed gradients leave
+        no direction, the direction is 0.  If some losses never had a gradient at a coordinate, as
+        in an auxiliary head, negative weights count as 0 there: they would increase the losses of
+        the head.
 
     Args:
         num_losses: K, the number of losses.
-        beta_1: how much of the past the means keep, from 0 to below 1.
-        beta_2: how much of the past the magnitude keeps, from 0 to below 1.
+        beta_1: share of the past in the means, from 0 to below 1.
+        beta_2: share of the past in the magnitude, from 0 to below 1.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -99,27 +100,27 @@ class MConFIGWeighting(JacobianWeighting):
         return update / paddle.where(root > 0, root, paddle.ones_like(root)), weights
 
     def _direction(self, weights: Tensor) -> Tensor:
-        """Return the combination of the means, without what would make a head ascend."""
+        """Return the combination of the means; negative weights count as 0 for auxiliary heads."""
         combination = weights @ self.means
         if bool((weights >= 0).all()):
             return combination
-        # Paddle 2 takes all that is below 1e-8 for equal to 0.
+        # In Paddle 2, comparisons treat numbers below 1e-8 as equal to 0.
         reached = [row.abs() > 0 for row, w in zip(self.means, weights.tolist()) if w != 0]
         everywhere = functools.reduce(paddle.logical_and, reached)
         return paddle.where(everywhere, combination, weights.clip(min=0) @ self.means)
 
     def _follow(self, mean: Tensor) -> None:
-        """Take the mean in, and the magnitude of the gradient that would have led to it."""
+        """Update the mean, and the magnitude of the gradient that would have led to it."""
         gradient = (mean - self.beta_1 * self.mean) / (1 - self.beta_1)
         self.magnitude.scale_(self.beta_2)
         self.magnitude.add_(gradient * gradient * (1 - self.beta_2))
-        # One that is infinite would stop its coordinate for ever.
+        # An infinite magnitude would stop its coordinate forever.
         self.magnitude.clip_(max=3e38)
         self.mean.set_value(mean)
 
 
 def _conflict_free(gramian: np.ndarray) -> np.ndarray:
-    """Return the weights of ConFIG, shape [K]; those of rows without length are 0."""
+    """Return the weights of ConFIG, shape [K]; the weight of a zero row is 0."""
     weights = np.zeros(len(gramian))
     lengths = np.sqrt(np.diag(gramian))
     some = lengths > 0
@@ -127,9 +128,9 @@ def _conflict_free(gramian: np.ndarray) -> np.ndarray:
         return weights
     lengths = lengths[some]
     cosines = gramian[np.ix_(some, some)] / np.outer(lengths, lengths)
-    # The sums behind it are in single precision.
+    # The inner products were summed in single precision.
     solution = np.linalg.pinv(cosines, rcond=1e-6, hermitian=True).sum(axis=1)
-    # Squared length of the combination of unit vectors; 1 or more unless they are opposed.
+    # The squared length of the combination of unit vectors is 1 or more unless they are opposed.
     square = solution @ cosines @ solution
     if square > 1e-6:
         projections = cosines @ solution / np.sqrt(square)

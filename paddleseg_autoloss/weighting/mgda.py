@@ -14,8 +14,8 @@ __all__ = ["MGDAWeighting"]
 class MGDAWeighting(GramianWeighting):
     r"""The shortest convex combination of the gradients (MGDA, Sener and Koltun 2018).
 
-    The update is the point of the convex hull of the gradients that is nearest to 0.  No loss gets
-    worse along it, to first order, and all gradients that take part gain the same:
+    The update is the point of the convex hull of the gradients that is closest to 0.  To first
+    order, no loss increases, and all losses with a positive weight gain the same:
 
     .. math::
         \min_w \Big\lVert \sum_i w_i g_i \Big\rVert^2
@@ -24,14 +24,14 @@ class MGDAWeighting(GramianWeighting):
     J.-A. Desideri, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization",
     Comptes Rendus Mathematique 350 (2012); O. Sener, V. Koltun, "Multi-Task Learning as
     Multi-Objective Optimization", NeurIPS 2018, equation 3 and algorithm 2.  No weight is negative
-    and they sum to 1, so the update has the scale of the losses' mean or less: the more they
+    and they sum to 1, so the update has the scale of the losses' mean or less: the more the losses
     conflict, the shorter it is.  ``level: logits`` is the paper's MGDA-UB.
 
     Deviations:
-        The minimiser is exact.  Sener and Koltun's code stops after 250 steps of Frank and Wolfe,
-        and where one of two losses should have all the weight, gives it 0.999.  A loss without
-        gradient would get all the weight, and the training would stop; here it takes no part and
-        gets the weight 0.  If no loss has a gradient, all weights are 1 / K.
+        The minimiser is exact.  Sener and Koltun's code stops after 250 steps of the Frank-Wolfe
+        algorithm; if one of two losses should have all the weight, their code gives it 0.999.  A
+        loss with zero gradient would get all the weight, and the training would stop; here it is
+        left out and gets the weight 0.  If all gradients are zero, all weights are 1 / K.
 
         With a ``normalization`` w minimises the combination of normalised gradients, and is then
         used on the losses as they are, as in Sener and Koltun's code.  A loss may then get worse.
@@ -42,9 +42,9 @@ class MGDAWeighting(GramianWeighting):
 
     Args:
         num_losses: K, the number of losses.
-        normalization: what the gradients are divided by before w is found: ``"none"``, ``"l2"``
-            for their length, ``"loss"`` for the value of the loss, ``"loss+"`` for both.  Without
-            it the loss with the smallest gradient gets most of the weight.
+        normalization: the divisor of the gradients before w is computed: ``"none"``, ``"l2"`` for
+            their length, ``"loss"`` for the value of the loss, ``"loss+"`` for the product of both.
+            With ``"none"`` the loss with the smallest gradient gets most of the weight.
 
     Raises:
         ConfigError: ``normalization`` is none of these.
@@ -73,10 +73,10 @@ class MGDAWeighting(GramianWeighting):
         some, lengths, cosines = directions(gramian)
         if not len(some):
             return np.full(len(gramian), 1 / len(gramian))
-        # In terms of u, the weights times the normalised lengths, the sum of w is slope @ u.
+        # u are the weights times the normalised lengths; with them the sum of w is slope @ u.
         slope = self._divisors(losses[some], lengths) / lengths
         slope /= slope.max()
-        # The cone's point that is nearest to a sum of 1 is a multiple of the minimiser.
+        # The point of the cone that is closest to a sum of 1 is a multiple of the minimiser.
         matrix = np.concatenate([factor(cosines), slope[None]])
         target = np.zeros(len(matrix))
         target[-1] = 1
@@ -86,7 +86,7 @@ class MGDAWeighting(GramianWeighting):
         return weights
 
     def _divisors(self, losses: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Return what the gradients are divided by, shape [m]."""
+        """Return the divisors of the gradients, shape [m]."""
         divisors = lengths if self.normalization in ("l2", "loss+") else np.ones(len(lengths))
         if self.normalization in ("loss", "loss+") and losses.any():
             divisors = divisors * np.abs(losses)

@@ -16,38 +16,38 @@ class MoCoWeighting(JacobianWeighting):
     r"""Multi-objective gradient correction (MoCo, Fernando et al. 2023).
 
     The weights of MGDA, which come from the gradients of one mini-batch, are biased.  MoCo tracks
-    every gradient over time, and lets the weights take one projected step a time towards the
-    shortest combination of what it tracks:
+    every gradient over time.  In each step, the weights take one projected step towards the
+    shortest combination of the tracked gradients:
 
     .. math::
         y_i &\leftarrow y_i - \beta_t (y_i - g_i) \\
         \lambda &\leftarrow \Pi_\Delta \left( \lambda - \gamma_t (Y Y^T + \rho I) \lambda \right) \\
         d &= \sum_i \lambda_i y_i
 
-    with the :math:`y_i` as the rows of Y, :math:`\beta_t = \beta / t^{\sigma_\beta}`,
-    :math:`\gamma_t = \gamma / t^{\sigma_\gamma}`, and the Euclidean projection :math:`\Pi_\Delta`
-    onto the simplex.
+    where the :math:`y_i` are the rows of Y, :math:`\beta_t = \beta / t^{\sigma_\beta}`,
+    :math:`\gamma_t = \gamma / t^{\sigma_\gamma}`, and :math:`\Pi_\Delta` is the Euclidean
+    projection onto the simplex.
 
-    H. Fernando, H. Shen, M. Liu, S. Chaudhury, K. Murugesan, T. Chen, "Mitigating Gradient Bias in
-    Multi-objective Learning: A Provably Convergent Approach", ICLR 2023, algorithm 1.  The weights
-    that are shown are :math:`\lambda`.  They are never negative, begin at 1/K and sum to 1: d has
-    the scale of the mean of the losses.
+    H. Fernando, H. Shen, M. Liu, S. Chaudhury, K.  Murugesan, T. Chen, "Mitigating Gradient Bias in
+    Multi-objective Learning: A Provably Convergent Approach", ICLR 2023, algorithm 1.  The
+    displayed weights are :math:`\lambda`.  They are never negative, begin at 1/K and sum to 1: d
+    has the scale of the mean of the losses.
 
     Deviations:
-        The tracked gradients begin with the first ones and not with 0.  :math:`Y Y^T` is divided by
-        the mean of its diagonal, so that the scale of the gradients does not matter, for
-        :math:`\rho` neither; with :math:`\rho = 0` :math:`\lambda` comes to rest at the same
-        weights.  LibMTL has a softmax in the place of the
-        projection, which comes to rest elsewhere, and gives every gradient the length
-        :math:`L_i`, which is another problem; the defaults are its.
+        The tracked gradients begin with the first gradients and not with 0.  :math:`Y Y^T` is
+        divided by the mean of its diagonal, so the scale of the gradients does not matter, also in
+        relation to :math:`\rho`; with :math:`\rho = 0`, :math:`\lambda` converges to the same
+        weights.  LibMTL uses a softmax instead of the projection, which converges to other weights,
+        and gives every gradient the length :math:`L_i`, which is another problem.  The default
+        values are those of LibMTL.
 
     Args:
         num_losses: K, the number of losses.
         beta: how fast gradients are tracked, from 0 to 1.
         beta_sigma: exponent by which beta decays, at least 0.
-        gamma: how fast the weights move, at least 0.
+        gamma: how fast the weights change, at least 0.
         gamma_sigma: exponent by which gamma decays, at least 0.
-        rho: how strongly the weights are drawn to 1/K, at least 0.
+        rho: how strongly the weights are pulled towards 1/K, at least 0.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -106,9 +106,9 @@ class MoCoWeighting(JacobianWeighting):
 
 
 def _onto_simplex(point: np.ndarray) -> np.ndarray:
-    """Return the point of the simplex that is nearest to a given one.
+    """Return the point of the simplex that is closest to a given point.
 
-    It is ``max(point - threshold, 0)``, with the one threshold at which that sums to 1.
+    It is ``max(point - threshold, 0)``, where the threshold makes the sum 1.
     """
     descending = np.sort(point)[::-1]
     thresholds = (np.cumsum(descending) - 1) / np.arange(1, len(point) + 1)

@@ -14,37 +14,38 @@ __all__ = ["NashMTLWeighting"]
 class NashMTLWeighting(GramianWeighting):
     r"""Weights as the outcome of a bargaining game (Nash-MTL, Navon et al. 2022).
 
-    The losses bargain about the update.  The one that Nash's axioms single out maximises the
-    product of their gains, :math:`\sum_i \log \langle g_i, d \rangle` over a ball of updates d, and
+    The losses negotiate about the update.  Nash's axioms have one solution: the update in a ball
+    that maximises the product of the gains, so also :math:`\sum_i \log \langle g_i, d \rangle`.  It
     is :math:`d = \sum_i \alpha_i g_i` with
 
     .. math:: G \alpha = 1 / \alpha, \qquad \alpha > 0
 
-    element by element.  The gains :math:`\alpha_i \langle g_i, d \rangle` are all the same, and the
+    for each element.  All gains :math:`\alpha_i \langle g_i, d \rangle` are equal, and the
     direction of d does not depend on the lengths of the gradients.
 
-    A. Navon, A. Shamsian, I. Achituve, H. Maron, K. Kawaguchi, G. Chechik, E. Fetaya, "Multi-Task
-    Learning as a Bargaining Game", ICML 2022, algorithm 1.  As in the authors' code, G is divided
-    by its Frobenius norm first, and the length of d, which is then
-    :math:`\sqrt{K \lVert G \rVert_F}`, is capped at ``max_norm``.  The weights are positive and sum
-    to nothing in particular.  For K equal gradients they are 1, the scale of the losses' sum; but
-    for most networks the cap is what counts: it makes all steps equally long, so that the learning
-    rate has to fall for the training to settle, and the scale of the losses does not matter.
+    A. Navon, A. Shamsian, I. Achituve, H. Maron, K.  Kawaguchi, G. Chechik, E. Fetaya, "Multi-Task
+    Learning as a Bargaining Game", ICML 2022, algorithm 1.  As in the authors' code, G is first
+    divided by its Frobenius norm.  The length of d is then :math:`\sqrt{K \lVert G \rVert_F}`, and
+    it is limited to ``max_norm``.  The weights are positive and have no fixed sum.  For K equal
+    gradients all weights are 1, the scale of the losses' sum.  But for most networks the limit
+    determines the length: all steps are equally long, so the scale of the losses does not matter,
+    and the training converges only if the learning rate decreases.
 
     Deviations:
         The equation is solved exactly, by Newton's method on
-        :math:`\frac{1}{2} \alpha^T G \alpha - \sum_i \log \alpha_i`, where the authors solve a
-        sequence of convex programs approximately, starting from the previous weights.  Nothing is
-        remembered here.  The authors cap the gradient of the shared parameters; here it is that of
-        all parameters (or of the logits).  Where the losses are Pareto stationary there is no
-        solution: eigenvalues of the cosines below :math:`10^{-8}` are raised to that, so
-        conflict makes no weight more than some :math:`10^4` times as large, and d is close to 0.  A
-        loss without gradient takes no part and gets the weight 0.
+        :math:`\frac{1}{2} \alpha^T G \alpha - \sum_i \log \alpha_i`, while the authors solve a
+        sequence of convex programs approximately, starting from the previous weights.  This
+        implementation has no state.  The authors limit the gradient of the shared parameters; here
+        the gradient of all parameters (or of the logits) is limited.  If the losses are Pareto
+        stationary, there is no solution: eigenvalues of the cosine matrix below :math:`10^{-8}` are
+        set to :math:`10^{-8}`, so conflict increases no weight by a factor of more than about
+        :math:`10^4`, and d is close to 0.  A loss with zero gradient is left out and gets the
+        weight 0.
 
     Args:
         num_losses: K, the number of losses.
-        max_norm: the largest length of the update when the weights are found, before any
-            ``reduction``, at least 0; 0 for no cap.
+        max_norm: the largest length of the update, before ``reduction`` is applied, at least 0; 0
+            means no limit.
 
     Raises:
         ConfigError: ``max_norm`` is negative.
@@ -70,7 +71,7 @@ class NashMTLWeighting(GramianWeighting):
         weights = np.zeros(len(gramian))
         some, lengths, cosines = directions(gramian)
         if len(some):
-            # At the solution on unit gradients the length of d is the root of their number.
+            # For unit gradients, the length of the solution d is the square root of their number.
             root = np.sqrt(len(some))
             factor = np.sqrt(np.linalg.norm(gramian))
             if self.max_norm:

@@ -1,4 +1,4 @@
-"""Weights that give all gradients the same length, as PaddleScience has them."""
+"""Weights that give all gradients the same length, as in PaddleScience."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["NormBalanceWeighting"]
 
 
 class NormBalanceWeighting(GramianWeighting):
-    r"""Weights that move the weighted gradients to one length.
+    r"""Weights that give all weighted gradients the same length.
 
     .. math::
         w_i \leftarrow m \, w_i + (1 - m) \frac{\text{mean}_j \lVert g_j \rVert}{\lVert g_i \rVert}
 
     The gradient-norm balancing of S. Wang, S. Sankaran, H. Wang, P. Perdikaris, "An Expert's Guide
-    to Training Physics-informed Neural Networks", arXiv:2308.08468, with the mean in the place of
-    the sum, as PaddleScience has it under the name GradNorm.
+    to Training Physics-informed Neural Networks", arXiv:2308.08468, with the mean instead of the
+    sum.  PaddleScience calls this method GradNorm.
 
     Deviations:
-        A loss without gradient keeps its weight, which would become infinite, and takes no part in
+        A loss with zero gradient keeps its weight, which would become infinite, and is left out of
         the mean.
 
     Args:
@@ -69,5 +69,5 @@ class NormBalanceWeighting(GramianWeighting):
         return weight
 
     def target(self, norms: np.ndarray) -> np.ndarray:
-        """Return the weights to move to, for gradients of these lengths."""
+        """Return the target weights for gradients of these lengths."""
         return norms.mean() / norms

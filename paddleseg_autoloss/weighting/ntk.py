@@ -1,4 +1,4 @@
-"""Weights in the manner of the neural tangent kernel, as PaddleScience has them."""
+"""Weights from the neural tangent kernel, as in PaddleScience."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ __all__ = ["NTKWeighting"]
 
 
 class NTKWeighting(NormBalanceWeighting):
-    r"""Weights that give all gradients one length, their sum (NTK, Wang et al. 2022).
+    r"""Weights that scale all gradients to the sum of their lengths (NTK, Wang et al. 2022).
 
     .. math:: w_i = \frac{\sum_j \lVert g_j \rVert}{\lVert g_i \rVert}
 
     After S. Wang, X. Yu, P. Perdikaris, "When and why PINNs fail to train: A neural tangent kernel
     perspective", Journal of Computational Physics 449 (2022).  No weight is negative.  Their
-    inverses sum to 1, so the weights sum to :math:`K^2` or more: K each where all lengths are
+    inverses sum to 1, so the weights sum to :math:`K^2` or more: each is K if all lengths are
     equal.  That is K times the scale of the losses' sum.
 
     Deviations:
-        The lengths are PaddleScience's.  The paper has the traces of the kernels in their place,
-        that is the per-sample gradients.  A loss without gradient keeps its weight, which would
-        become infinite; it is 1 at the start.
+        The lengths are used as in PaddleScience.  The paper uses the traces of the kernels instead,
+        which are sums over per-sample gradients.  A loss with zero gradient keeps its weight, which
+        would become infinite; it is 1 at the start.
 
     Args:
         num_losses: K, the number of losses.
@@ -44,5 +44,5 @@ class NTKWeighting(NormBalanceWeighting):
         super().__init__(num_losses, momentum=0.0)
 
     def target(self, norms: np.ndarray) -> np.ndarray:
-        """Return the weights to move to, for gradients of these lengths."""
+        """Return the target weights for gradients of these lengths."""
         return norms.sum() / norms

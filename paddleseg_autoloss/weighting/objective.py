@@ -1,4 +1,4 @@
-"""Methods that minimise a function of the losses, and what the logarithm of a loss needs."""
+"""The base class of methods that minimise a function of the losses, and shared functions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = [
     "usable",
 ]
 
-#: A loss at or below this has no usable logarithm or reciprocal.
+#: A loss at or below this value has no usable logarithm or reciprocal.
 EPS = 1e-8
 
 
 class ObjectiveWeighting(LossWeighting):
-    r"""A method that minimises a function f of the losses other than their weighted sum.
+    r"""A method that minimises a function f of the losses that is not their weighted sum.
 
     Its weights are the derivatives :math:`w_i = \partial f / \partial L_i`.
 
@@ -42,7 +42,7 @@ class ObjectiveWeighting(LossWeighting):
         """
 
     def total(self, losses: Tensor, weights: Tensor) -> Tensor:
-        """Return f, whose derivatives are the weights, 0-D."""
+        """Return f, 0-D; its derivatives are the weights."""
         value = self.objective(losses.detach())
         return value + (weights.detach() * (losses - losses.detach())).sum()
 
@@ -53,33 +53,33 @@ def usable(losses: Tensor) -> Tensor:
 
 
 def logarithm(losses: Tensor) -> Tensor:
-    """Return the logarithms, 0 where there is no usable one."""
+    """Return the logarithms; 0 for a loss without a usable logarithm."""
     return paddle.where(usable(losses), losses, paddle.ones_like(losses)).log()
 
 
 def reciprocal(losses: Tensor) -> Tensor:
-    """Return the reciprocals, 0 where there is no usable one."""
+    """Return the reciprocals; 0 for a loss without a usable reciprocal."""
     mask = usable(losses)
     return mask.astype(losses.dtype) / paddle.where(mask, losses, paddle.ones_like(losses))
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    """Return the softmax over those where the mask is true; over all, uniform, if it never is."""
+    """Return the softmax over the true entries of a mask; 1 / K each if no entry is true."""
     softmax = nn.functional.softmax(paddle.where(mask, logits, paddle.full_like(logits, -1e30)))
-    # Paddle's softmax never falls to 0.
+    # Paddle's softmax never returns exactly 0.
     return paddle.where(mask | ~mask.any(), softmax, paddle.zeros_like(softmax))
 
 
 def deviations(losses: Tensor) -> Tensor:
-    """Return the losses less their mean, all 0 if none is beyond the rounding of the losses."""
+    """Return the losses minus their mean; all 0 if they differ only by rounding errors."""
     deviation = losses - losses.mean()
     rounding = deviation.abs().max() <= 1e-6 * losses.abs().max()
     return paddle.where(rounding, paddle.zeros_like(losses), deviation)
 
 
 def polar(losses: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the length of the vector of losses, 0-D, and its direction; that of 0 is 0."""
-    # Divided by the largest first: squares overflow.
+    """Return the length of the loss vector, 0-D, and its direction, or 0 for a zero vector."""
+    # The vector is first divided by its largest number, because squares may overflow.
     largest = losses.abs().max()
     scaled = losses / paddle.where(largest > 0, largest, paddle.ones_like(largest))
     length = scaled.square().sum().sqrt()

@@ -16,7 +16,8 @@ __all__ = ["PBIWeighting"]
 class PBIWeighting(ObjectiveWeighting):
     r"""Penalty-based boundary intersection (PBI, Zhang and Li 2007).
 
-    The losses are to be small and, by a penalty, in the ratio of a preference r, here equal:
+    The losses should be small and, because of a penalty, proportional to a preference r, which is
+    uniform here:
 
     .. math::
         f = d_1 + \theta d_2, \qquad d_1 = L \cdot \hat r, \quad
@@ -27,20 +28,20 @@ class PBIWeighting(ObjectiveWeighting):
     standard deviation.
 
     Q. Zhang, H. Li, "MOEA/D: A Multiobjective Evolutionary Algorithm Based on Decomposition", IEEE
-    Transactions on Evolutionary Computation 2007.  The weights are constants for differentiation
-    and sum to :math:`\sqrt K`.  They are often negative: a loss well below the mean is made to
-    rise, and with it a head that is trained by that loss alone.  The gradient has :math:`\sqrt K`
-    times the scale of the losses' mean.
+    Transactions on Evolutionary Computation 2007.  The weights are treated as constants in
+    differentiation and sum to :math:`\sqrt K`.  They are often negative: training then increases a
+    loss that is far below the mean; a head that is trained by this loss only becomes worse.  The
+    gradient has :math:`\sqrt K` times the scale of the losses' mean.
 
     Deviations:
-        The ideal point is 0 and the preference uniform.  Losses that differ by no more than 1e-6 of
-        the largest count as equal: :math:`d_2` has no gradient there, and every weight is
-        :math:`1 / \sqrt K`.  So it is where a loss is not finite.
+        The ideal point is 0 and the preference uniform.  Losses that differ by at most 1e-6 of the
+        largest count as equal: :math:`d_2` then has no gradient, and every weight is
+        :math:`1 / \sqrt K`.  The weights are the same if a loss is not finite.
 
     Args:
         num_losses: K, the number of losses.
-        theta: penalty on losses that differ, at least 0; from :math:`1 / \sqrt{K - 1}` on weights
-            can be negative.
+        theta: penalty on the difference of the losses, at least 0; for values above
+            :math:`1 / \sqrt{K - 1}` weights can be negative.
 
     Raises:
         ConfigError: ``theta`` is negative.

@@ -21,12 +21,12 @@ __all__ = ["PCDWeighting"]
 
 
 class PCDWeighting(GramianWeighting):
-    r"""One loss first, the others never left behind (PCD, Varam and AlHajri 2026).
+    r"""One primary loss, with guaranteed progress of the others (PCD, Varam and AlHajri 2026).
 
-    Priority-constrained descent: the update stays as close to the gradient of the primary loss p,
-    such as that of the main head, as it can while every other loss, such as those of auxiliary
-    heads, makes some progress.  With the gradients normalised by a running mean of their squared
-    lengths,
+    Priority-constrained descent: the update is as close as possible to the gradient of the primary
+    loss p, for example that of the main head, under the constraint that every other loss, for
+    example of an auxiliary head, makes some progress.  The gradients are normalised by a running
+    mean of their squared lengths,
 
     .. math::
         v_i &\leftarrow \beta v_i + (1 - \beta) \lVert g_i \rVert^2, \qquad
@@ -39,32 +39,33 @@ class PCDWeighting(GramianWeighting):
 
     D. Varam, M. I. AlHajri, "Not All Objectives Are Born Equal: Priority-Constrained Descent for
     Hierarchical Multi-Objective Optimization", TMLR 2026 (arXiv:2606.29521), definitions 4.1 and
-    4.5 and algorithm 1.  No weight is negative.  Without conflict d is the gradient of the primary
-    loss alone: its weight is 1, and those of the others are 0.  Where constraints do not bind, the
-    others have no weight.  The primary loss apart, the order of the losses does not matter, nor do
-    constant factors of them.
+    4.5 and algorithm 1.  No weight is negative.  If all constraints are satisfied without a
+    correction, d is the gradient of the primary loss: its weight is 1, and the other weights are 0.
+    In general, a loss whose constraint is not active has the weight 0.  The order of the other
+    losses and constant factors of the losses do not matter.
 
     Deviations:
         :math:`\epsilon` is multiplied by the mean of the :math:`v_i / (1 - \beta^t)`, so that it
-        means the same for gradients of any size.  Constraints that cannot all be met, as those of
-        two opposed secondary losses, are dropped for the step, as in algorithm 1; that is, where
-        the correction cancels to a thousandth, which single precision cannot tell from opposed.
-        There d jumps, as in the paper, to the gradient of the primary loss.
-        :math:`\tilde d` of almost 0, which only a tiny :math:`\tau` allows, is not lengthened
-        more than :math:`10^4` times.  A secondary loss without gradient takes no part and gets the
-        weight 0; if the primary loss has none, d is 0, as in the paper, and the weights are those
-        without conflict.
-        A head of its own has the weight of its loss too, which is often 0: it trains slowly, and
-        the more so the smaller :math:`\tau` is.
+        has the same effect for gradients of any size.  Constraints that cannot be satisfied
+        together, for example those of two opposed secondary losses, are dropped for the step, as in
+        algorithm 1.  They count as such if the correction cancels to a thousandth, because single
+        precision cannot separate this from opposed gradients.  There d jumps, as in the paper, to
+        the gradient of the primary loss.  If :math:`\tilde d` is almost 0, which is possible only
+        with a tiny :math:`\tau`, its length is multiplied by at most :math:`10^4`.  A secondary
+        loss with zero gradient is left out and gets the weight 0.  If the gradient of the primary
+        loss is zero, d is 0, as in the paper, and the weights are those without conflict.
+
+        The parameters of an auxiliary head are trained with the weight of its loss, which is often
+        0.  So the head trains slowly, and the smaller :math:`\tau` is, the slower it trains.
 
     Args:
         num_losses: K, the number of losses.
-        primary: p, which loss comes first: its name, such as ``head0/CrossEntropyLoss``, or its
-            index, counted from 0 in the order of the config.
-        tau: the share of the progress along its own normalised gradient that every secondary loss
-            makes at least, from 0 to 1; at 0 they only do not get worse.
+        primary: p, the primary loss: its name, such as ``head0/CrossEntropyLoss``, or its index,
+            counted from 0 in the order of the config.
+        tau: the least progress of every secondary loss, as a share of the progress along its own
+            normalised gradient, from 0 to 1; with 0 the loss only must not increase.
         beta: the decay of the running mean, at least 0 and below 1.
-        eps: keeps the gradient of a loss that has almost none from being normalised, at least 0.
+        eps: prevents a gradient of almost 0 from being normalised, at least 0.
 
     Raises:
         ConfigError: ``primary`` is not a loss, or an argument is out of its range.
@@ -106,7 +107,7 @@ class PCDWeighting(GramianWeighting):
         """Find the primary loss by its name.
 
         Raises:
-            ConfigError: no loss has it.
+            ConfigError: no loss has this name.
         """
         if isinstance(self.primary, str):
             if self.primary not in names:
@@ -120,11 +121,11 @@ class PCDWeighting(GramianWeighting):
         return self.combine(gramian, self._mean_squares(gramian.diagonal()))
 
     def combine(self, gramian: np.ndarray, mean_squares: np.ndarray) -> np.ndarray:
-        """Return the weights, which remembers nothing, shape [K].
+        """Return the weights without changing any state, shape [K].
 
         Args:
             gramian: the inner products of the gradients, shape [K, K].
-            mean_squares: the running means of their squared lengths, without bias, shape [K].
+            mean_squares: the bias-corrected running means of their squared lengths, shape [K].
 
         Raises:
             ConfigError: the primary loss is given by its name, and the losses have no names.
@@ -139,7 +140,7 @@ class PCDWeighting(GramianWeighting):
             return weights
         first = int(some.searchsorted(primary))
         others = np.arange(len(some)) != first
-        # The lengths of the normalised gradients, relative to that of the primary.
+        # The lengths of the normalised gradients, relative to that of the primary loss.
         norms = lengths / np.sqrt(mean_squares + self.eps / len(gramian) * mean_squares.sum())[some]
         lacking = (self.tau / norms[first] * norms - cosines[first])[others]
         if lacking.max() <= 0:
@@ -151,7 +152,7 @@ class PCDWeighting(GramianWeighting):
         return weights
 
     def _mean_squares(self, squares: np.ndarray) -> np.ndarray:
-        """Remember the squared lengths and return their running means, without bias, shape [K]."""
+        """Update the running means of the squared lengths; return them without bias, shape [K]."""
         step = int(self.step) + 1
         v = self.beta * self.v.numpy() + (1 - self.beta) * squares
         self.step.set_value(np.asarray(step))
@@ -160,15 +161,15 @@ class PCDWeighting(GramianWeighting):
 
 
 def _multipliers(cosines: np.ndarray, lacking: np.ndarray) -> np.ndarray:
-    """Return the x >= 0 for which C x >= lacking and x C x is least, or zeros if there is none.
+    """Return the x >= 0 with C x >= lacking that minimises x C x, or zeros if there is none.
 
     Args:
         cosines: C, symmetric, shape [m, m].
-        lacking: at least one is positive, shape [m].
+        lacking: the progress that the constraints lack, at least one positive, shape [m].
     """
     if len(lacking) == 1:
         return lacking
-    # Lawson and Hanson's least-distance programming.
+    # This is Lawson and Hanson's least-distance programming.
     most = lacking.max()
     lacking = lacking / most
     target = np.zeros(len(lacking) + 1)

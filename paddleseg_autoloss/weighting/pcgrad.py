@@ -13,24 +13,24 @@ __all__ = ["PCGradWeighting"]
 class PCGradWeighting(GramianWeighting):
     r"""Projecting conflicting gradients (PCGrad, Yu et al. 2020).
 
-    Every gradient starts as :math:`g_i^{PC} = g_i`.  For the other losses j in random order, where
-    the two conflict, :math:`\langle g_i^{PC}, g_j \rangle < 0`, it is projected onto the normal
-    plane of :math:`g_j`:
+    Every gradient starts as :math:`g_i^{PC} = g_i`.  For the other losses j in random order: if the
+    two conflict, :math:`\langle g_i^{PC}, g_j \rangle < 0`, it is projected onto the normal plane
+    of :math:`g_j`:
 
     .. math::
         g_i^{PC} \leftarrow g_i^{PC}
             - \frac{\langle g_i^{PC}, g_j \rangle}{\lVert g_j \rVert^2} g_j,
         \qquad d = \sum_i g_i^{PC}
 
-    T. Yu, S. Kumar, A. Gupta, S. Levine, K. Hausman, C. Finn, "Gradient Surgery for Multi-Task
+    T. Yu, S. Kumar, A. Gupta, S. Levine, K.  Hausman, C. Finn, "Gradient Surgery for Multi-Task
     Learning", NeurIPS 2020, algorithm 1.  The projections are combinations of the gradients, so
-    weights that follow from the Gramian alone give the same d.  No weight is below 1; without
-    conflict all are 1, and they sum to K.  No projection lengthens, so d is no longer than all
-    gradients together.  A loss without gradient projects nothing.
+    weights computed only from the Gramian give the same d.  No weight is below 1; without conflict
+    all are 1, and they sum to K.  A projection makes no gradient longer, so d is at most as long as
+    the sum of their lengths.  A loss with zero gradient changes nothing.
 
     Deviations:
-        none.  Peers project a gradient onto its own normal plane too (j = i), which the paper does
-        not.
+        none.  Some other implementations also project a gradient onto its own normal plane (j = i);
+        the paper does not.
 
     Args:
         num_losses: K, the number of losses.

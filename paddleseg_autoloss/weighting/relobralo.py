@@ -16,31 +16,32 @@ __all__ = ["RelobraloWeighting"]
 class RelobraloWeighting(LossWeighting):
     r"""Relative loss balancing with random lookback (ReLoBRaLo, Bischof and Kraus 2021).
 
-    Losses that fell less than others get a larger weight, compared with the previous step and, now
-    and then, with the first:
+    Losses that decreased less than others get a larger weight.  They are compared with the previous
+    step and, at random, with the first step:
 
     .. math::
         \lambda^{bal}_i(t, t') &= K \, \text{softmax}_i \frac{L_i(t)}{\tau L_i(t') + \epsilon} \\
         \lambda^{hist}_i &= \rho \lambda_i(t-1) + (1 - \rho) \lambda^{bal}_i(t, 0) \\
         \lambda_i(t) &= \alpha \lambda^{hist}_i + (1 - \alpha) \lambda^{bal}_i(t, t-1)
 
-    with :math:`\rho` drawn at every step, 1 with probability :math:`\beta` and else 0.
+    where :math:`\rho` is drawn at every step: 1 with probability :math:`\beta`, otherwise 0.
 
     R. Bischof, M. Kraus, "Multi-Objective Loss Balancing for Physics-Informed Deep Learning",
-    arXiv:2110.09813, section 3.  At the first step all weights are 1.  They are constants for
-    differentiation, never negative, and sum to K.
+    arXiv:2110.09813, section 3.  At the first step all weights are 1.  They are treated as
+    constants in differentiation, never negative, and sum to K.
 
     Deviations:
         The defaults are PaddleScience's; the authors' code has alpha 0.999 and beta 1.  A step
-        whose losses are not all finite leaves the memory as it is and gets the previous weights.
+        whose losses are not all finite does not change the stored state and gets the previous
+        weights.
 
     Args:
         num_losses: K, the number of losses.
-        alpha: how much of the past is kept, from 0 to 1.
-        beta: probability of looking back to the previous step and not to the first, from 0 to 1.
-        tau: temperature, at least 0; small values favour the loss that fell least, and 0 the
-            largest loss.
-        eps: keeps a loss of 0 from dividing by 0.
+        alpha: share of the past weights, from 0 to 1.
+        beta: probability of comparing with the previous step and not with the first, from 0 to 1.
+        tau: temperature, at least 0; small values favour the loss that decreased least, and 0
+            favours the largest loss.
+        eps: prevents a division by 0 for a loss of 0.
 
     Raises:
         ConfigError: an argument is out of its range.

@@ -14,9 +14,9 @@ __all__ = ["RLWWeighting"]
 
 
 class RLWWeighting(LossWeighting):
-    r"""Random weights, drawn anew at every step (RLW, Lin et al. 2022).
+    r"""Random weights, drawn at every step (RLW, Lin et al. 2022).
 
-    A baseline that any clever method has to beat:
+    This is a baseline: a useful method should be better.
 
     .. math::
         \text{normal:}\quad & w = \text{softmax}(z), \quad z \sim N(0, I) \\
@@ -25,14 +25,15 @@ class RLWWeighting(LossWeighting):
     B. Lin, F. Ye, Y. Zhang, I. W. Tsang, "Reasonable Effectiveness of Random Weighting: A Litmus
     Test for Multi-Task Learning", TMLR 2022 (arXiv:2111.10603).  The weights are never negative and
     sum to 1, so the gradient has the scale of the losses' mean.  They do not depend on the losses:
-    who permutes the losses does not permute the weights.
+    permuting the losses does not permute the weights.
 
     Deviations:
         none.
 
     Args:
         num_losses: K, the number of losses.
-        distribution: ``"normal"``, or ``"dirichlet"``, uniform over all weights that sum to 1.
+        distribution: ``"normal"``, or ``"dirichlet"``, which is uniform over all weights that sum
+            to 1.
 
     Raises:
         ConfigError: ``distribution`` is neither.

@@ -13,18 +13,19 @@ __all__ = ["ScaleInvariantWeighting"]
 class ScaleInvariantWeighting(ObjectiveWeighting):
     r"""The sum of the logarithms of the losses (SI, Navon et al. 2022).
 
-    A factor on a loss adds a constant to its logarithm, so the units of the losses do not matter:
+    A factor of a loss only adds a constant to its logarithm, so the units of the losses do not
+    matter:
 
     .. math:: f = \sum_i \log L_i, \qquad w_i = \frac{1}{L_i}
 
-    The scale-invariant baseline of A. Navon, A. Shamsian, I. Achituve, H. Maron, K. Kawaguchi,
-    G. Chechik, E. Fetaya, "Multi-Task Learning as a Bargaining Game", ICML 2022.  The weights are
-    constants for differentiation, never negative, and sum to nothing in particular; the gradient
-    has the scale of the losses' sum.  The total can be negative.
+    This is the scale-invariant baseline of A. Navon, A. Shamsian, I. Achituve, H. Maron, K.
+    Kawaguchi, G. Chechik, E. Fetaya, "Multi-Task Learning as a Bargaining Game", ICML 2022.  The
+    weights are treated as constants in differentiation, never negative, and have no fixed sum; the
+    gradient has the scale of the losses' sum.  The total can be negative.
 
     Deviations:
         A loss that is not above 1e-8 has no usable logarithm: it gets the weight 0, and the others
-        are weighted as if it were not there.
+        are weighted without it.
 
     Args:
         num_losses: K, the number of losses.

@@ -18,34 +18,35 @@ __all__ = ["ScheduledWeighting"]
 class ScheduledWeighting(LossWeighting):
     r"""Fixed coefficients that change over training by a schedule.
 
-    From ``coef`` to ``final_coef`` as the progress p goes from 0 to 1:
+    The weights change from ``coef`` to ``final_coef`` as the progress p goes from 0 to 1:
 
     .. math::
         w_i(t) = (1 - p) \, \text{coef}_i + p \, \text{final_coef}_i, \qquad
         u = \frac{t - \text{start_iter}}{\text{end_iter} - \text{start_iter}}
 
-    with u bounded to 0 and 1, and
+    with u limited to [0, 1], and
 
     - ``constant``: p = 0;
     - ``linear``: p = u;
     - ``cosine``: :math:`p = (1 - \cos \pi u) / 2`, slow at both ends;
     - ``step``: p = 0 before ``start_iter`` and 1 from then on.
 
-    Not from a paper: a schedule to start a boundary loss late, or to let an auxiliary loss fade.
-    The weights are never negative and sum to what the coefficients sum to.  They belong to places:
-    who permutes the losses does not permute the weights.
+    This is not from a paper.  Use it to start a boundary loss late, or to let an auxiliary loss
+    fade.  The weights are never negative, and their sum is that of the coefficients.  They depend
+    on the position of a loss only: permuting the losses does not permute the weights.
 
     Deviations:
         none.
 
     Args:
         num_losses: K, the number of losses.
-        coef: K coefficients to start with, at least 0; by default 1 for all.
-        final_coef: K coefficients to end with, at least 0, for any schedule but ``constant``.
+        coef: the K first coefficients, at least 0; by default all are 1.
+        final_coef: the K last coefficients, at least 0, for any schedule except ``constant``.
         schedule: ``"constant"``, ``"linear"``, ``"cosine"`` or ``"step"``.
-        start_iter: the last iteration of ``coef``; for ``step`` the first one of ``final_coef``.
-            Iterations are counted from 0, without those whose losses are not finite.
-        end_iter: the first iteration of ``final_coef``, for ``linear`` and ``cosine``.
+        start_iter: the last iteration with ``coef``; for ``step`` the first iteration with
+            ``final_coef``.  Iterations are counted from 0, without those whose losses are not
+            finite.
+        end_iter: the first iteration with ``final_coef``, for ``linear`` and ``cosine``.
 
     Raises:
         ConfigError: a list has the wrong length or a negative number, or the schedule lacks an

@@ -1,4 +1,4 @@
-"""A backward pass for each loss, with a learning rate for each."""
+"""A backward pass for each loss, each with its own learning rate."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ __all__ = ["SeparateBackwardWeighting"]
 
 
 class SeparateBackwardWeighting(GramianWeighting):
-    r"""Every loss backward by itself, with its own learning-rate multiplier :math:`m_i`.
+    r"""A separate backward pass for each loss, with a learning-rate multiplier :math:`m_i`.
 
     .. math:: d = \sum_i m_i g_i
 
-    "Add the losses up, or call backward on each?"  With multipliers of 1 and one joint step the two
-    are the same, since the gradient of a sum is the sum of the gradients.  They differ where each
-    loss takes an optimizer step of its own: with ``step: each`` the optimizer steps K times an
-    iteration, in the order of the losses, each time with one :math:`g_i` alone and the learning
-    rate :math:`m_i` times its own; all K gradients are taken where the iteration began.  Adam then
-    divides every loss's gradient by the same running magnitude, and momentum carries from one loss
-    to the next.
+    Is it better to add the losses up, or to call ``backward`` on each?  With multipliers of 1 and
+    one joint step both are the same, because the gradient of a sum is the sum of the gradients.
+    They differ if each loss has an optimizer step of its own.  With ``step: each`` the optimizer
+    steps K times per iteration, in the order of the losses.  Each step uses one :math:`g_i` and the
+    learning rate times :math:`m_i`; all K gradients are computed at the parameters from before the
+    first step.  Adam then divides every loss's gradient by the same running magnitude, and momentum
+    has an effect from one loss to the next.
 
-    The weights are the multipliers; they sum to what those sum to, K by default.  In a joint step
-    a multiplier scales the gradient, which Adam undoes as far as it concerns all losses alike.
+    The weights are the multipliers; by default they sum to K.  In a joint step a multiplier scales
+    the gradient; Adam removes a factor that all losses have in common.
 
     Args:
         num_losses: K, the number of losses.
-        lr_mult: learning rate of each loss as a multiple of the optimizer's, positive: a number for
-            all or a list with one each.
-        step: ``"joint"``, one optimizer step for all losses, or ``"each"``, one for each in turn.
+        lr_mult: learning rate of each loss relative to the optimizer's, positive: one number for
+            all losses, or a list with one for each.
+        step: ``"joint"``: one optimizer step for all losses; ``"each"``: one step for each loss,
+            one after the other.
 
     Raises:
         ConfigError: ``lr_mult`` has the wrong length or a value that is not positive, or ``step``

@@ -12,9 +12,9 @@ __all__ = ["SoftAdaptWeighting"]
 
 
 class SoftAdaptWeighting(LossWeighting):
-    r"""Softmax of how much the losses rose (SoftAdapt, Heydari et al. 2019).
+    r"""Softmax of the changes of the losses (SoftAdapt, Heydari et al. 2019).
 
-    Losses that fell less than others since the previous step get a larger weight:
+    Losses that decreased less than others since the previous step get a larger weight:
 
     .. math::
         \text{original:}\quad & w_i = \text{softmax}_i (\beta s_i),
@@ -24,19 +24,20 @@ class SoftAdaptWeighting(LossWeighting):
 
     A. A. Heydari, C. A. Thompson, A. Mehmood, "SoftAdapt: Techniques for Adaptive Loss Weighting of
     Neural Networks with Multi-Part Loss Functions", arXiv:1912.12355, section 3.1.  The weights are
-    constants for differentiation, never negative, and sum to 1, so the gradient has the scale of
-    the losses' mean.  At the first step they are 1 / K.
+    treated as constants in differentiation, never negative, and sum to 1, so the gradient has the
+    scale of the losses' mean.  At the first step they are 1 / K.
 
     Deviations:
-        The slope is the plain difference of two steps, where the authors' code offers differences
-        of higher order.  That code divides the normalized slopes by their sum, which can be 0; here
-        it is the sum of their sizes.  ``loss_weighted`` is for losses of at least 0, and weighs as
-        ``original`` where none is positive; the other variants take any.  A step whose losses are
-        not all finite leaves the memory as it is and gets the weights 1 / K.
+        The slope is the difference of two steps; the authors' code also offers differences of
+        higher order.  That code divides the normalized slopes by their sum, which can be 0; here
+        the divisor is the sum of their absolute values.  ``loss_weighted`` accepts losses of at
+        least 0, and is the same as ``original`` if no loss is positive; the other variants accept
+        all losses.  A step whose losses are not all finite does not change the stored state and
+        gets the weights 1 / K.
 
     Args:
         num_losses: K, the number of losses.
-        beta: how strongly the slopes count; a negative one favours the losses that fall fastest.
+        beta: factor of the slopes; a negative one favours the losses that decrease fastest.
         variant: ``"original"``, ``"normalized"`` or ``"loss_weighted"``.
 
     Raises:

@@ -1,9 +1,9 @@
 """Small exact solvers that several methods share.
 
-All of them see the directions of the gradients, so that no scale matters.  Inner products in single
-precision cannot tell angles below about 1e-4 from 0.  `factor` therefore raises the eigenvalues of
-the cosines to `LEAST_EIGENVALUE`, the square of that.  Every problem then has one solution, and it
-is bounded.
+All of them use the directions of the gradients, so the scale does not matter.  Inner products in
+single precision cannot separate angles below about 1e-4 from 0.  So `factor` sets the eigenvalues
+of the cosine matrix to at least `LEAST_EIGENVALUE`, the square of this angle.  Every problem then
+has one solution, and the solution is bounded.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from scipy.optimize import nnls
 __all__ = ["LEAST_EIGENVALUE", "certainty", "directions", "factor", "fair_shares", "nonnegative"]
 
 LEAST_EIGENVALUE = 1e-8
-#: From here on an eigenvalue of cosines, found in single precision, is more than rounding.
+#: An eigenvalue of cosines in single precision that is above this is more than a rounding error.
 _CERTAIN = 1e-5
 
 
 def directions(gramian: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which m of K gradients are not 0, their lengths, and the cosines between them.
+    """Return indices, lengths and cosines of the m gradients that are not 0.
 
     Args:
         gramian: the inner products of the gradients, shape [K, K].
 
     Returns:
-        indices, shape [m], lengths, shape [m], cosines, shape [m, m].
+        indices, shape [m]; lengths, shape [m]; cosines, shape [m, m].
     """
     lengths = np.sqrt(np.maximum(gramian.diagonal(), 0))
     some = lengths.nonzero()[0]
@@ -37,22 +37,22 @@ def directions(gramian: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def certainty(eigenvalues: np.ndarray) -> np.ndarray:
-    """Return how sure it is that eigenvalues of cosines are not 0: from 0 to 1, without a jump.
+    """Return how certain it is that eigenvalues are not 0: a continuous function from 0 to 1.
 
     Args:
-        eigenvalues: of cosines found in single precision, shape [m].
+        eigenvalues: eigenvalues of cosines in single precision, shape [m].
     """
-    # The cube divided by the eigenvalue still falls with it.
+    # The cube is used because the result divided by the eigenvalue must still go to 0 with it.
     return np.clip(eigenvalues / _CERTAIN, 0, 1) ** 3
 
 
 def factor(cosines: np.ndarray) -> np.ndarray:
-    """Return A with A^T A = C, the smallest eigenvalues of C raised, shape [m, m].
+    """Return A with A^T A = C, where the smallest eigenvalues of C are increased, shape [m, m].
 
     Args:
         cosines: C, symmetric, shape [m, m].
     """
-    # LAPACK itself: for so small a matrix numpy's checks take most of the time.
+    # This calls LAPACK directly: for such a small matrix, NumPy's checks take most of the time.
     values, vectors, _ = dsyevd(cosines)
     return np.sqrt(np.maximum(values, LEAST_EIGENVALUE))[:, None] * vectors.T
 
@@ -71,8 +71,8 @@ def fair_shares(cosines: np.ndarray, sizes: np.ndarray, alpha: float = 1.0) -> n
     r"""Return the u > 0 with :math:`(C u)_i = b_i (u_i / b_i)^{-1 / \alpha}`, shape [m].
 
     It minimises the convex function :math:`\frac{1}{2} u^T C u - \sum_i \phi_i(u_i)` with
-    :math:`\phi_i'(u_i) = b_i (u_i / b_i)^{-1/\alpha}`.  This is Newton's method, which looks for
-    the best multiple of u before each step and halves a step that goes too far.
+    :math:`\phi_i'(u_i) = b_i (u_i / b_i)^{-1/\alpha}`.  This is Newton's method.  It computes the
+    best multiple of u before each step and halves a step that is too long.
 
     Args:
         cosines: C, symmetric, shape [m, m].
@@ -96,7 +96,7 @@ def fair_shares(cosines: np.ndarray, sizes: np.ndarray, alpha: float = 1.0) -> n
         change = np.abs(relative).max()
         for halvings in range(20):
             moved = relative / 2**halvings
-            # A step in u where it grows, and in phi'(u) where it shrinks, keeps u positive.
+            # To keep u positive, take the step in u where u grows, and in phi'(u) where u shrinks.
             trial = u * np.where(moved > 0, 1 + moved, (1 - np.minimum(moved, 0) / alpha) ** -alpha)
             pull, push = matrix @ trial, sizes * (trial / sizes) ** exponent
             if change < 1e-3 or step @ (pull - push) < 0.25 * slope:

@@ -20,31 +20,32 @@ __all__ = ["STCHWeighting"]
 class STCHWeighting(ObjectiveWeighting):
     r"""Smooth Tchebycheff scalarization (STCH, Lin et al. 2024).
 
-    A smooth maximum of how the losses compare with the nadir z, their means over a warm-up.  The
-    loss that is worst in comparison gets most of the weight:
+    The method minimises a smooth maximum of the ratios of the losses to the nadir z, which are
+    their means over a warm-up.  The loss with the largest ratio gets most of the weight:
 
     .. math::
         f = K \mu \log \sum_i \exp \frac{\log (L_i / z_i)}{\mu}, \qquad
         w_i = \frac{K}{L_i} \, \text{softmax}_i \frac{\log (L_i / z_i)}{\mu}
 
-    In the warm-up it is :math:`f = \sum_i \log L_i`, with :math:`w_i = 1 / L_i`.
+    In the warm-up the function is :math:`f = \sum_i \log L_i`, with :math:`w_i = 1 / L_i`.
 
     X. Lin, X. Zhang, Z. Yang, F. Liu, Z. Wang, Q. Zhang, "Smooth Tchebycheff Scalarization for
     Multi-Objective Optimization", ICML 2024 (arXiv:2402.19078), in the form of the authors' code
-    for networks, of the logarithms and with uniform preferences.  The weights are constants for
-    differentiation, never negative, and sum to nothing in particular; the gradient has the scale of
-    the losses' sum.  The total can be negative.
+    for networks, which uses logarithms and uniform preferences.  The weights are treated as
+    constants in differentiation, never negative, and have no fixed sum; the gradient has the scale
+    of the losses' sum.  The total can be negative.
 
     Deviations:
-        The authors warm up for epochs (LibMTL: 4, and takes the mean over one more); here it is
-        iterations, and the mean is over all of them.  A loss that is not above 1e-8 has no usable
-        logarithm: it gets the weight 0, and the others are weighted as if it were not there.  A
-        loss whose mean over the warm-up is not above 1e-8 is compared with 1.
+        The authors' warm-up is a number of epochs (in LibMTL 4, and the mean is over one more);
+        here it is a number of iterations, and the mean is over all of them.  A loss that is not
+        above 1e-8 has no usable
+        logarithm: it gets the weight 0, and the others are weighted without it.  A loss whose mean
+            over the warm-up is not above 1e-8 is compared with 1.
 
     Args:
         num_losses: K, the number of losses.
-        mu: smoothness of the maximum, at least 0.001; a small one leaves only the worst loss, a
-            large one weighs as in the warm-up.
+        mu: smoothness of the maximum, at least 0.001; a small one gives all weight to the worst
+            loss, a large one gives the weights of the warm-up.
         warmup: iterations until the nadir is known, at least 1.
 
     Raises:

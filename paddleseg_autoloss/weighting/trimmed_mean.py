@@ -11,40 +11,39 @@ from paddleseg_autoloss.weighting.base import JacobianWeighting, nearest_weights
 
 __all__ = ["TrimmedMeanWeighting"]
 
-#: So many coordinates at a time: the scratch space is several times theirs.
+#: Number of coordinates that are processed at once; temporary memory is several times as large.
 _CHUNK = 2**20
 
 
 class TrimmedMeanWeighting(JacobianWeighting):
     r"""The mean of the gradients without the extremes (trimmed mean, Yin et al. 2018).
 
-    At every coordinate the b largest and the b smallest of the K gradients are left out, so that no
-    loss can drag the update anywhere by itself:
+    At every coordinate the b largest and the b smallest of the K gradients are left out, so no
+    single loss can dominate the update:
 
     .. math::
         d_k = \frac{1}{K - 2 b} \sum_{i=b+1}^{K-b} g_{(i) k}
 
-    where :math:`g_{(1) k} \le \dots \le g_{(K) k}` are the gradients at coordinate k in order.
+    where :math:`g_{(1) k} \le \dots \le g_{(K) k}` are the sorted gradients at coordinate k.
 
-    D. Yin, Y. Chen, K. Ramchandran, P. Bartlett, "Byzantine-Robust Distributed Learning: Towards
+    D. Yin, Y. Chen, K.  Ramchandran, P. Bartlett, "Byzantine-Robust Distributed Learning: Towards
     Optimal Statistical Rates", ICML 2018, definition 2.  d has the scale of the mean of the losses,
-    and lies between the gradients at every coordinate.  The weights that are shown are those whose
-    combination of the gradients comes nearest to d; some may be negative, and they sum to nothing
-    in particular.
+    and at every coordinate it is between the gradients.  The displayed weights are those whose
+    combination of the gradients is closest to d; some may be negative, and they have no fixed sum.
 
     Deviations:
-        In the paper every gradient reaches every parameter.  Here an auxiliary head is reached by
-        its own losses only, and counted in, the zeros of the others would be the middle of the
-        field: the head would never train.  A loss whose gradient is exactly 0 at a coordinate
-        therefore has no say there: of the m that are not 0, b or as many as leave one over are left
-        out on either side, and the mean of the rest counts m / K.
+        In the paper every gradient has a value for every parameter.  Here only the losses of an
+        auxiliary head depend on its parameters.  The zeros of the other losses would be the middle
+        values, and the head would never train.  So a loss whose gradient is exactly 0 at a
+        coordinate is ignored there.  Of the m gradients that are not 0, b are left out on each
+        side, or fewer so that at least one is left; the mean of the rest is multiplied by m / K.
 
     Args:
         num_losses: K, the number of losses, at least 2 b + 1.
-        trim: b, how many of the largest and how many of the smallest are left out.
+        trim: b, the number of the largest and also of the smallest gradients that are left out.
 
     Raises:
-        ConfigError: ``trim`` is negative or leaves no gradient over.
+        ConfigError: ``trim`` is negative or leaves no gradient.
 
     Examples:
         >>> import paddle
@@ -71,7 +70,7 @@ class TrimmedMeanWeighting(JacobianWeighting):
 
     @paddle.no_grad()
     def update(self, losses: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
-        """Return d, shape [n], and the weights that come nearest to it, shape [K]."""
+        """Return d, shape [n], and the weights that are closest to it, shape [K]."""
         starts = range(0, jacobian.shape[1], _CHUNK)
         update = paddle.concat([self._mean(jacobian[:, k : k + _CHUNK]) for k in starts])
         return update, nearest_weights(jacobian, update)
@@ -80,14 +79,14 @@ class TrimmedMeanWeighting(JacobianWeighting):
         rows = _in_order(list(jacobian))
         voters = paddle.zeros_like(rows[0])
         for row in rows:
-            # Paddle 2 takes all that is below 1e-8 for equal to 0.
+            # In Paddle 2, comparisons treat numbers below 1e-8 as equal to 0.
             voters.add_((row.abs() > 0).astype("float32"))
         low = ((voters - 1) / 2).floor().clip(min=0, max=self.trim)
         high = voters - low
         total = paddle.zeros_like(voters)
         for before, row in enumerate(rows):
-            # In the order of those that are not 0, a negative one has as many before it as here,
-            # and a positive one as many behind it.
+            # Zeros are in the middle: among the numbers that are not 0, a negative one has the same
+            # number before it, and a positive one the same number after it.
             behind = len(rows) - before
             negative = (row < 0) & (low <= before) & (before < high)
             positive = (row > 0) & (low < behind) & (behind <= high)
@@ -96,7 +95,7 @@ class TrimmedMeanWeighting(JacobianWeighting):
 
 
 def _in_order(rows: list[Tensor]) -> list[Tensor]:
-    """Return the rows with their numbers sorted at every coordinate.
+    """Return rows with the same numbers, sorted at every coordinate.
 
     For a few long rows this is many times faster than Paddle's sort.
     """

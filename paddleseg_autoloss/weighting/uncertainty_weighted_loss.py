@@ -20,7 +20,7 @@ _FORMS = {"classification": 1.0, "regression": 0.5}
 class UncertaintyWeighting(LossWeighting):
     r"""Weights from learned task uncertainty (Kendall et al. 2018).
 
-    With :math:`s_i = \log \sigma_i^2`, each loss contributes, depending on its form,
+    With :math:`s_i = \log \sigma_i^2`, the contribution of each loss depends on its form:
 
     .. math::
         \text{regression:}\quad & \tfrac{1}{2} e^{-s_i} L_i + \tfrac{1}{2} s_i \\
@@ -28,33 +28,34 @@ class UncertaintyWeighting(LossWeighting):
 
     A. Kendall, Y. Gal, R. Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene
     Geometry and Semantics", CVPR 2018, equations 7 (regression, a Gaussian likelihood) and 10
-    (classification, a softmax scaled by :math:`1/\sigma^2`), written in s as the paper advises for
-    numerical stability.
+    (classification, a softmax scaled by :math:`1/\sigma^2`), written in s, which the paper
+    recommends for numerical stability.
 
-    For a constant loss s settles where the weight is :math:`1 / (2 L)`, in both forms: s itself
-    differs, by :math:`\log 2`.  In the regression form with squared errors
-    :math:`\sigma^2 = e^{s}` is the variance of the residuals.  Dice, Lovasz and other overlap
-    losses are not negative log likelihoods; in either form their s is only a learned scale, and
-    ``classification`` is the usual choice because it starts at weight 1.  The total can be
-    negative, since s can be; watch the raw losses instead.  The weights sum to nothing in
-    particular.
+    For a constant loss, s converges to the value at which the weight is :math:`1 / (2 L)`.  This
+    weight is the same in both forms; s differs by :math:`\log 2`.  In the regression form with
+    squared errors :math:`\sigma^2 = e^{s}` is the variance of the residuals.  Dice, Lovasz and
+    other overlap losses are not negative log likelihoods; in either form their s is only a learned
+    scale, and ``classification`` is the usual choice because it starts at weight 1.  The total can
+    be negative, because s can be negative; judge the training by the raw losses.  The weights have
+    no fixed sum.
 
     Deviations:
-        The paper leaves s free.  Here the weight can neither explode nor vanish: above ``s_max`` it
-        stays :math:`e^{-s_{max}}`; below ``s_min`` it is continued by its tangent, up to 1.5
-        :math:`e^{-s_{min}}`, and :math:`\tfrac{1}{2} (s_{min} - s)^2` is added, which stops s
-        within 1/2 of ``s_min`` even for a loss that is exactly 0.  Between the bounds nothing
-        changes.  For any losses at all the weight is at least 0.0009 and at most 1645, in the
-        regression form half of that.
+        The paper does not bound s.  Here the weight has bounds: above ``s_max`` it is constant,
+        :math:`e^{-s_{max}}`; below ``s_min`` it is extended by its tangent, up to 1.5
+        :math:`e^{-s_{min}}`, and :math:`\tfrac{1}{2} (s_{min} - s)^2` is added to the penalty,
+        which stops s within 1/2 of ``s_min`` even for a loss that is exactly 0.  Between the bounds
+        the formula is unchanged.  For all possible losses, the weight is at least 0.0009 and at
+        most 1645, in the regression form half of that.
 
-        No likelihood has a negative loss, which would drive its weight to the bound.  While a loss
-        is negative, its s stays as it is.
+        A likelihood never gives a negative loss; a negative loss would move its weight to the
+        bound.  While a loss is negative, its s does not change.
 
     Args:
         num_losses: K, the number of losses.
-        form: ``"classification"`` or ``"regression"``, for all losses or a list with one each.
+        form: ``"classification"`` or ``"regression"``: one for all losses, or a list with one for
+            each.
         init: initial value of every s, within [s_min, s_max].
-        lr_mult: learning rate of s as a multiple of the optimizer's, positive.
+        lr_mult: learning rate of s relative to the optimizer's, positive.
 
     Attributes:
         s: the learned log variances, shape [K].
@@ -105,7 +106,7 @@ class UncertaintyWeighting(LossWeighting):
         return self.factor * paddle.exp(-bounded) * (1 + below.clip(max=0.5))
 
     def penalty(self) -> Tensor:
-        """Return the sum of s / 2 and of the wall at ``s_min``, 0-D."""
+        """Return the sum of s / 2 and of the penalty below ``s_min``, 0-D."""
         s = self.unfrozen()
         return 0.5 * (s + self._below(s) ** 2).sum()
 

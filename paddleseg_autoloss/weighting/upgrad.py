@@ -11,10 +11,10 @@ __all__ = ["UPGradWeighting"]
 
 
 class UPGradWeighting(GramianWeighting):
-    r"""The mean of the gradients, each made to conflict with none (UPGrad, Quinton and Rey 2024).
+    r"""The mean of gradients projected to conflict with none (UPGrad, Quinton and Rey 2024).
 
-    Every gradient is projected onto the dual cone of all gradients, the set of updates that
-    conflict with none of them, and the projections are averaged:
+    Every gradient is projected onto the dual cone of all gradients, which is the set of updates
+    that conflict with no gradient.  The projections are averaged:
 
     .. math::
         d = \frac{1}{K} \sum_i \pi_J(g_i), \qquad
@@ -26,16 +26,15 @@ class UPGradWeighting(GramianWeighting):
 
     P. Quinton, V. Rey, "Jacobian Descent for Multi-Objective Optimization", arXiv:2406.16232,
     section 3.  No weight is below 1 / K; without conflict all are 1 / K, so the update has the
-    scale of the losses' mean, and is no longer than the mean length of the gradients.  No loss
-    gets worse to first order.  For two losses it is the update
-    of PCGrad divided by 2.
+    scale of the losses' mean, and d is no longer than the mean length of the gradients.  To first
+    order, no loss increases.  For two losses it is the update of PCGrad divided by 2.
 
     Deviations:
-        TorchJD adds 1e-4 to the diagonal of the Gramian divided by its trace, and takes the mean
-        where the gradients are smaller than 1e-4.  Here the projections are exact at any scale, but
-        for angles too small for single precision: eigenvalues of the cosines below
-        :math:`10^{-8}` are raised to that.  A loss without gradient projects nothing and gets the
-        weight 1 / K.
+        TorchJD adds 1e-4 to the diagonal of the Gramian divided by its trace, and returns the mean
+        if the gradients are smaller than 1e-4.  Here the projections are exact at any scale, except
+        for angles too small for single precision: eigenvalues of the cosine matrix below
+        :math:`10^{-8}` are set to :math:`10^{-8}`.  A loss with zero gradient changes nothing and
+        gets the weight 1 / K.
 
     Args:
         num_losses: K, the number of losses.

@@ -15,25 +15,25 @@ __all__ = ["UWSOWeighting"]
 class UWSOWeighting(LossWeighting):
     r"""Softmax of the inverse losses (UW-SO, Kirchdorfer et al. 2024).
 
-    The best weight of uncertainty weighting is known without learning it, 1 over the loss.  A
-    softmax with a temperature T tempers these weights, so that small losses count more:
+    The optimal weight of uncertainty weighting has a closed form: 1 divided by the loss.  This
+    method takes the softmax of these weights with a temperature T, so small losses get more weight:
 
     .. math:: w_i = \text{softmax}_i \frac{1}{T L_i}
 
     L. Kirchdorfer, C. Elich, S. Kutsche, H. Stuckenschmidt, L. Schott, J. M. Köhler, "Analytical
     Uncertainty-Based Loss Weighting in Multi-Task Learning", GCPR 2024 (arXiv:2408.07985).  The
-    weights are constants for differentiation, never negative, and sum to 1, so the gradient has the
-    scale of the losses' mean.
+    weights are treated as constants in differentiation, never negative, and sum to 1, so the
+    gradient has the scale of the losses' mean.
 
     Deviations:
         A loss that is not above 1e-8 has no usable reciprocal: it gets the weight 0, and the others
-        are weighted as if it were not there.  In the paper a loss near 0 takes all the weight.  If
-        no loss is above 1e-8 all weights are 1 / K.
+        are weighted without it.  In the paper a loss near 0 gets all the weight.  If no loss is
+        above 1e-8, all weights are 1 / K.
 
     Args:
         num_losses: K, the number of losses.
-        tau: the temperature T, at least 0.001; a large one makes the weights alike.  The paper
-            tunes it for each data set: the larger the losses, the smaller it has to be.
+        tau: the temperature T, at least 0.001; a large one makes the weights nearly equal.  The
+            paper tunes it for each data set: the larger the losses, the smaller it must be.
 
     Raises:
         ConfigError: ``tau`` is out of its range.

@@ -300,7 +300,7 @@ class TestNegativeWeights:
 
     def test_methods_of_losses_are_refused_over_several_heads(self, tmp_path):
         terms = terms_of({"types": [MixedLoss(ce_and_dice(), [1, 1])] * 2, "coef": [1, 0.4]})
-        with pytest.raises(ConfigError, match=r"PBI can give negative .* one of the 2 heads get"):
+        with pytest.raises(ConfigError, match=r"PBI can give negative .* one of the 2 heads"):
             JointAggregation({"type": "PBI"}, terms)
         single = terms_of({"types": [MixedLoss(ce_and_dice(), [1, 1])], "coef": [1]})
         assert JointAggregation({"type": "PBI"}, single).aggregator.names

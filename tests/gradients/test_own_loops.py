@@ -112,7 +112,7 @@ def two_steps(model, loss, optimizer):
 )
 def test_weight_decay_on_learned_weights_is_warned_of(kind, weight_decay):
     model, loss = parts()
-    with pytest.warns(UserWarning, match=r"weight decay pulls .* group with weight_decay 0\.0"):
+    with pytest.warns(UserWarning, match=r"weight decay of .* group with weight_decay 0\.0"):
         two_steps(model, loss, decaying(kind, weight_decay, model, loss))
 
 

@@ -81,7 +81,7 @@ class TestDamage:
 
     def test_renamed_folder(self, run):
         (run / "iter_4").rename(run / "iter_6")
-        message = r"iter_6 is named after iteration 6, and its proof.json is of iteration 4"
+        message = r"iter_6: the name says iteration 6, but its proof.json says iteration 4"
         with pytest.raises(CheckpointError, match=message):
             run_training(run, 12, resume_model=str(run / "iter_6"))
         model = TinyNet()
@@ -112,14 +112,14 @@ class TestLatest:
         path.write_bytes(DAMAGE[kind](path.read_bytes()))
         run_training(run, 12, resume_model="latest")
         shown = "".join(capfd.readouterr())
-        assert f"The checkpoint {run}/iter_8 is passed over: cannot read" in shown
+        assert f"The checkpoint {run}/iter_8 is not used: cannot read" in shown
         assert f"Resume model from {run}/iter_4" in shown
 
     def test_names_what_is_incomplete(self, run, capfd):
         (run / "iter_8/model.pdopt").unlink()
         assert latest_checkpoint(run) == str(run / "iter_4")
         shown = "".join(capfd.readouterr())
-        assert f"{run}/iter_8 is passed over: model.pdopt missing" in shown
+        assert f"{run}/iter_8 is not used: model.pdopt missing" in shown
 
     def test_none_is_good(self, run):
         for path in run.glob("iter_*/model.pdparams"):
@@ -138,7 +138,7 @@ class TestLatest:
         paddle.save(state, str(run / "iter_8/model.pdparams"))
         assert newest_good_checkpoint(run) == run / "iter_4"
         shown = "".join(capfd.readouterr())
-        assert "iter_8 is passed over: heads.0.bias in model.pdparams is NaN or infinite" in shown
+        assert "iter_8 is not used: heads.0.bias in model.pdparams is NaN or infinite" in shown
 
     def test_the_last_good_one_is_named_when_training_diverges(self, run):
         class Poisoned(CrossEntropyLoss):
@@ -183,7 +183,7 @@ paddleseg.utils.load_entire_model(TinyNet(), "{run}/iter_8/model.pdparams")
         (run / "iter_8" / PROOF).unlink()
         run_training(run, 12, resume_model="latest")
         lines = "".join(capfd.readouterr()).splitlines()
-        assert sum(f"{run}/iter_8 is unproven" in line for line in lines) == 1
+        assert sum(f"{run}/iter_8 has no proof.json" in line for line in lines) == 1
         assert fault_of(run / "iter_12") is None
 
     def test_kill_at_any_moment_of_a_save_leaves_it_incomplete_or_proven(self, tmp_path):

@@ -64,7 +64,7 @@ class TestUnknownKeys:
             ),
             (
                 at("loss", "loss_aggregator", value={}),
-                "loss.loss_aggregator: there is no such key; loss_aggregator stands at top level",
+                "loss.loss_aggregator: there is no such key; loss_aggregator is a top-level key",
             ),
             (
                 at("distill_loss", value={"types": [MIXED], "coef": [1], "coeff": 1}),

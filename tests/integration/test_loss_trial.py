@@ -78,7 +78,7 @@ class TestMisfits:
                 1,
                 "loss.types[0].losses[0]: BCELoss expects an out",
             ),
-            (DICE, 1, "loss.types[0]: DiceLoss expects an output for every class, the background"),
+            (DICE, 1, "loss.types[0]: DiceLoss expects an output for every class, including"),
             (
                 weighed(CE, {"type": "FocalLoss"}),
                 3,
@@ -124,7 +124,7 @@ class TestMisfits:
             (
                 {"type": "BCELoss", "edge_label": True},
                 2,
-                "loss.types[0].edge_label: expected edge: true under train_dataset beside it",
+                "loss.types[0].edge_label: expected edge: true under train_dataset too",
             ),
             (
                 {**CE, "data_format": "NHWC"},
@@ -198,7 +198,7 @@ class TestMisfits:
     def test_a_network_that_takes_other_images(self, parts_of):
         parts, _ = parts_of(CE)
         model = nn.Conv2D(1, 2, 1)
-        with pytest.raises(ConfigError, match=r"model: it does not take the images of train_datas"):
+        with pytest.raises(ConfigError, match=r"model: it does not accept the images of train_dat"):
             try_losses(model, parts.train_dataset, parts.losses, 2)
 
     @pytest.mark.parametrize("command", ["train", "diagnose"])

@@ -168,7 +168,7 @@ class TestArchives:
     def test_cut_short(self, tmp_path):
         path = tar(tmp_path / "weights.tgz", ("pack/a", os.urandom(100_000)))
         path.write_bytes(path.read_bytes()[:50_000])
-        with pytest.raises(ConfigError, match=r"weights.tgz: it is no archive, or it is cut short"):
+        with pytest.raises(ConfigError, match=r"weights.tgz: it is not an archive, or is inc"):
             check_archive(path)
 
     def test_an_archive_of_weights_is_loaded(self, server):

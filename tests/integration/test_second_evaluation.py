@@ -177,5 +177,5 @@ def test_methods_that_do_not_look_again_remember_nothing_of_it():
 
 
 def test_observe_is_for_methods_that_define_it():
-    with pytest.raises(ConfigError, match="SumWeighting: it does not ask for the losses after"):
+    with pytest.raises(ConfigError, match="SumWeighting: it does not use the losses after"):
         SumWeighting(2).observe_after_step(paddle.ones([2]))

@@ -120,7 +120,7 @@ class TestEveryComponent:
             ({"losses": []}, "expects a list of two or more, found 0"),
             ({"losses": "DiceLoss"}, "expects a list of two or more, found 'DiceLoss'"),
             ({"losses": [CrossEntropyLoss(), "DiceLoss"]}, "found 'DiceLoss'"),
-            ({"losses": [BCELoss(edge_label=True), DiceLoss()]}, "BCELoss of edges or of two outp"),
+            ({"losses": [BCELoss(edge_label=True), DiceLoss()]}, "cannot weigh BCELoss"),
             ({"losses": ce_and_dice(), "names": ["a", None]}, "names: expected a list of 2"),
             ({"losses": ce_and_dice(), "names": ["a"]}, "names: expected a list of 2"),
             ({"losses": ce_and_dice(), "names": "ab"}, "names: expected a list of 2"),

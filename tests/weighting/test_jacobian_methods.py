@@ -94,8 +94,8 @@ class TestRoom:
         ((losses, jacobian),) = steps(number=1)
         update(method, jacobian, losses)
         message = (
-            f"{name}: expected gradients of 40 numbers, as when it began, found 41: it goes on only"
-            " with the same network, trainable parameters neither more nor fewer"
+            f"{name}: expected gradients of 40 numbers, as at its first step, found 41; "
+            "continue with the same network and the same trainable parameters"
         )
         with pytest.raises(ConfigError) as raised:
             method.prepare(41)
@@ -115,5 +115,5 @@ class TestRoom:
         original, restored = METHODS[name](3), METHODS[name](3)
         update(original, steps()[0][1])
         restored.set_state_dict(original.state_dict())
-        with pytest.raises(ConfigError, match="expected gradients that bind foresaw"):
+        with pytest.raises(ConfigError, match="expected gradients that bind expects"):
             restored.prepare(40)

@@ -61,8 +61,8 @@ class TestWrongCalls:
             with pytest.raises(ConfigError) as error:
                 method(*inputs)
             assert str(error.value) == (
-                f"{type(method).__name__}: expected a call of update(losses, jacobian), as its "
-                "weights alone do not give the update; found a call of the method itself"
+                f"{type(method).__name__}: expected a call of update(losses, jacobian), found "
+                "a call of the method itself, whose weights do not determine the update"
             )
 
     @pytest.mark.parametrize("name", methods_of(GramianWeighting))
@@ -73,7 +73,7 @@ class TestWrongCalls:
 
     @pytest.mark.parametrize("method", [RLWWeighting, MGDAWeighting, MoCoWeighting])
     def test_losses_after_the_step_that_nobody_asked_for(self, method):
-        message = f"{method.__name__}: it does not ask for the losses after the step"
+        message = f"{method.__name__}: it does not use the losses after the step"
         with pytest.raises(ConfigError, match=f"^{message}$"):
             method(2).observe_after_step(paddle.ones([2]))
 
