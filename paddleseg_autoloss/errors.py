@@ -15,6 +15,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "MissingPackageError",
+    "OutputError",
     "RunsFailed",
     "TensorFileError",
     "TrainingDiverged",
@@ -43,6 +44,10 @@ class DataError(AutoLossError, ValueError):
 
 class CheckpointError(AutoLossError, RuntimeError):
     """A checkpoint folder is incomplete or belongs to another loss."""
+
+
+class OutputError(AutoLossError, OSError):
+    """A file or a folder cannot be written: a full disk, a quota, a folder that is read-only."""
 
 
 class TensorFileError(CheckpointError):

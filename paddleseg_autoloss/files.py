@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all, and JSON that every parser reads."""
+"""Files that are written whole or not at all, disks that refuse, JSON that every parser reads."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -10,9 +11,48 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from paddleseg_autoloss.errors import DataError
+from paddleseg_autoloss.errors import DataError, OutputError
 
-__all__ = ["json_number", "json_text", "read_json", "replace_file", "write_file", "write_json"]
+__all__ = [
+    "json_number",
+    "json_text",
+    "output_errors",
+    "read_json",
+    "replace_file",
+    "write_file",
+    "write_json",
+]
+
+#: What a disk or a folder answers, and what to do about it.
+_ADVICE = {
+    errno.ENOSPC: "free some space or some inodes, or choose another folder",
+    errno.EDQUOT: "free some of your quota, or choose another folder",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another folder",
+    errno.EROFS: "choose another folder",
+    errno.EACCES: "choose another folder, or change who may write to it",
+    errno.EPERM: "choose another folder, or change who may write to it",
+    errno.EIO: "look whether the disk is sound, or choose another folder",
+}
+
+
+@contextmanager
+def output_errors(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
+    """Turn what a disk or a folder refuses within into an error for people.
+
+    Args:
+        path: what is written within, named in the error unless the system names another file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0)
+        where = error.filename or path
+        if advice is None or where is None or isinstance(error, OutputError):
+            raise
+        raise OutputError(f"cannot write {where}: {error.strerror}; {advice}") from error
 
 
 @contextmanager
@@ -25,6 +65,9 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     Args:
         path: the file to replace.  Something else than a file, a pipe for instance, is written to
             directly.
+
+    Raises:
+        OutputError: the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -40,10 +83,11 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         return
     temporary = Path(f"{os.fspath(path)}.part")
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with output_errors(path):
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()

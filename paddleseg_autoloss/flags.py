@@ -11,6 +11,7 @@ import paddle
 
 from paddleseg_autoloss.checks import describe_integer, is_integer
 from paddleseg_autoloss.errors import AutoLossError, TrainingStopped
+from paddleseg_autoloss.files import output_errors
 
 __all__ = ["default_device", "non_negative_int", "positive_int", "run_command"]
 
@@ -21,7 +22,8 @@ _INTERRUPTED = 130
 def run_command(command: Callable[[], Any]) -> int:
     """Call ``command`` and return the exit status; an error of ours is one line, no traceback."""
     try:
-        command()
+        with output_errors():
+            command()
     except AutoLossError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

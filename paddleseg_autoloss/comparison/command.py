@@ -10,11 +10,11 @@ from paddleseg.utils import logger
 from paddleseg_autoloss.comparison.folders import RunFolder, prepare
 from paddleseg_autoloss.comparison.plan import Plan
 from paddleseg_autoloss.comparison.plan_reader import read_plan
-from paddleseg_autoloss.comparison.processes import lock_folder
 from paddleseg_autoloss.comparison.report import write_report, write_setup
 from paddleseg_autoloss.comparison.results import Results
 from paddleseg_autoloss.comparison.runner import Runner
 from paddleseg_autoloss.errors import ConfigError, RunsFailed
+from paddleseg_autoloss.locks import lock_folder
 
 __all__ = ["compare_from"]
 
@@ -35,7 +35,8 @@ def compare_from(args: Namespace, config_dir: Path, command: str) -> None:
     if args.report_only:
         _report(plan, save_dir, args)
         return
-    with lock_folder(save_dir):
+    save_dir.mkdir(parents=True, exist_ok=True)
+    with lock_folder(save_dir, "comparison"):
         folders = prepare(plan, save_dir)
         write_setup(save_dir, command, args.jobs)
         failed = _run(Runner(plan, folders, args))

@@ -1,28 +1,24 @@
-"""What a comparison needs of the operating system: processes, signals, a lock and the cards."""
+"""What a comparison needs of the operating system: processes, signals and the cards."""
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import paddle
 
-from paddleseg_autoloss.errors import ConfigError
-
 __all__ = [
     "Interruption",
     "describe_status",
     "kill_process",
-    "lock_folder",
     "start_process",
     "visible_cards",
 ]
@@ -81,27 +77,6 @@ def visible_cards() -> list[str]:
     if named is not None:
         return [card for card in named.split(",") if card.strip()]
     return [str(index) for index in range(paddle.device.cuda.device_count())]
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other comparisons out of a folder.
-
-    Args:
-        folder: of the comparison; it is created.
-
-    Raises:
-        ConfigError: another comparison uses it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"--save_dir: expected a folder that no other comparison uses, found {folder}"
-            ) from error
-        yield
 
 
 class Interruption:

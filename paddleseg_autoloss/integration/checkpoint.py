@@ -15,7 +15,7 @@ import paddle
 from paddle import Tensor, nn
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.errors import CheckpointError, ConfigError
+from paddleseg_autoloss.errors import CheckpointError, ConfigError, OutputError
 from paddleseg_autoloss.files import replace_file
 from paddleseg_autoloss.integration.proof import (
     PROOF,
@@ -83,6 +83,8 @@ class CheckpointWriter:
                 if file.name == _STATE and iteration is not None:
                     network = file.parent / _NETWORK
                     write_proof(file.parent, iteration, {_NETWORK: network, _STATE: part})
+        except OutputError as error:
+            raise CheckpointError(f"save_dir: {error}") from error
         except OSError as error:
             raise CheckpointError(f"save_dir: cannot write {path}: {error.strerror}") from error
         if file.name == _STATE:

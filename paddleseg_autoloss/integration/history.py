@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from paddleseg_autoloss.escaping import escape_cell, escape_math, unescape_cell
+from paddleseg_autoloss.files import output_errors, replace_file
 from paddleseg_autoloss.integration.gradient_statistics import PairRow
 
 __all__ = ["Row", "WeightHistory"]
@@ -77,11 +79,13 @@ class _Table(Generic[R]):
 
     def _write(self, rows: Iterable[R], mode: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, mode, newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if mode == "w":
-                writer.writerow(field.name for field in fields(self._kind))
-            writer.writerows(map(_cells, rows))
+        lines = io.StringIO(newline="")
+        writer = csv.writer(lines)
+        if mode == "w":
+            writer.writerow(field.name for field in fields(self._kind))
+        writer.writerows(map(_cells, rows))
+        with output_errors(self.path), open(self.path, mode, newline="", encoding="utf-8") as file:
+            file.write(lines.getvalue())
 
 
 def _cells(row: Row | PairRow) -> list[Any]:
@@ -140,7 +144,8 @@ class WeightHistory:
         for one in figure.axes:
             one.set_xlabel("iteration")
             one.grid(alpha=0.3)
-        figure.savefig(self.png_path)
+        with replace_file(self.png_path) as temporary:
+            figure.savefig(temporary, format="png")
         return True
 
     def _plot_weights(self, axes: Any) -> None:

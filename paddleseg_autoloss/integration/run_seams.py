@@ -12,6 +12,7 @@ from paddle import nn
 from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.errors import AutoLossError, CheckpointError
+from paddleseg_autoloss.files import output_errors
 from paddleseg_autoloss.integration.checkpoint import checked_load, non_finite
 from paddleseg_autoloss.integration.evaluation import captured_figures
 from paddleseg_autoloss.integration.loop import LOOP, ContinuedSampler
@@ -137,7 +138,36 @@ def _grad_scaler(session: TrainingSession, stock: Any) -> Callable:
 def _log_writer(session: TrainingSession, stock: Any) -> Callable:
     @functools.wraps(stock)
     def log_writer(*args: Any, **kwargs: Any) -> visualdl.LogWriter:
-        session.report.writer = stock(*args, **kwargs)
-        return session.report.writer
+        writer = stock(*args, **kwargs)
+        writer.add_scalar = _checked_add_scalar(writer)
+        session.report.writer = writer
+        return writer
 
     return log_writer
+
+
+def _checked_add_scalar(writer: visualdl.LogWriter) -> Callable:
+    """Return ``add_scalar`` that raises what VisualDL's thread meets and only prints."""
+    stock = writer.add_scalar
+    records = writer._get_file_writer()._async_writer._record_writer
+    failures: list[OSError] = []
+    records.write = _noting(records.write, failures)
+    records.flush = _noting(records.flush, failures)
+
+    def add_scalar(*args: Any, **kwargs: Any) -> None:
+        with output_errors(writer.file_name):
+            if failures:
+                raise failures[0]
+            stock(*args, **kwargs)
+
+    return add_scalar
+
+
+def _noting(write: Callable, failures: list[OSError]) -> Callable:
+    def noting(*args: Any) -> None:
+        try:
+            write(*args)
+        except OSError as error:
+            failures.append(error)
+
+    return noting

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from paddleseg.utils import logger
 
 from paddleseg_autoloss.data_checks import check_data, reader_errors
 from paddleseg_autoloss.errors import CheckpointError, ConfigError, TrainingDiverged
+from paddleseg_autoloss.files import output_errors
 from paddleseg_autoloss.integration.builder import extend_builder
 from paddleseg_autoloss.integration.checkpoint import (
     check_writable,
@@ -27,6 +29,7 @@ from paddleseg_autoloss.integration.proof import PROOF, has_proof
 from paddleseg_autoloss.integration.report import TrainLogger
 from paddleseg_autoloss.integration.safety import install_safety
 from paddleseg_autoloss.integration.session import TrainingSession
+from paddleseg_autoloss.locks import lock_folder
 from paddleseg_autoloss.ranks import is_writing_rank
 from paddleseg_autoloss.seams import check_seams, redirect
 
@@ -59,6 +62,14 @@ def train(*args: Any, **kwargs: Any) -> Any:
     _check_sizes(arguments)
     _check_datasets(arguments)
     check_writable(arguments["save_dir"])
+    lock = lock_folder(arguments["save_dir"], "training") if is_writing_rank() else nullcontext()
+    with lock, output_errors(arguments["save_dir"]):
+        return _prepared(call)
+
+
+def _prepared(call: inspect.BoundArguments) -> Any:
+    """Train in a folder that is ours."""
+    arguments = call.arguments
     if arguments["resume_model"] == "latest":
         arguments["resume_model"] = latest_checkpoint(arguments["save_dir"])
     session = TrainingSession(

@@ -13,7 +13,6 @@ from support.processes import ROOT
 
 from paddleseg_autoloss.comparison.folders import prepare
 from paddleseg_autoloss.comparison.job import Commands, Job
-from paddleseg_autoloss.comparison.processes import lock_folder
 from paddleseg_autoloss.comparison.runner import Runner
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.installation import package_command
@@ -128,14 +127,3 @@ def test_cards_are_shared_out(parse, tmp_path, base, monkeypatch):
         assert environment["CUDA_VISIBLE_DEVICES"] == expected
         assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
         runner._jobs.append(Namespace(environment=environment))
-
-
-def test_one_comparison_to_a_folder(tmp_path):
-    with (
-        lock_folder(tmp_path),
-        pytest.raises(ConfigError, match="expected a folder that no other comparison uses"),
-        lock_folder(tmp_path),
-    ):
-        pass
-    with lock_folder(tmp_path):
-        pass

@@ -32,6 +32,7 @@ LAYERS = [
     "missing_packages",
     "escaping",
     "files",
+    "locks",
     "text_tables",
     "checks",
     "yaml_files",
