@@ -25,7 +25,7 @@ from paddleseg_autoloss.installation import package_command
 __all__ = ["Commands", "Job"]
 
 #: How an error about data begins.
-_DATA_KEYS = ("train_dataset: ", "val_dataset: ")
+_DATA_KEYS = ("train_dataset: ", "train_dataset.", "val_dataset: ", "val_dataset.")
 
 
 class _ProcessFailed(AutoLossError):

@@ -201,7 +201,10 @@ def _without_foreground(
             f"{_labels_seen(labels, samples)}, expected {wanted} too; {ignore} is ignore_index"
         )
         return Finding(text + hint, is_error=labels.changed_by is None)
-    text = f"found only class 0 in {_labels_seen(labels, samples)}, expected {wanted} too"
+    text = (
+        f"{samples[0].where}{samples[0].label}: found only class 0 in "
+        f"{_labels_seen(labels, samples)}, expected {wanted} too"
+    )
     certain = labels.is_training and labels.is_complete and labels.changed_by is None
     return Finding(f"{text}; are these the right labels?", is_error=certain)
 

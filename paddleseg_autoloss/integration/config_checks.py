@@ -15,6 +15,7 @@ from paddleseg_autoloss.checks import checked_integer, checked_range
 from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.integration.config_components import (
+    TRANSFORM_KEYS,
     check_arguments,
     check_component,
     check_finite,
@@ -29,7 +30,6 @@ __all__ = ["check_aggregator", "check_config", "check_loss", "check_opt", "check
 
 _NETWORKS = (manager.MODELS, manager.BACKBONES)
 _POLICIES = ("stop", "skip")
-_TRANSFORMS = ("transforms", "common_transforms", "transforms1", "transforms2")
 #: Python takes a number instead of a path for the number of an open file, and reads that file.
 _TEXTS = ("mode", "dataset_root", "train_path", "val_path", "test_path", "separator")
 _SHARED = ("type", "num_classes", "img_channels", "ignore_index")
@@ -132,7 +132,7 @@ def _check_dataset(key: str, dataset: dict[str, Any]) -> None:
     for name, value in dataset.items():
         if name in _TEXTS and not isinstance(value, (str, type(None))):
             raise ConfigError(f"{key}.{name}: expected text, found {shown(value)}")
-        if name in _TRANSFORMS and value not in (None, []):
+        if name in TRANSFORM_KEYS and value not in (None, []):
             for entry_key, entry in entries(f"{key}.{name}", value):
                 check_component(entry_key, entry, (manager.TRANSFORMS,))
 

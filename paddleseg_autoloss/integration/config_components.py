@@ -15,6 +15,7 @@ from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.integration.config_keys import check_keys
 
 __all__ = [
+    "TRANSFORM_KEYS",
     "check_arguments",
     "check_component",
     "check_finite",
@@ -31,6 +32,10 @@ _ALL = (
     manager.LOSSES,
     manager.OPTIMIZERS,
 )
+#: Arguments that hold transforms.
+TRANSFORM_KEYS = ("transforms", "common_transforms", "transforms1", "transforms2")
+#: Arguments that hold components of one kind; others may hold any.
+_KINDS = {"losses": (manager.LOSSES,), **dict.fromkeys(TRANSFORM_KEYS, (manager.TRANSFORMS,))}
 
 
 def entries(key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -65,17 +70,18 @@ def check_component(
     pretrained = component.get("pretrained")
     if not isinstance(pretrained, (str, type(None))):
         raise ConfigError(f"{key}.pretrained: expected a path, found {shown(pretrained)}")
-    for inner_key, inner in _inner_components(key, component):
-        check_component(inner_key, inner, _ALL, requires_all=False)
+    for name in component:
+        kinds = _KINDS.get(name, _ALL)
+        for inner_key, inner in _inner_components(f"{key}.{name}", component[name]):
+            check_component(inner_key, inner, kinds, requires_all=False)
 
 
-def _inner_components(key: str, component: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the arguments that PaddleSeg's builder builds, which are mappings with a type."""
-    for name, value in component.items():
-        found = [(f"{key}.{name}", value)]
-        if isinstance(value, list):
-            found = [(f"{key}.{name}[{index}]", entry) for index, entry in enumerate(value)]
-        yield from ((k, entry) for k, entry in found if isinstance(entry, dict) and "type" in entry)
+def _inner_components(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what PaddleSeg's builder builds of an argument: mappings with a type."""
+    found = [(key, value)]
+    if isinstance(value, list):
+        found = [(f"{key}[{index}]", entry) for index, entry in enumerate(value)]
+    return ((k, entry) for k, entry in found if isinstance(entry, dict) and "type" in entry)
 
 
 def checked_type(key: str, component: Any, known: Mapping[str, Any]) -> str:

@@ -114,7 +114,8 @@ class TestValues:
         assert "expected classes from 1 to 3 too" in text
         build(tmp_path, "val")
         (warning,) = said(capsys)
-        assert warning.startswith("val_dataset: found only class 0 in all 2 labels")
+        assert warning.startswith(f"val_dataset: {tmp_path}/train.txt, line 1: {tmp_path}/")
+        assert "0_label.png: found only class 0 in all 2 labels" in warning
 
     def test_classes_that_never_occur(self, tmp_path, capsys):
         write_data(tmp_path, [square(2), square(2)])

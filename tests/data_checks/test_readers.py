@@ -214,6 +214,18 @@ def test_commands_end_with_one_line(command, num_workers, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_comparison_ends_at_the_first_images_that_make_no_batch(tmp_path):
+    write_data(tmp_path, [square(size=size) for size in (32, 48, 64, 32, 48, 64)])
+    config = write_config(tmp_path, [{"type": "Normalize"}])
+    words = ["compare", "--config", config, "--device", "cpu", "--methods", "PCGrad,CAGrad"]
+    done = run_tool(
+        "-m", "paddleseg_autoloss", *words, "--save_dir", "out", cwd=tmp_path, PYTHONPATH=str(ROOT)
+    )
+    assert done.returncode == 1
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert re.match(r"error: .*train_dataset\.transforms: expected images that make a batch", last)
+
+
 def test_a_broken_image_at_the_end_of_an_evaluation(tmp_path):
     write_data(tmp_path, [square()] * 3)
     config = write_config(tmp_path)

@@ -95,6 +95,15 @@ class TestUnknownKeys:
                 "train_dataset.transforms[1]: expected a 'type', found {'tyep': 'Normalize'}",
             ),
             (
+                # Of its own kind: the nearest of all names is a model's.
+                at("train_dataset", "transforms", 1, value={"type": "Norm"}),
+                "train_dataset.transforms[1].type: there is no 'Norm'; did you mean Normalize?",
+            ),
+            (
+                at("train_dataset", "transforms", 1, value={"type": "DeepLabV3"}),
+                "train_dataset.transforms[1].type: there is no 'DeepLabV3'",
+            ),
+            (
                 at("loss_aggregator", value={"type": "CAGrad", "calfa": 1}),
                 "loss_aggregator.calfa: CAGrad has no such argument; did you mean calpha?",
             ),
