@@ -1,8 +1,8 @@
 """Automatic loss weighting for PaddleSeg.
 
-Importing the package registers its losses and data sets with PaddleSeg, cures the faults of the
-installed PaddleSeg (`paddleseg_autoloss.compat`), and makes ``paddleseg.core.train`` train the
-parameters of losses.  Import it before Paddle: Paddle 2.6.2 depends on the order.
+The import of this package registers its losses and data sets in PaddleSeg, corrects faults of the
+installed PaddleSeg (`paddleseg_autoloss.compat`), and lets ``paddleseg.core.train`` also train the
+parameters of losses.  Import it before Paddle: Paddle 2.6.2 requires this order.
 """
 
 from paddleseg_autoloss.missing_packages import explained_imports
@@ -22,7 +22,7 @@ __all__ = ["SyntheticFundus", "__version__", *COMPONENTS]
 
 
 def __getattr__(name: str) -> type[WeightedLoss]:
-    """Find a component by its name, as in ``paddleseg_autoloss.CAGrad``."""
+    """Return a component by its name, as in ``paddleseg_autoloss.CAGrad``."""
     if name not in COMPONENTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return COMPONENTS[name]

@@ -1,4 +1,4 @@
-"""The documentation of all methods, read from their classes: for the docs and the terminal."""
+"""The documentation of all methods for the docs and the terminal, read from their classes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = [
     "text_table",
 ]
 
-#: Published methods that this package does not have, and why.
+#: Published methods that this package does not contain, and the reasons.
 LEFT_OUT = {
-    "MoDo": "needs the gradients of several independent batches a step, that is another data "
+    "MoDo": "needs the gradients of several independent batches per step, which needs another data "
     "loader (Chen et al. 2023, NeurIPS)",
-    "SDMGrad": "needs the gradients of several independent batches a step, that is another data "
-    "loader (Xiao et al. 2023, NeurIPS)",
-    "AutoLambda, MOML, FORUM": "differentiates, in every step, through a step on a batch of "
+    "SDMGrad": "needs the gradients of several independent batches per step, which needs another "
+    "data loader (Xiao et al. 2023, NeurIPS)",
+    "AutoLambda, MOML, FORUM": "differentiates, in every step, through an optimizer step on "
     "validation data",
 }
 
@@ -53,7 +53,7 @@ _HEADER = (
 )
 #: Summary, abbreviation, authors and year in a docstring's first line.
 _SUMMARY = re.compile(r"(.+?)(?: \((?:([^,()]+), )?([^,()]+) (\d{4})\))?\.(?: .*)?$")
-#: Stand-ins for K and n, to be recognised in the shapes of what a method remembers.
+#: Values for K and n that can be recognised in the shapes of a method's state.
 _K, _N = 5, 11
 
 
@@ -62,11 +62,11 @@ class Entry:
     """A method's row in the table.
 
     Args:
-        name: what a config calls it.
+        name: its name in a config.
         method: its class.
-        summary: what it is, in a few words.
-        authors: of its paper, or an empty string.
-        year: of its paper, or an empty string.
+        summary: short description.
+        authors: authors of its paper, or an empty string.
+        year: year of its paper, or an empty string.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Entry:
     def row(self) -> tuple[str, ...]:
         """Return the cells of the table."""
         method = self.method
-        # With its defaults; a method that wraps another takes after that.
+        # The arguments have their defaults; a method that wraps another has the other's properties.
         weighting = method(_K if method.most_losses >= _K else int(method.most_losses))
         needs = _needs(weighting)
         return (
@@ -99,7 +99,7 @@ class Entry:
         return inspect.cleandoc(self.method.__doc__ or "").split("\nExamples:")[0].rstrip()
 
     def arguments(self) -> list[tuple[str, Any]]:
-        """Return the names and defaults of what a config can give the method."""
+        """Return the names and defaults of the arguments that a config can have."""
         return [(argument.name, argument.default) for argument in method_arguments(self.method)]
 
 
@@ -122,20 +122,20 @@ def table() -> list[tuple[str, ...]]:
 
 
 def _needs(weighting: Weighting) -> str:
-    """Return what the weights depend on."""
+    """Return the inputs on which the weights depend."""
     if isinstance(weighting, LossWeighting):
         return "losses"
     return "Jacobian" if isinstance(weighting, JacobianWeighting) else "Gramian"
 
 
 def _losses(weighting: Weighting) -> str:
-    """Return what losses the method is made for."""
+    """Return the range of losses that the method accepts."""
     learned = weighting.loss_range != "any" and weighting.parameter_name is not None
     return weighting.loss_range + (" (else the weight stays)" if learned else "")
 
 
 def _state(weighting: Weighting) -> str:
-    """Return what a checkpoint contains of a method, with the shapes."""
+    """Return the state of a method in a checkpoint, with its shapes."""
     if isinstance(weighting, JacobianWeighting):
         weighting.prepare(_N)
     names = {weighting.num_losses: "K", _N: "n"}
@@ -151,16 +151,16 @@ def _state(weighting: Weighting) -> str:
 
 
 def example_losses(method: type[Weighting]) -> list[str]:
-    """Return names of as many of PaddleSeg's losses as a method needs, for an example."""
+    """Return names of PaddleSeg's losses for an example; as many as the method needs."""
     kinds = ["CrossEntropyLoss", "DiceLoss", "LovaszSoftmaxLoss", "FocalLoss"]
     return kinds[: max(2, method.least_losses)]
 
 
 def config_snippet(name: str) -> str:
-    """Return the part of a config that trains with a method, its own arguments at their defaults.
+    """Return the part of a config that trains with a method and its default arguments.
 
     Args:
-        name: of the method.
+        name: name of the method.
     """
     method = METHODS[name]
     return "\n".join(
@@ -181,7 +181,7 @@ def config_snippet(name: str) -> str:
 
 
 def _yaml(value: Any) -> str:
-    # A scalar is followed by an end-of-document marker.
+    # PyYAML writes an end-of-document marker after a scalar.
     return yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
 
 
@@ -195,7 +195,7 @@ def text_entry(name: str) -> str:
     """Return the documentation of one method for a terminal.
 
     Args:
-        name: of the method.
+        name: name of the method.
     """
     entry = next(entry for entry in entries() if entry.name == name)
     arguments = ", ".join(f"{key}={default!r}" for key, default in entry.arguments())
@@ -211,7 +211,7 @@ def text_entry(name: str) -> str:
 
 
 def markdown_lists() -> str:
-    """Return README's lists: the names of the methods, by what their weights depend on."""
+    """Return README's lists: the names of the methods, grouped by the inputs of their weights."""
     names: dict[str, list[str]] = {"losses": [], "Gramian": [], "Jacobian": []}
     for name, _, _, needs, *_ in table()[1:]:
         names[needs].append(f"`{name}`")
@@ -230,24 +230,24 @@ Every method is a component for `loss.types` and a `type` for `loss_aggregator`;
 forms. `autoloss list` prints this table, and `autoloss show CAGrad` one of the
 sections.
 
-K is the number of losses, n the number of parameters. *Needs* says what the weights depend on: the
-values of the losses alone, the Gramian of their gradients (its K x K inner products), or the whole
-Jacobian. With `level: logits` those that need the Gramian need about one backward pass in
-all; those that need the Jacobian need memory for K n more numbers. *State* is what a checkpoint
-contains. *Scale* says whether the update is of the size of the losses' sum or of their
-mean; `reduction: sum` or `reduction: mean` changes it, for every method. Where the method sets a
+K is the number of losses, n the number of parameters. *Needs* is the input of the weights: only the
+values of the losses, the Gramian of their gradients (the K x K inner products), or the whole
+Jacobian. With `level: logits`, methods that need the Gramian need about one backward pass in
+total. Methods that need the Jacobian need memory for K n more numbers. *State* is the content of a
+checkpoint. *Scale* shows whether the update has the scale of the losses' sum or of their
+mean; `reduction: sum` or `reduction: mean` changes it for every method. If the method has a
 scale of its own, `mean` divides it by K. Gradients can be as long or as short as single precision
-holds, but for `ExcessMTL` and `MConFIG`, whose sections give the range. Weights below 0 never reach
-parameters that some of the losses do not train, because they would make a head worse; where this
-cannot be avoided, a method with such weights is refused.
+allows; only `ExcessMTL` and `MConFIG` have a smaller range, see their sections. If only some of the
+losses depend on a parameter, as in an auxiliary head, weights below 0 count as 0 there, because
+they would increase these losses; if this is impossible, a method with such weights is refused.
 
-*Losses* says for which losses a method is made; some are negative by design, such as `RMILoss`. A
-method for *any* takes them. Where weights are learned, that of a term stays as it is while the term
-is negative, and one warning names the term. Everywhere else a negative loss is an error that names
-it: the method would switch it off or make it rise. 0 is no error, and neither is -1e-6, which can
-be the rounding of 0. `paddleseg.core.train` reads the losses in any case. In a training loop of
-your own the look at them waits for the device once a step; methods that take any losses or learn
-their weights do without.
+*Losses* is the range of losses that a method accepts; some losses are negative by design, such as
+`RMILoss`. Methods for *any* accept them. If the weights are learned, the weight of a term does not
+change while the term is negative, and one warning names the term. For all other methods a negative
+loss is an error that names it: the method would ignore the loss or increase it. A loss of 0 is not
+an error, nor is -1e-6, which may be 0 with a rounding error. `paddleseg.core.train` reads the
+losses in any case. In your own training loop this check waits for the device once per step, except
+for methods that accept any losses or learn their weights.
 
 {table}
 
@@ -278,8 +278,8 @@ def _section(entry: Entry) -> str:
 
 
 def _markdown(docstring: str) -> str:
-    """Translate a docstring: its mathematics, its sections and their entries."""
-    # GitHub wants a formula within text on one line.
+    """Translate the mathematics, the sections and the entries of a docstring to Markdown."""
+    # GitHub requires a formula within text to be on one line.
     text = re.sub(
         r":math:`(.+?)`", lambda m: f"$`{' '.join(m[1].split())}`$", docstring, flags=re.DOTALL
     )
@@ -311,5 +311,5 @@ _TITLES = {"Args:": "Arguments", "Attributes:": "Attributes", "Raises:": "Errors
 
 
 def _list(body: str) -> str:
-    """Make a list of ``name: meaning`` entries, whose further lines are indented."""
+    """Make a Markdown list of ``name: meaning`` entries; their continuation lines are indented."""
     return re.sub(r"^(\w+):", r"- `\1`:", body.replace("\n    ", "\n  "), flags=re.MULTILINE)

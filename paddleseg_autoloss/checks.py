@@ -1,4 +1,4 @@
-"""Checks of values that users give: each returns the value, or says what was expected."""
+"""Checks of values from users: each returns the value, or raises an error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def is_integer(value: Any, least: float = -math.inf, most: float = math.inf) -> 
 
 
 def describe_integer(least: int, most: float = math.inf) -> str:
-    """Return the words for an integer within bounds, for an error."""
+    """Describe an integer within bounds, for an error."""
     if most != math.inf:
         return f"an integer from {least} to {most}"
     return "a positive integer" if least == 1 else f"an integer of at least {least}"
@@ -53,7 +53,7 @@ def checked_number(name: str, value: float) -> float:
 
 
 def _hint(value: object) -> str:
-    """YAML 1.1 reads a number with an exponent as text where it has no point."""
+    """Return a hint for text that looks like a number: YAML 1.1 reads 1e-4 as text."""
     try:
         float(value if isinstance(value, str) else "no number")
     except ValueError:
@@ -93,10 +93,10 @@ def checked_length(name: str, values: Sequence[Any], num_losses: int) -> list[An
 
 
 def one_for_each(name: str, value: Any, num_losses: int) -> list[Any]:
-    """Return a list with one value for each loss; a number or a name stands for all of them.
+    """Return a list with one value for each loss; a single number or name is used for all losses.
 
     Raises:
-        ConfigError: it is a list of another length.
+        ConfigError: the value is a list of another length.
     """
     if isinstance(value, (int, float, str)):
         return [value] * num_losses
@@ -114,7 +114,7 @@ def build(key: str, make: Callable[[], T]) -> T:
     """Call ``make``, which builds the component of the config key ``key``.
 
     Raises:
-        ConfigError: it failed; the error says why in one line.
+        ConfigError: ``make`` failed; the error gives the reason in one line.
     """
     try:
         return make()

@@ -1,14 +1,14 @@
-"""Everything that papers over versions of Paddle and PaddleSeg; nothing else may test a version.
+"""All code that depends on versions of Paddle and PaddleSeg; no other module tests a version.
 
-Imported before everything else of the package.  Two kinds of cure live here: the import order below
-and the table `SOURCE_FIXES`, whose entries each replace one faulty expression of a PaddleSeg
-function.  An entry is applied only where its fault stands in the installed source and the installed
-Paddle trips over it, so a PaddleSeg that has mended a fault is left alone.
+It is imported before everything else of the package.  It contains two kinds of cure: the import
+order below, and the table `SOURCE_FIXES`, in which each entry replaces one faulty expression of a
+PaddleSeg function.  An entry is applied only if the installed PaddleSeg contains the fault and the
+installed Paddle is affected by it.  So a PaddleSeg that has corrected a fault is not changed.
 """
 
 from __future__ import annotations
 
-# Paddle 2.6.2 carries a zlib of its own; whoever loads Python's zlib after it crashes in
+# Paddle 2.6.2 contains its own zlib; if Python's zlib is loaded after it, the process crashes in
 # inflateReset2 ("zlib.error -2 inconsistent stream state").
 import zlib  # noqa: F401  isort: skip
 
@@ -34,7 +34,7 @@ __all__ = [
     "apply_source_fixes",
     "count_operations",
     "create_accumulators",
-    "overflowed",
+    "found_overflow",
 ]
 
 _PADDLE_MAJOR = int(paddle.__version__.split(".")[0])
@@ -46,11 +46,11 @@ class SourceFix:
 
     Args:
         target: the function, as ``module:qualified.name``.
-        faulty: the expression or statement as PaddleSeg has it; layout does not matter.
-        cure: what takes its place.
-        symptom: what users see without the cure.
-        versions: where they see it.
-        since_paddle: the first major version of Paddle that trips over it.
+        faulty: the expression or statement in PaddleSeg's code; its layout does not matter.
+        cure: the code that replaces it.
+        symptom: the fault that users see without the cure.
+        versions: the versions with the fault.
+        since_paddle: the first major version of Paddle that is affected.
     """
 
     target: str
@@ -180,7 +180,7 @@ SOURCE_FIXES = (
         faulty="lovasz_softmax_flat(vprobas, vlabels, classes=self.classes)",
         cure="lovasz_softmax_flat(vprobas, vlabels, classes=self.classes) if vlabels.size else "
         "probas.sum() * 0.0",
-        symptom="where every pixel is ignored the loss has the shape [0, C], and the run ends in "
+        symptom="if every pixel is ignored, the loss has the shape [0, C], and the run ends with "
         "one of several errors",
         versions="every PaddleSeg: LovaszSoftmaxLoss",
     ),
@@ -189,7 +189,7 @@ SOURCE_FIXES = (
         faulty="lovasz_hinge_flat(*flatten_binary_scores(logits, labels, self.ignore_index))",
         cure="lovasz_hinge_flat(*flatten_binary_scores(logits, labels, self.ignore_index)) "
         "if bool((labels != self.ignore_index).any()) else logits.sum() * 0.0",
-        symptom="ValueError: (InvalidArgument) Tensor need be reduced must not empty, where every "
+        symptom="ValueError: (InvalidArgument) Tensor need be reduced must not empty, if every "
         "pixel is ignored",
         versions="every PaddleSeg on Paddle 2: LovaszHingeLoss",
     ),
@@ -197,7 +197,7 @@ SOURCE_FIXES = (
         f"{_LOSSES}.dice_loss:DiceLoss.forward",
         faulty="labels[labels == self.ignore_index] = 0",
         cure="labels = labels * (labels != self.ignore_index).astype(labels.dtype)",
-        symptom="ignored pixels become background for every loss that follows; on Paddle 3 also "
+        symptom="ignored pixels become background for all following losses; on Paddle 3 also "
         "RuntimeError: (PermissionDenied) ... has been modified by an inplace operation",
         versions="every PaddleSeg on every Paddle",
     ),
@@ -248,7 +248,7 @@ SOURCE_FIXES = (
         faulty="paddle.flops",
         cure='__import__("paddleseg_autoloss.compat").compat.count_operations',
         symptom="TypeError: only 0-dimensional arrays can be converted to Python scalars, when all "
-        "iterations are done; the count is only printed, but what follows on it is lost",
+        "iterations are done; the count is only printed, but all later work of the run is lost",
         versions="Paddle 3.3.1 with NumPy 2.4 and later: every run",
     ),
     SourceFix(
@@ -262,7 +262,7 @@ SOURCE_FIXES = (
 
 
 class _Replacer(ast.NodeTransformer):
-    """Puts the cures of ``fixes`` in place of their faults; ``found`` collects those it met."""
+    """Replaces the faults of ``fixes`` by their cures; ``found`` collects the applied fixes."""
 
     def __init__(self, fixes: Iterable[SourceFix]) -> None:
         self.fixes = {ast.dump(_node(fix.faulty)): fix for fix in fixes}
@@ -283,10 +283,10 @@ def _node(source: str) -> ast.AST:
 
 
 def apply_source_fixes(target: str, fixes: Iterable[SourceFix]) -> list[SourceFix]:
-    """Cure the function ``target`` of those ``fixes`` whose fault it has, and return them.
+    """Apply those ``fixes`` whose fault is in the function ``target``, and return them.
 
-    The function object stays the same, only its code is replaced: whoever imported it earlier is
-    cured too, and tracebacks still point into PaddleSeg's file.
+    Only the code of the function object is replaced.  So the cure also works for modules that
+    imported the function earlier, and tracebacks still point into PaddleSeg's file.
     """
     module_name, qualified_name = target.split(":")
     function: FunctionType = attrgetter(qualified_name)(importlib.import_module(module_name))
@@ -315,13 +315,13 @@ APPLIED_FIXES = _apply_all()
 
 
 def count_operations(*args: Any, **kwargs: Any) -> int | None:
-    """Return what ``paddle.flops`` returns; where that fails, log why and return None.
+    """Return the result of ``paddle.flops``; if it fails, log the reason and return None.
 
-    PaddleSeg's loop calls it when all iterations are done, only to print the number.
+    PaddleSeg's loop calls it after the last iteration, only to print the number.
 
     Args:
-        *args: those of ``paddle.flops``.
-        **kwargs: likewise.
+        *args: positional arguments of ``paddle.flops``.
+        **kwargs: keyword arguments of ``paddle.flops``.
     """
     try:
         return paddle.flops(*args, **kwargs)
@@ -333,7 +333,7 @@ def count_operations(*args: Any, **kwargs: Any) -> int | None:
 def create_accumulators(optimizer: paddle.optimizer.Optimizer, parameters: list[Tensor]) -> None:
     """Let ``optimizer`` create its state for ``parameters`` now and not at its first step.
 
-    Paddle 2.6 makes the helper that this needs only when it steps, and fails an assertion without.
+    Paddle 2.6 creates a helper object for this only in a step, and fails an assertion without it.
     """
     if optimizer.helper is None:
         optimizer.helper = LayerHelper(type(optimizer).__name__)
@@ -341,6 +341,6 @@ def create_accumulators(optimizer: paddle.optimizer.Optimizer, parameters: list[
     optimizer._create_accumulators(block, parameters)
 
 
-def overflowed(optimizer: paddle.optimizer.Optimizer) -> bool:
-    """Whether a gradient scaler found an overflow, and told ``optimizer`` to leave out the step."""
+def found_overflow(optimizer: paddle.optimizer.Optimizer) -> bool:
+    """Whether a gradient scaler found an overflow, and told ``optimizer`` to skip the step."""
     return bool(optimizer._get_auxiliary_var("found_inf"))

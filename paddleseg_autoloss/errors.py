@@ -1,4 +1,4 @@
-"""The errors that this package raises for its users: one line each, naming what to change."""
+"""The errors of this package for its users: one line each, which names what to change."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import signal
 from collections.abc import Iterable
 
-#: Characters of a value within an error.
+#: Most characters of a value within an error.
 _LONGEST = 120
 
 __all__ = [
@@ -35,7 +35,7 @@ class AutoLossError(Exception):
 
 
 class ConfigError(AutoLossError, ValueError):
-    """A config key or an argument has a value that cannot work."""
+    """The value of a config key or an argument is invalid."""
 
 
 class DataError(AutoLossError, ValueError):
@@ -51,7 +51,7 @@ class OutputError(AutoLossError, OSError):
 
 
 class TensorFileError(CheckpointError):
-    """A file of tensors is damaged, or holds something other than tensors, numbers and names."""
+    """A file of tensors is damaged, or contains objects other than tensors, numbers and names."""
 
 
 class RunsFailed(AutoLossError, RuntimeError):
@@ -62,8 +62,8 @@ class TrainingDiverged(AutoLossError, FloatingPointError):
     """A loss or a gradient became NaN or infinite during training.
 
     Args:
-        what: says which, and when.
-        rescue: says from where to go on.
+        what: text that says which number, and when.
+        rescue: text that names the checkpoint to continue from.
     """
 
     def __init__(self, what: str, rescue: str = "") -> None:
@@ -96,26 +96,26 @@ class MissingPackageError(AutoLossError, ImportError):
 
 
 class UnsupportedVersionError(AutoLossError, ImportError):
-    """The installed PaddleSeg lacks something that this package builds upon."""
+    """The installed PaddleSeg lacks something that this package needs."""
 
 
 class UnclearedGradientError(AutoLossError, RuntimeError):
-    """The gradient of learned loss weights is never cleared, and adds up from step to step."""
+    """The gradient of learned loss weights is never cleared, and adds up over the steps."""
 
 
 class UnheldParameterError(AutoLossError, RuntimeError):
-    """No optimizer holds the learned loss weights, which would stay as they are for ever."""
+    """No optimizer holds the learned loss weights, so they would never change."""
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return the end of an error about an unknown name: the known name that is most like it."""
+    """Return the end of an error about an unknown name: a hint with the most similar known name."""
     by_lower_case = {one.lower(): one for one in known}
     matches = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.5)
     return f"; did you mean {by_lower_case[matches[0]]}?" if matches else ""
 
 
 def root_cause(error: BaseException) -> str:
-    """Return the message of the first error in a chain, or of our own, in one line."""
+    """Return the message of the first error in a chain, or of our own error, in one line."""
     while not isinstance(error, AutoLossError) and (error.__cause__ or error.__context__):
         error = error.__cause__ or error.__context__ or error
     return one_line(error) or type(error).__name__
@@ -127,7 +127,7 @@ def one_line(error: BaseException) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as an error shows it: in one line that is not long.
+    """Return a value as text for an error: one short line.
 
     Examples:
         >>> shown("a")

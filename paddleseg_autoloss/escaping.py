@@ -1,4 +1,4 @@
-"""Names that users and strangers give, written so that other programs show them as they are."""
+"""Escapes names from users and strangers, so that other programs show them unchanged."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ __all__ = [
     "unescape_cell",
 ]
 
-#: The first characters of a cell that a spreadsheet takes for a formula, and the mark itself.
+#: The first characters with which a spreadsheet treats a cell as a formula, and the apostrophe.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
-#: The wide forms of the first four, for Chinese and Japanese text.
+#: The full-width forms of the first four, which occur in Chinese and Japanese text.
 _WIDE_FORMULA = ("\uff1d", "\uff0b", "\uff0d", "\uff20")
 _LINE_BREAK = re.compile(r"\s*[\r\n]+\s*")
-#: Characters that mark up text within a line.
+#: Characters with a meaning in Markdown within a line.
 _INLINE = re.compile(r"[\\`*~$]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
-#: What makes the beginning of a line a heading, a quotation, a list or a definition of a link.
+#: The beginning of a line that is a heading, a quotation, a list or a link definition in Markdown.
 _BLOCK = re.compile(r"(?:#{1,6}|[-+]|\d+[.)])(?=\s|$)|[>=\[|]|---")
 
 
 def escape_cell(text: str) -> str:
     """Return the text of a CSV cell that no spreadsheet runs as a formula.
 
-    A text that begins like a formula gets an apostrophe before it, as in a spreadsheet.
+    If the text begins like a formula, an apostrophe is added before it, as in a spreadsheet.
 
     Args:
-        text: the content of the cell; `unescape_cell` returns it.
+        text: the content of the cell; `unescape_cell` restores it.
 
     Example:
         >>> escape_cell("=1+1"), escape_cell("CAGrad"), unescape_cell("'=1+1")
@@ -39,15 +39,15 @@ def escape_cell(text: str) -> str:
 
 
 def unescape_cell(cell: str) -> str:
-    """Return the text that `escape_cell` was given."""
+    """Return the original text of a cell from `escape_cell`."""
     return cell[1:] if cell.startswith("'") else cell
 
 
 def escape_markdown(text: str) -> str:
-    r"""Return text for within a line of Markdown, which shows it without any markup.
+    r"""Return text that is shown unchanged within a line of Markdown.
 
     Args:
-        text: the text; a line break in it becomes a blank.
+        text: the text; a line break in it becomes a space.
 
     Example:
         >>> print(escape_markdown("<b> [a](b)\n*c*"))
@@ -58,10 +58,10 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_block(text: str) -> str:
-    r"""Return text for a line of its own in Markdown; see `escape_markdown`.
+    r"""Return text that is shown unchanged as a line of its own in Markdown; see `escape_markdown`.
 
     Args:
-        text: the text; a line break in it becomes a blank.
+        text: the text; a line break in it becomes a space.
 
     Example:
         >>> print(escape_block("# a"), escape_block("1. a"))
@@ -71,7 +71,7 @@ def escape_block(text: str) -> str:
     block = _BLOCK.match(line)
     if block is None:
         return line
-    # The last character of the mark: a number can have no backslash before it.
+    # Escape the last character of the mark, because a backslash has no effect before a digit.
     return f"{line[: block.end() - 1]}\\{line[block.end() - 1 :]}"
 
 

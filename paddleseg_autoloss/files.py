@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, disks that refuse, JSON that every parser reads."""
+"""Files that are written completely or not at all, errors of disks, JSON for every parser."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def output_errors(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
 
 @contextmanager
 def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give the name of a temporary file; it takes the place of ``path`` at the end of the block.
+    """Yield the name of a temporary file, which replaces ``path`` at the end of the block.
 
     The temporary file is in the same folder and is flushed to the disk before it is renamed.  If
-    the process is killed, or the block raises an error, the previous file stays as it is.
+    the process is killed, or the block raises an error, the previous file does not change.
 
     Args:
-        path: the file to replace.  Something else than a file, a pipe for instance, is written to
-            directly.
+        path: the file to replace.  If it is not a regular file but, for example, a pipe, it is
+            written to directly.
 
     Raises:
         OutputError: the file cannot be written.
@@ -95,7 +95,7 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file whole or not at all; see `replace_file`.
+    """Write a file completely or not at all; see `replace_file`.
 
     Args:
         path: the file.
@@ -113,7 +113,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
     Args:
         value: anything that ``json.dumps`` accepts.
-        indent: blanks for each level, or None for a single line.
+        indent: number of spaces for each level, or None for a single line.
 
     Example:
         >>> json_text({"mIoU": 0.5, "Kappa": float("nan")})
@@ -123,7 +123,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write JSON whole or not at all; see `json_text` and `write_file`.
+    """Write JSON completely or not at all; see `json_text` and `write_file`.
 
     Args:
         path: the file.
@@ -154,7 +154,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise DataError(f"{path}: expected a file of JSON: {reason}") from error
+        raise DataError(f"{path}: expected a JSON file: {reason}") from error
 
 
 def json_number(value: float | None) -> float:

@@ -1,4 +1,4 @@
-"""What all command lines share: types of flags, the default device, exit statuses."""
+"""Shared parts of all command lines: types of flags, the default device, exit statuses."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from paddleseg_autoloss.files import output_errors
 
 __all__ = ["default_device", "non_negative_int", "positive_int", "run_command"]
 
-#: Exit status of a run that was stopped with Ctrl-C, as shells have it.
+#: Exit status of a run that was stopped with Ctrl-C, the same as in shells.
 _INTERRUPTED = 130
 
 
 def run_command(command: Callable[[], Any]) -> int:
-    """Call ``command`` and return the exit status; an error of ours is one line, no traceback."""
+    """Call ``command`` and return the exit status; print errors of this package as one line."""
     try:
         with output_errors():
             command()
@@ -52,6 +52,6 @@ def _integer(text: str, least: int) -> int:
 
 
 def default_device() -> str:
-    """Return ``"gpu"`` where Paddle has one to use, else ``"cpu"``."""
+    """Return ``"gpu"`` if Paddle can use a GPU, else ``"cpu"``."""
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     return "gpu" if has_gpu else "cpu"

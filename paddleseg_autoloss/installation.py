@@ -1,4 +1,4 @@
-"""Where this package lies: in a checkout of its repository, or installed from a wheel."""
+"""The location of this package: a checkout of its repository, or an installed wheel."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ __all__ = ["CHECKOUT", "CONFIG_DIR", "package_command"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
-#: The checkout that holds this package, or None where a wheel was installed.
+#: The checkout that contains this package, or None if a wheel is installed.
 CHECKOUT = None if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 
-#: The folder of the configs that come with the package.
+#: The folder of the configs of this package.
 CONFIG_DIR = (CHECKOUT or _PACKAGE) / "configs"
 
 
 def package_command(module: str) -> list[str]:
     """Return the start of a command line that runs a module of this copy of the package.
 
-    ``python -m`` does not promise that: it first looks into the current folder, where another copy
-    may lie, and it finds an installed copy rather than the checkout of a script.
+    ``python -m`` may run another copy: it first searches the current folder, and it finds an
+    installed copy instead of the checkout of a script.
 
     Args:
-        module: its full name, such as ``paddleseg_autoloss``.
+        module: full name of the module, such as ``paddleseg_autoloss``.
     """
     first = [str(CHECKOUT)] if CHECKOUT is not None else []
     code = (

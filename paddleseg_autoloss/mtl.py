@@ -1,13 +1,12 @@
-"""PaddleScience's call form, ``ppsci.loss.mtl``: swap the import, keep the training code.
+"""The interface of PaddleScience, ``ppsci.loss.mtl``: change the import, keep the training code.
 
-``aggregator(losses).backward()`` adds the aggregated gradient to what the parameters' ``grad``
-already holds, as ``backward`` of any loss does; PaddleScience overwrites or clears it.  The losses
-may share a graph, parameters may be frozen, and a loss may have no gradient.
-
-A call returns the total as a 0-D tensor.  ``step`` need not be passed: where a method depends on
-it, the aggregator counts its calls.  ``state_dict`` holds all that an aggregator remembers and
-nothing of the model; it belongs to the losses in the order of the first call, also the first call
-after a resume.
+``aggregator(losses).backward()`` adds the aggregated gradient to the parameters' ``grad``, like
+``backward`` of any loss; PaddleScience overwrites or clears ``grad``.  The losses may share a
+graph, parameters may be frozen, and a loss may have no gradient.  A call returns the total loss as
+a 0-D tensor.  The argument ``step`` is optional: if a method needs it, the aggregator counts its
+calls.  ``state_dict`` contains the whole state of an aggregator, and nothing of the model.  The
+state belongs to the losses in the order of the first call; the first call after a resume must have
+the same order.
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ __all__ = ["AGDA", "NTK", "GradNorm", "LossAggregator", "PCGrad", "Relobralo", "
 class LossAggregator(nn.Layer):
     """Base class of the loss aggregators.
 
-    A subclass defines ``forward``, which returns the total; or ``backward``, as in PaddleScience,
-    and finds ``losses``, ``loss_num`` and ``step`` of the latest call in the attributes.
+    A subclass defines ``forward``, which returns the total loss.  Or it defines ``backward``, as in
+    PaddleScience, and uses the attributes ``losses``, ``loss_num`` and ``step`` of the latest call.
 
     Args:
         model: the network that the losses train.  It does not become a sublayer.
 
     Attributes:
-        should_persist: whether there is state to save beside the model's.
-        model: the network, or None where the method needs none.
-        param_num: how many parameters were trainable at the start.
+        should_persist: whether there is state to save in addition to the model's.
+        model: the network, or None if the method needs none.
+        param_num: number of trainable parameters at the start.
 
     Examples:
         >>> import paddle
@@ -71,15 +70,17 @@ class LossAggregator(nn.Layer):
 
     def __init__(self, model: nn.Layer | None = None) -> None:
         super().__init__()
-        # A sublayer's state and parameters would count as the aggregator's.
+        # State and parameters of a sublayer would become those of the aggregator.
         object.__setattr__(self, "model", model)
-        self.param_num = sum(not parameter.stop_gradient for parameter in self._trained())
+        self.param_num = sum(
+            not parameter.stop_gradient for parameter in self._trainable_parameters()
+        )
         self._names: list[str] = []
 
     def forward(
         self, losses: Mapping[str, Tensor], step: int | None = None
     ) -> Tensor | LossAggregator:
-        """Take the losses of a step and return what has ``backward``.
+        """Store the losses of a step; return an object with a method ``backward``.
 
         Args:
             losses: a tensor of one element for each name.
@@ -89,17 +90,17 @@ class LossAggregator(nn.Layer):
         return self
 
     def backward(self) -> None:
-        """Add the aggregated gradient to the parameters'."""
+        """Add the aggregated gradient to the gradients of the parameters."""
         raise NotImplementedError(f"{type(self).__name__}: define forward or backward")
 
-    def _trained(self) -> list[Tensor]:
+    def _trainable_parameters(self) -> list[Tensor]:
         return [] if self.model is None else self.model.parameters()
 
     def _in_order(
         self, losses: Mapping[str, Tensor] | Sequence[Tensor], expected: int
     ) -> dict[str, Tensor]:
-        """Return the losses in the order of the first call, to which the state belongs."""
-        named = _named(losses)
+        """Return the losses in the order of the first call, which is the order of the state."""
+        named = _name_losses(losses)
         if len(named) != expected:
             raise ConfigError(f"losses: expected {expected}, found {len(named)}: {_list(named)}")
         self._names = self._names or list(named)
@@ -111,24 +112,24 @@ class LossAggregator(nn.Layer):
 
     def _surgery(self, losses: dict[str, Tensor], weighting: Weighting) -> Tensor:
         aggregator = _NamedLosses(list(losses), weighting)
-        aggregator.bind(self._trained())
+        aggregator.bind(self._trainable_parameters())
         return aggregator(losses)
 
 
 class AGDA(LossAggregator):
     """Adaptive gradient descent algorithm for two losses.
 
-    The first loss, in PaddleScience that of the equation, is the one that the second must not work
-    against.  `paddleseg_autoloss.weighting.AGDAWeighting` has the formulas.
+    The second loss must not work against the first loss; in PaddleScience the first is the loss of
+    the equation.  `paddleseg_autoloss.weighting.AGDAWeighting` has the formulas.
 
     Deviations:
-        PaddleScience's code ends with an error at a step that is not a multiple of M.  The rates
+        PaddleScience's code raises an error at a step that is not a multiple of M. Here the rates
         are shares among the losses and not among all past steps, and the smoothed losses start at
-        the first losses, not at 0; gradients differ accordingly.  There is state to save.
+        the first losses, not at 0; so the gradients differ.  There is state to save.
 
     Args:
         model: the network.
-        M: steps between the losses that the rates refer to.
+        M: number of steps between updates of the reference losses.
         gamma: factor of the smoothed losses, from 0 to 1.
 
     Raises:
@@ -172,7 +173,7 @@ class AGDA(LossAggregator):
 
 
 class _Balanced(LossAggregator):
-    """Weights by the lengths of the gradients, renewed now and then for the calls that follow."""
+    """Weights from the lengths of the gradients, updated at some steps for later calls."""
 
     should_persist = True
 
@@ -186,16 +187,16 @@ class _Balanced(LossAggregator):
     def forward(
         self, losses: Mapping[str, Tensor] | Sequence[Tensor], step: int | None = None
     ) -> Tensor:
-        """Return the total, 0-D, with the weights as they are; then renew them if it is time.
+        """Return the total, 0-D, with the current weights; then update the weights if it is due.
 
         Args:
             losses: a tensor of one element for each name, or a list of them.
-            step: the training step; by default the one after the latest, from 0.
+            step: the training step; by default the calls are counted from 0.
         """
         in_order = self._in_order(losses, self.weighting.num_losses).values()
         values = _vector(in_order)
-        # A copy on the device: the method has them on the host and overwrites them in place.
-        total = _weighted(values, paddle.to_tensor(self.weighting.weight.numpy()))
+        # Use a copy on the device, because the method changes its weights on the host in place.
+        total = _weigh(values, paddle.to_tensor(self.weighting.weight.numpy()))
         if paddle.is_grad_enabled() and self._is_due(step):
             self._renew(in_order, values)
         return total
@@ -206,8 +207,8 @@ class _Balanced(LossAggregator):
         return now % self.update_freq == 0
 
     def _renew(self, losses: Iterable[Tensor], values: Tensor) -> None:
-        targets = self._trained()
-        # One loss at a time: only the lengths are wanted, and no more than one gradient is kept.
+        targets = self._trainable_parameters()
+        # Only the lengths are needed, so differentiate one loss at a time and keep one gradient.
         for dtype in ("float32", "float64"):
             squares = [Jacobian([loss], targets).gramian(dtype).flatten() for loss in losses]
             on_host = paddle.concat(squares).numpy().astype("float64")
@@ -218,24 +219,24 @@ class _Balanced(LossAggregator):
 
 
 class GradNorm(_Balanced):
-    r"""Weights that move the weighted gradients to one length.
+    r"""Weights that give all weighted gradients the same length.
 
-    .. math::
-        w_i \leftarrow m \, w_i + (1 - m) \frac{\text{mean}_j \lVert g_j \rVert}{\lVert g_i \rVert}
+    .. math:: w_i \leftarrow m \, w_i + (1 - m) \frac{\text{mean}_j \lVert g_j \rVert}{\lVert g_i
+    \rVert}
 
-    It has its name from PaddleScience.  `paddleseg_autoloss.weighting.NormBalanceWeighting` has
-    its origin; GradNorm by Chen et al. is `paddleseg_autoloss.GradNorm`.
+    The name is from PaddleScience.  `paddleseg_autoloss.weighting.NormBalanceWeighting` names the
+    paper; GradNorm by Chen et al. is `paddleseg_autoloss.GradNorm`.
 
     Deviations:
-        Value and gradient of a total have the same weights; PaddleScience overwrites them in place,
-        and where it renews them the gradient has the new ones.  Without ``step`` it renews them at
-        every call.  A loss without gradient keeps its weight, which becomes infinite there, and
-        gradients that are not finite leave all weights as they are.
+        The value and the gradient of the total have the same weights.  PaddleScience overwrites the
+        weights in place, so after an update the gradient has the new weights; without ``step`` it
+        updates them at every call.  Here a loss with zero gradient keeps its weight, which would
+        become infinite, and gradients that are not finite change no weight.
 
     Args:
         model: the network.
         num_losses: K, the number of losses.
-        update_freq: at steps that are a multiple of it the weights are renewed, for later calls.
+        update_freq: number of steps between updates of the weights; an update affects later calls.
         momentum: m, from 0 to 1.
         init_weights: the first weights, one for each loss; all 1 by default.
 
@@ -275,21 +276,22 @@ class GradNorm(_Balanced):
 
 
 class NTK(_Balanced):
-    r"""Weights in the manner of the neural tangent kernel.
+    r"""Weights from the neural tangent kernel.
 
     .. math:: w_i \leftarrow \frac{\sum_j \lVert g_j \rVert}{\lVert g_i \rVert}
 
-    `paddleseg_autoloss.weighting.NTKWeighting` has the origin.
+    `paddleseg_autoloss.weighting.NTKWeighting` names the paper.
 
     Deviations:
-        :math:`\lVert g_i \rVert` is of loss i alone; in PaddleScience it is of the sum of the
-        losses up to i, and these gradients end up in the step.  Losses come as a dict or a list;
-        PaddleScience takes a list and its solver passes a dict.  Otherwise as in `GradNorm`.
+        :math:`\lVert g_i \rVert` is the length of the gradient of loss i.  In PaddleScience it is
+        that of the sum of the losses up to i, and these gradients are added to the step.  Losses
+        may be a dict or a list; PaddleScience accepts only a list, but its solver passes a dict.
+        The other deviations are those of `GradNorm`.
 
     Args:
         model: the network.
         num_losses: K, the number of losses.
-        update_freq: at steps that are a multiple of it the weights are renewed, for later calls.
+        update_freq: number of steps between updates of the weights; an update affects later calls.
 
     Raises:
         ConfigError: as in `GradNorm`.
@@ -319,13 +321,13 @@ class NTK(_Balanced):
 class PCGrad(LossAggregator):
     """Projecting conflicting gradients.
 
-    `paddleseg_autoloss.weighting.PCGradWeighting` has the formula.  There may be any number of
-    losses, a different one at every call.
+    `paddleseg_autoloss.weighting.PCGradWeighting` has the formula.  The number of losses is
+    arbitrary, and may change from call to call.
 
     Deviations:
-        As in the paper, every gradient has a random order of its own, and none is projected onto
-        its own normal plane; with three losses or more results can differ from PaddleScience's.
-        The order is drawn from a generator of the aggregator's own: there is state to save.
+        As in the paper, every gradient has its own random order, and no gradient is projected onto
+        its own normal plane.  So with three or more losses the results can differ from
+        PaddleScience's.  The aggregator has its own random generator, so there is state to save.
 
     Args:
         model: the network.
@@ -363,7 +365,7 @@ class PCGrad(LossAggregator):
             losses: a tensor of one element for each name.
             step: is not used.
         """
-        named = _named(losses)
+        named = _name_losses(losses)
         weighting = PCGradWeighting(len(named))
         weighting.draws = self.draws
         return self._surgery(named, weighting)
@@ -375,19 +377,19 @@ class Relobralo(LossAggregator):
     `paddleseg_autoloss.weighting.RelobraloWeighting` has the formula.
 
     Deviations:
-        The first call is the first of this aggregator or of the run it resumes.  PaddleScience goes
-        by ``step`` being 0, and then returns the plain sum and forgets the first losses; beginning
-        at another step, it divides by zero.  Lookbacks are drawn from a generator of the
-        aggregator's own.  As in PaddleScience negative losses are taken, though their rates have no
-        meaning; `paddleseg_autoloss.Relobralo` refuses them.
+        The first call is the first one of this aggregator or of the run that it resumes.  For
+        PaddleScience it is the call with ``step`` 0: it then returns the plain sum and resets the
+        first losses; if it begins at another step, it divides by zero.  The aggregator has its own
+        random generator.  As in PaddleScience, negative losses are accepted, although their rates
+        have no meaning; `paddleseg_autoloss.Relobralo` refuses them.
 
     Args:
         num_losses: K, the number of losses.
-        alpha: how much of the past is kept, from 0 to 1.
-        beta: probability of looking back to the previous step and not to the first, from 0 to 1.
-        tau: temperature, at least 0; small values favour the loss that fell least, and 0 the
-            largest loss.
-        eps: keeps a loss of 0 from dividing by 0.
+        alpha: share of the past weights, from 0 to 1.
+        beta: probability of comparing with the previous step and not with the first, from 0 to 1.
+        tau: temperature, at least 0; small values favour the loss that decreased least, and 0
+            favours the largest loss.
+        eps: prevents a division by 0 for a loss of 0.
 
     Raises:
         ConfigError: an argument is out of its range; when called: there are not K losses or they
@@ -433,7 +435,7 @@ class Relobralo(LossAggregator):
         """
         in_order = self._in_order(losses, self.weighting.num_losses)
         values = _vector(in_order.values())
-        return _weighted(values, self.weighting(values.astype(self.weighting.lmbda.dtype)))
+        return _weigh(values, self.weighting(values.astype(self.weighting.lmbda.dtype)))
 
 
 class Sum(LossAggregator):
@@ -460,11 +462,11 @@ class Sum(LossAggregator):
             losses: a tensor of one element for each name.
             step: is not used.
         """
-        values = _vector(_named(losses).values())
-        return _weighted(values, paddle.ones_like(values))
+        values = _vector(_name_losses(losses).values())
+        return _weigh(values, paddle.ones_like(values))
 
 
-def _named(losses: Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Tensor]:
+def _name_losses(losses: Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Tensor]:
     is_dict = isinstance(losses, Mapping)
     named = dict(losses) if is_dict else {str(i): loss for i, loss in enumerate(losses)}
     if not named:
@@ -476,10 +478,10 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
-# Under mixed precision the sum of weighted losses would be taken in half precision.
+# Under mixed precision the weighted losses would be added in half precision.
 @paddle.amp.auto_cast(enable=False)
 def _vector(losses: Iterable[Tensor]) -> Tensor:
-    """Return tensors of one element each as one vector; float64 only if one of them is."""
+    """Return tensors with one element each as one vector; it is float64 if one of them is."""
     scalars = [loss.reshape([]) for loss in losses]
     is_double = any(scalar.dtype == paddle.float64 for scalar in scalars)
     dtype = "float64" if is_double else "float32"
@@ -487,5 +489,5 @@ def _vector(losses: Iterable[Tensor]) -> Tensor:
 
 
 @paddle.amp.auto_cast(enable=False)
-def _weighted(values: Tensor, weights: Tensor) -> Tensor:
+def _weigh(values: Tensor, weights: Tensor) -> Tensor:
     return (weights.astype(values.dtype) * values).sum()

@@ -1,4 +1,4 @@
-"""What several cards that train one network have to agree upon."""
+"""Communication between several cards that train one network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["any_rank", "broadcast", "is_one_of_several_ranks", "is_writing_rank"
 
 
 def is_writing_rank() -> bool:
-    """Whether this rank is the one that writes files and log lines."""
+    """Whether this rank writes files and log lines."""
     return paddle.distributed.ParallelEnv().local_rank == 0
 
 
@@ -21,18 +21,18 @@ def is_one_of_several_ranks() -> bool:
 
 
 def any_rank(*flags: bool) -> list[bool]:
-    """Return for each flag whether it is true on any rank; with a single one, the flags."""
+    """Return for each flag whether it is true on any rank."""
     if not is_one_of_several_ranks():
         return list(flags)
     return (mean_over_ranks(paddle.to_tensor([float(flag) for flag in flags])) > 0).tolist()
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """Return the mean of a tensor over all ranks; with a single one, the tensor itself."""
+    """Return the mean of a tensor over all ranks; with a single rank, return the tensor itself."""
     if not is_one_of_several_ranks():
         return tensor
     mean = tensor.clone()
-    # ReduceOp.AVG does not exist for gloo.
+    # The backend gloo has no ReduceOp.AVG.
     paddle.distributed.all_reduce(mean)
     return mean / paddle.distributed.get_world_size()
 
@@ -42,7 +42,7 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
     if not is_one_of_several_ranks():
         return
     for tensor in tensors:
-        # Some live on the host, from where NCCL sends nothing.
+        # Some tensors are on the host; NCCL can only send from the device.
         shared = paddle.to_tensor(tensor.numpy())
         paddle.distributed.broadcast(shared, src=0)
         tensor.set_value(shared.numpy())

@@ -161,7 +161,7 @@ SEAMS = (
     ),
     Seam(
         "model.set_state_dict",
-        "integration/checkpoint.py: checked_load",
+        "integration/checkpoint.py: load_with_check",
         "a checkpoint of another network is refused",
         "the checkpoint is loaded",
         "paddleseg.utils.utils:resume",

@@ -1,10 +1,10 @@
-"""Reads the files of ``paddle.save`` without pickle: tensors, numbers and names, and nothing else.
+"""Reads the files of ``paddle.save`` without ``pickle``: only tensors, numbers and names.
 
-The files are pickles of protocol 2 to 4, and pickle runs whatever code a file asks for.  This
-module interprets the opcodes that ``paddle.save`` writes by itself.  It knows the few callables
-that they need by name and never imports one, it makes arrays of plain numeric types, and it refuses
-all else.  Lengths are compared with the file's size before anything is allocated; small objects,
-which a single byte can ask for, are counted against a budget.
+The files are pickles of protocol 2 to 4, and ``pickle`` runs any code that a file contains.  This
+module interprets the opcodes that ``paddle.save`` writes.  It knows the few functions that they
+need by name and never imports one, it creates arrays of plain numeric types, and it refuses
+everything else.  Lengths are compared with the file's size before memory is allocated.  Small
+objects, which need only one byte in the file, are counted against a memory budget.
 """
 
 from __future__ import annotations
@@ -24,43 +24,44 @@ from paddleseg_autoloss.errors import TensorFileError
 
 __all__ = ["read_tensor_file"]
 
-#: Opcodes of a file at most, which bounds the time; a tensor takes about 35.
+#: Most opcodes of a file, which limits the time; a tensor needs about 35.
 _MOST_STEPS = 2**21
-#: Memory at most: so many times the file's size, and so many bytes.
+#: Most memory: this multiple of the file's size, plus this many bytes.
 _TIMES_SIZE, _BYTES = 3, 32 * 2**20
-#: Bytes that the budget reckons with, at least as many as Python and NumPy take.
+#: Bytes in the memory budget for each object, at least as many as Python and NumPy need.
 _COST_OF_STEP, _COST_OF_ENTRY, _COST_OF_CONTAINER, _COST_OF_ARRAY = 64, 128, 256, 640
-#: Bytes of a name and of an integer at most.
+#: Most bytes of a name and of an integer.
 _LONGEST_NAME, _LONGEST_INTEGER = 2**16, 16
-#: Axes of an array, and their length, at most; Paddle has no more axes.
+#: Most axes of an array, which is Paddle's limit, and most elements of an axis.
 _MOST_AXES, _LONGEST_AXIS = 9, 2**31 - 1
-#: Depth of nested containers, and number of values in all of them, at most.
+#: Largest depth of nested containers, and most values in all of them.
 _DEEPEST, _MOST_VALUES = 32, 2**20
 
-#: NumPy's names of Paddle's types; bfloat16 is saved as u2.
+#: NumPy's names of Paddle's data types; bfloat16 is saved as u2.
 _TYPES = ("b1", "u1", "i1", "u2", "i2", "i4", "i8", "f2", "f4", "f8", "c8", "c16")
-#: NumPy's description of a plain type, behind its version and its byte order.
+#: NumPy's description of a plain type, after its version and its byte order.
 _PLAIN_TYPE = (None, None, None, -1, -1, 0)
 _PLAIN = (np.ndarray, str, int, float, bool, type(None))
 _END = object()
-#: Table of the arrays that were saved in slices: those beyond 1 GiB, in protocols 2 and 3.
+#: Key of the table of arrays that were saved in slices: those above 1 GiB, in protocols 2 and 3.
 _SLICED = "UnpackBigParamInfor@@"
 
 
 def read_tensor_file(path: str | os.PathLike[str]) -> Any:
-    """Read what ``paddle.save`` wrote, with NumPy's arrays for tensors.
+    """Read a file of ``paddle.save``; tensors become NumPy arrays.
 
-    A tensor that was saved with its name is a tuple of the name and the array; Paddle's table of
-    names stays in its place.  Large arrays, which Paddle saves in slices, are whole again.
+    A tensor that was saved with its name becomes a tuple of the name and the array.  Paddle's table
+    of names is kept.  Large arrays, which Paddle saves in slices, are joined again.
 
     Args:
         path: the file.
 
     Returns:
-        Dicts with names as keys, lists and tuples, of arrays, numbers, names, booleans and None.
+        Dicts with names as keys, lists and tuples that contain arrays, numbers, names, booleans and
+        None.
 
     Raises:
-        TensorFileError: the file is damaged, or holds anything else, or cannot be read.
+        TensorFileError: the file is damaged, contains other objects, or cannot be read.
 
     Example:
         >>> import tempfile, paddle
@@ -70,14 +71,14 @@ def read_tensor_file(path: str | os.PathLike[str]) -> Any:
         array([1., 1.], dtype=float32)
     """
     try:
-        # To open a pipe is to wait for its writer.
+        # Opening a pipe would wait for its writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise _Malformed("it is not a regular file")
         with open(path, "rb") as file:
-            return _joined(_Parser(file, os.fstat(file.fileno()).st_size).parse())
+            return _join_slices(_Parser(file, os.fstat(file.fileno()).st_size).parse())
     except _Foreign as error:
         raise TensorFileError(
-            f"expected a file of tensors alone, found {error} in {path}"
+            f"expected a file that contains only tensors, found {error} in {path}"
         ) from error
     except _Malformed as error:
         raise TensorFileError(f"cannot read {path}: {error}") from error
@@ -88,29 +89,29 @@ def read_tensor_file(path: str | os.PathLike[str]) -> Any:
 
 
 class _Malformed(Exception):
-    """The file is damaged, or was made to look like one of Paddle's."""
+    """The file is damaged, or is not from ``paddle.save``."""
 
 
 class _Foreign(Exception):
-    """The file asks for something that no tensor needs."""
+    """The file contains something that no tensor needs."""
 
 
 class _Callable:
-    """What a file may call: a function of ours that takes the place of the one that it names."""
+    """A function that a file may call: it replaces the function that the file names."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
 
 
 class _Array:
-    """An array that is yet to be filled; the file refers to it before and after."""
+    """An array whose data follow later in the file, which refers to it before and after that."""
 
     def __init__(self) -> None:
         self.filled: np.ndarray | None = None
 
 
 class _LongText:
-    """Text that is too long for a name: bytes, which protocol 2 writes as text.
+    """Text that is too long for a name: these are bytes, which protocol 2 writes as text.
 
     Args:
         data: the text as UTF-8.
@@ -138,7 +139,7 @@ class _Parser:
         self.memo: dict[int, Any] = {}
 
     def parse(self) -> Any:
-        """Return what the file holds."""
+        """Return the content of the file."""
         if self.size < 2 or self.take(1) != b"\x80" or self.take(1)[0] not in (2, 3, 4):
             raise _Malformed("it was not written by paddle.save, or not by protocol 2, 3 or 4")
         read, operations = self.file.read, _OPERATIONS
@@ -173,14 +174,14 @@ class _Parser:
     # The file
 
     def take(self, count: int) -> bytes:
-        """Read so many bytes, few."""
+        """Read a small number of bytes."""
         data = self.file.read(count)
         if len(data) != count:
             raise _Malformed("it ends too early")
         return data
 
     def data(self, count: int) -> memoryview:
-        """Read so many bytes to the place where they stay."""
+        """Read bytes directly to their final place in memory."""
         if count > self.size:
             raise _Malformed("it ends too early")
         self.spend(count + _COST_OF_ARRAY)
@@ -193,11 +194,11 @@ class _Parser:
         return int.from_bytes(self.take(width), "little")
 
     def line(self) -> str:
-        """Read a line of text, a module's or a function's name."""
+        """Read a line of text, which is the name of a module or a function."""
         line = self.file.readline(256)
         if not line.endswith(b"\n"):
             raise _Malformed("a name does not end")
-        return _decoded(line[:-1])
+        return _decode(line[:-1])
 
     # The stack
 
@@ -207,7 +208,7 @@ class _Parser:
         return self.stack.pop()
 
     def top(self, kind: type) -> Any:
-        """Return the topmost value, a list or a dict, which is to be filled."""
+        """Return the topmost value of the stack, a list or a dict that will be filled."""
         value = self.pop()
         if type(value) is not kind:
             raise _Malformed(f"expected a {kind.__name__} in it, found {type(value).__name__}")
@@ -215,7 +216,7 @@ class _Parser:
         return value
 
     def items(self) -> list[Any]:
-        """Take all values since the latest mark."""
+        """Remove and return all values since the latest mark."""
         if not self.marks:
             raise _Malformed("a mark is missing in it")
         start = self.marks.pop()
@@ -223,13 +224,13 @@ class _Parser:
         del self.stack[start:]
         return found
 
-    # Operations, one for each opcode
+    # Operations: one for each opcode
 
     def mark(self) -> None:
         self.marks.append(len(self.stack))
 
     def frame(self) -> None:
-        # Its length helps those who read ahead.
+        # The length of a frame is only useful for reading ahead.
         self.take(8)
 
     def constant(self, value: Any) -> None:
@@ -252,12 +253,12 @@ class _Parser:
         if count > _LONGEST_NAME:
             self.stack.append(_LongText(self.data(count)))
             return
-        text = _decoded(self.take(count))
+        text = _decode(self.take(count))
         self.spend(sys.getsizeof(text))
         self.stack.append(text)
 
     def string(self, width: int) -> None:
-        """Python 2 has one type for names and for bytes; Paddle reads both as Latin-1."""
+        """Read a string of Python 2, which has one type for names and bytes; both are Latin-1."""
         count = self.number(width)
         if count > _LONGEST_NAME:
             self.stack.append(self.data(count))
@@ -303,7 +304,7 @@ class _Parser:
             target[key] = value
 
     def pack(self, count: int | None = None) -> None:
-        """Make a tuple of the topmost values, or of those since the latest mark."""
+        """Make a tuple of the topmost values, or of all values since the latest mark."""
         values = self.items() if count is None else [self.pop() for _ in range(count)][::-1]
         self.spend(8 * len(values) + 64)
         self.stack.append(tuple(values))
@@ -354,7 +355,7 @@ class _Parser:
         self.stack.append(function.call(self, *arguments))
 
     def build(self) -> None:
-        """Give what was made its content."""
+        """Set the content of a created object."""
         state, target = self.pop(), self.pop()
         if isinstance(target, np.dtype):
             _check_type(target, state)
@@ -370,7 +371,7 @@ class _Parser:
             raise _Malformed("an array is not described as NumPy does")
         _, shape, dtype, is_fortran, data = state
         if type(data) is str:
-            data = memoryview(_encoded(data))
+            data = memoryview(_encode(data))
         if not isinstance(dtype, np.dtype) or type(data) is not memoryview:
             raise _Malformed("an array is not of numbers")
         shape = _checked_shape(shape)
@@ -387,7 +388,7 @@ class _Parser:
         except ValueError as error:
             raise _Malformed(f"an array has the shape {shape}") from error
 
-    # What a file may call
+    # Functions that a file may call
 
     def make_tuple(self, *arguments: Any) -> tuple[Any, ...]:
         if len(arguments) != 1 or type(arguments[0]) is not tuple:
@@ -407,7 +408,7 @@ class _Parser:
     def encode(self, *arguments: Any) -> memoryview:
         if len(arguments) != 2 or not _is_exactly(arguments[1], "latin1"):
             raise _Malformed("bytes are not written as Latin-1")
-        data = _encoded(arguments[0])
+        data = _encode(arguments[0])
         self.spend(len(data) + _COST_OF_ARRAY)
         return memoryview(data)
 
@@ -429,7 +430,7 @@ class _Parser:
         if len(arguments) != 2 or not isinstance(arguments[0], np.dtype):
             raise _Malformed("a number is not made as NumPy does")
         dtype, data = arguments
-        data = memoryview(_encoded(data)) if type(data) is str else data
+        data = memoryview(_encode(data)) if type(data) is str else data
         if type(data) is not memoryview or data.nbytes != dtype.itemsize:
             raise _Malformed(f"a number of type {dtype} has other than {dtype.itemsize} bytes")
         return np.frombuffer(data, dtype)[0]
@@ -438,20 +439,20 @@ class _Parser:
         raise _Malformed("an array is not made as NumPy does")
 
 
-def _decoded(data: bytes | memoryview) -> str:
+def _decode(data: bytes | memoryview) -> str:
     try:
         return str(data, "utf-8")
     except UnicodeDecodeError as error:
         raise _Malformed("a name is no text") from error
 
 
-def _encoded(text: Any) -> bytes:
-    """Return the bytes that were written as text."""
+def _encode(text: Any) -> bytes:
+    """Return bytes that the file contains as text."""
     if type(text) is _LongText:
-        # Only these bytes stand for Latin-1, in which Python has text of one byte a character.
+        # Only text with these bytes is Latin-1, which Python stores with one byte per character.
         if np.frombuffer(text.data, np.uint8).max() > 0xC3:
             raise _Malformed("text is not Latin-1")
-        text = _decoded(text.data)
+        text = _decode(text.data)
     if type(text) is not str:
         raise _Malformed("bytes are not written as text")
     try:
@@ -461,7 +462,7 @@ def _encoded(text: Any) -> bytes:
 
 
 def _is_exactly(value: Any, expected: Any) -> bool:
-    """Whether a value is the expected one, type and all; arrays have no such comparison."""
+    """Whether a value and its type are equal to the expected ones; arrays cannot be compared so."""
     if type(value) is not type(expected):
         return False
     if type(value) is tuple:
@@ -470,7 +471,7 @@ def _is_exactly(value: Any, expected: Any) -> bool:
 
 
 def _check_type(dtype: np.dtype, state: Any) -> None:
-    """Check that a type is described as a plain one: other flags would turn data into pointers."""
+    """Check that a type is a plain one: other flags would turn data into pointers."""
     if not _is_exactly(state, (3, "|" if dtype.itemsize == 1 else "<", *_PLAIN_TYPE)):
         raise _Malformed(f"the type {dtype.str} is not a plain one")
 
@@ -485,7 +486,7 @@ def _checked_shape(shape: Any) -> tuple[int, ...]:
 
 
 def _check_plain(value: Any) -> None:
-    """Check that there is nothing but arrays, numbers and names in it, and an end to it."""
+    """Check that a value contains only arrays, numbers and names, and does not contain itself."""
     levels, seen = [iter((value,))], 0
     while levels:
         value = next(levels[-1], _END)
@@ -497,12 +498,12 @@ def _check_plain(value: Any) -> None:
             levels.append(iter(value.values() if kind is dict else value))
         elif kind not in _PLAIN and not isinstance(value, np.generic):
             raise _Malformed("it holds something other than tensors, numbers and names")
-        # The latter also where it contains itself.
+        # This also stops a value that contains itself.
         if seen > _MOST_VALUES or len(levels) > _DEEPEST:
             raise _Malformed("its dicts and lists are too large or nested too deep")
 
 
-def _joined(content: Any) -> Any:
+def _join_slices(content: Any) -> Any:
     """Join the arrays that were saved in slices."""
     if type(content) is not dict or _SLICED not in content:
         return content
@@ -540,7 +541,7 @@ for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
     _CALLABLES[_module, "_reconstruct"] = _Callable(_Parser.make_array)
     _CALLABLES[_module, "scalar"] = _Callable(_Parser.make_scalar)
 
-#: The opcodes that ``paddle.save`` writes, and the strings of Python 2; pickletools explains them.
+#: The opcodes of ``paddle.save``, and the strings of Python 2; see the module pickletools.
 _OPERATIONS: dict[bytes, Callable[[_Parser], None]] = {
     b"(": _Parser.mark,
     b"\x95": _Parser.frame,

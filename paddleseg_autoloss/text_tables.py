@@ -8,11 +8,11 @@ __all__ = ["align_columns"]
 
 
 def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
-    """Return rows as lines, with the columns aligned and two blanks between them.
+    """Return rows as lines, with aligned columns and two spaces between them.
 
     Args:
         rows: the cells of each row; all rows have the same length, and the first is the header.
-        numbers: whether all columns but the first are numbers, which are aligned at the right.
+        numbers: whether all columns except the first are numbers, which are aligned to the right.
 
     Example:
         >>> print(align_columns([["loss", "size"], ["Dice", "0.5"], ["CE", "10"]], numbers=True))

@@ -1,9 +1,9 @@
-"""The one reader of YAML files: it runs no code, is bounded, and refuses what is ambiguous.
+"""The strict reader of YAML files: it runs no code, has size limits, and refuses ambiguous files.
 
-A config may come from a stranger.  So a file may not be large, nor become large: aliases count as
-if they were written out, and nesting is limited.  A key that is given twice with two values is an
-error, where YAML readers commonly take the last one.  Errors name the file and the line, and do not
-show the text of the file: ``_base_`` may name any file.
+A config may come from a stranger.  So the size of a file is limited, also after its aliases are
+expanded, and so is the nesting.  A key that occurs twice with two values is an error; most YAML
+readers use the last value.  Errors name the file and the line, but do not show the text of the
+file, because ``_base_`` may name any file.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from paddleseg_autoloss.errors import ConfigError
 
 __all__ = ["MAX_DEPTH", "MAX_SIZE", "Document", "read_document", "read_yaml"]
 
-#: Characters of a file, aliases written out.  PaddleSeg's longest config has about 6,000.
+#: Most characters of a file with expanded aliases.  PaddleSeg's longest config has about 6,000.
 MAX_SIZE = 2**16
-#: Levels of lists and mappings.
+#: Most levels of nested lists and mappings.
 MAX_DEPTH = 50
-#: Digits of an integer, in any base.
+#: Most digits of an integer, in any base.
 _MAX_DIGITS = 100
 _SUFFIXES = (".yml", ".yaml")
 _MERGE = "tag:yaml.org,2002:merge"
@@ -32,12 +32,12 @@ _INTEGER = "tag:yaml.org,2002:int"
 
 @dataclass(frozen=True)
 class Document:
-    """What a YAML file says.
+    """The content of a YAML file.
 
     Args:
         content: its keys and values.
-        definitions: top-level keys that hold an anchor which an alias uses.
-        size: characters of its scalars, aliases written out, and one for each node.
+        definitions: top-level keys whose values hold an anchor that some alias refers to.
+        size: number of characters of its scalars with expanded aliases, plus one for each node.
     """
 
     content: dict[str, Any]
@@ -71,8 +71,8 @@ def read_document(path: Path) -> Document:
         path: the file; its name and that of what it links to end in ``.yml`` or ``.yaml``.
 
     Raises:
-        ConfigError: there is no such file or it is not YAML; it has no keys at top level, a key
-            twice with two values, a tag that is not one of plain data, more than `MAX_SIZE`
+        ConfigError: there is no such file or it is not YAML; or it has no top-level keys, a key
+            twice with two values, a tag other than those of plain data, more than `MAX_SIZE`
             characters, more than `MAX_DEPTH` levels, or a value that contains itself.
     """
     text = _text(path)
@@ -94,7 +94,7 @@ def read_document(path: Path) -> Document:
 
 
 def _text(path: Path) -> str:
-    """The text of a file, which is not read beyond what it may have."""
+    """Return the text of a file; no more than the allowed characters are read."""
     try:
         if not path.is_file():
             raise ConfigError(f"{path} was not found")
@@ -116,7 +116,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, with limits.
 
     Attributes:
-        sizes: characters of every node, aliases written out; a node is there once it is whole.
+        sizes: number of characters of every complete node with expanded aliases.
         definitions: see `Document`.
     """
 
@@ -146,7 +146,7 @@ class _Loader(yaml.SafeLoader):
         self._tops[node] = self._top
         if self.sizes[node] > MAX_SIZE:
             raise _refusal(
-                f"expected at most {MAX_SIZE} characters with aliases written out, found more", node
+                f"expected at most {MAX_SIZE} characters with expanded aliases, found more", node
             )
         if isinstance(node, yaml.MappingNode):
             self._check_keys(node)
@@ -158,7 +158,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
                 continue
             other_key, other_value = first.setdefault((key.tag, key.value), (key, value))
-            # The same once more does no harm; some of PaddleSeg's configs have it.
+            # A key with the same value again is harmless; some of PaddleSeg's configs have it.
             if other_key is not key and not _is_same(other_value, value):
                 line = other_key.start_mark.line + 1
                 raise _refusal(f"{key.value} is given twice, first in line {line}", key)
@@ -169,13 +169,13 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            # A value that its explicit or implicit tag does not fit, such as 2001-99-99.
+            # The value does not fit its explicit or implicit tag, for example 2001-99-99.
             kind = node.tag.rpartition(":")[2]
-            raise _refusal(f"this is no {kind}", node) from error
+            raise _refusal(f"this is not a valid {kind}", node) from error
 
 
 def _refusal(problem: str, where: Any) -> yaml.MarkedYAMLError:
-    """The error about a node or an event."""
+    """Return the error for a node or an event."""
     return yaml.MarkedYAMLError(None, None, problem, where.start_mark)
 
 

@@ -67,14 +67,14 @@ def test_figures_that_are_undefined_are_null():
 def test_broken_json_is_named(content, tmp_path):
     path = tmp_path / "setup.json"
     path.write_text(content)
-    with pytest.raises(DataError, match=r"setup.json: expected a file of JSON: \w"):
+    with pytest.raises(DataError, match=r"setup.json: expected a JSON file: \w"):
         read_json(path)
 
 
 def test_deep_and_missing_json_are_named(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 100_000)
     for name in ("deep.json", "none.json"):
-        with pytest.raises(DataError, match=f"{name}: expected a file of JSON"):
+        with pytest.raises(DataError, match=f"{name}: expected a JSON file"):
             read_json(tmp_path / name)
 
 

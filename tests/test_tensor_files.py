@@ -258,7 +258,7 @@ class TestRefused:
         path = tmp_path / "a.pdparams"
         call = text(f"touch {tmp_path}/victim") + b"\x85R" if called else b""
         path.write_bytes(b"\x80\x04" + name(*function) + call + b".")
-        message = f"expected a file of tensors alone, found {'.'.join(function)} in"
+        message = f"expected a file that contains only tensors, found {'.'.join(function)} in"
         with pytest.raises(TensorFileError, match=message):
             read_tensor_file(path)
         assert not (tmp_path / "victim").exists()

@@ -1,4 +1,4 @@
-"""The commands, one file each: what the file's docstring says is what ``--help`` says.
+"""The commands, one file each; the docstring of the file is the text of ``--help``.
 
-A command is a module with ``add_flags(parser)`` and ``run(args)``; `main` puts them together.
+A command is a module with ``add_flags(parser)`` and ``run(args)``; `main` combines them.
 """

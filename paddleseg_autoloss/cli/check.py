@@ -1,6 +1,6 @@
-"""Look at all images and labels of a config: what cannot be read, and what the labels hold.
+"""Check all images and labels of a config: find unreadable files, and list the label values.
 
-Before training, up to 2,000 labels are looked at and no image is decoded; here all are.
+Training itself checks up to 2,000 labels first and decodes no image; this command checks all.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def add_flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Check as the flags say; see `check_from`."""
+    """Run the command; see `check_from`."""
     check_from(args)
 
 
 def check_from(args: Namespace) -> None:
-    """Look at all files of a config's data sets, and print a line for each finding.
+    """Check all files of a config's data sets, and print a line for each finding.
 
     Args:
         args: the flags ``config`` and ``opts``.
 
     Raises:
-        ConfigError: the config cannot work.
-        DataError: a file cannot be read, or a label cannot be trained on.
+        ConfigError: the config is invalid.
+        DataError: a file cannot be read, or a label is unusable for training.
     """
     config = load_config(find_config(args.config, CONFIG_DIR), opts=args.opts)
     builder = SegBuilder(config)
@@ -62,10 +62,10 @@ def check_from(args: Namespace) -> None:
 
 
 def _report(key: str, facts: Sequence[Facts], findings: Sequence[Finding]) -> list[str]:
-    """The findings, or that there are none, and how often each value occurs."""
+    """Return the findings, or a line without findings, and how often each value occurs."""
     lines = [f"{'error' if one.is_error else 'warning'}: {one.text}" for one in findings]
     if not findings:
-        lines.append(f"{key}: {len(facts)} images and labels, nothing is wrong with them")
+        lines.append(f"{key}: {len(facts)} images and labels, no errors found")
     counts = class_counts(facts)
     total = sum(counts.values())
     if total:

@@ -1,4 +1,4 @@
-"""Does it help? Train several losses with several seeds, and report what may be concluded."""
+"""Compare losses: train each with several seeds, and report which differences are significant."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--grid", help="fixed mixes of its two losses, as first:last:step, such as 0.1:0.9:0.2")
     add("--seeds", help="number of seeds, or a list such as 3,5,8; default: 5")
     add("--lr_grid", help="learning rates to train each variant with, such as 0.001,0.002")
-    add("--baseline", help="variant to measure the others against; default: the first")
+    add("--baseline", help="variant that the others are compared with; default: the first")
     add("--validation", type=float, help="share of the training list to hold out; default: 0.2")
 
     add("--save_dir", help="folder of the comparison; default: output/compare/NAME")
@@ -28,7 +28,7 @@ def add_flags(parser: ArgumentParser) -> None:
         "--jobs",
         type=positive_int,
         default=1,
-        help="runs at a time, on a GPU each if there are several; default: %(default)s",
+        help="runs at the same time, on one GPU each if there are several; default: %(default)s",
     )
     options.add_device(parser)
     add(
@@ -47,7 +47,7 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     options.add_opts(parser)
 
-    add("--report_only", action="store_true", help="train nothing, report on what there is")
+    add("--report_only", action="store_true", help="train nothing, report on the finished runs")
     add(
         "--samples",
         type=non_negative_int,
@@ -58,8 +58,9 @@ def add_flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Compare as the flags say."""
-    # Matplotlib takes a second to load, which the other commands need not wait for.
+    """Run the command."""
+    # Import it here, because Matplotlib takes a second to load and the other commands do not need
+    # it.
     from paddleseg_autoloss.comparison.command import compare_from
 
     compare_from(args, CONFIG_DIR, args.command_line)

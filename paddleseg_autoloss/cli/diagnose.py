@@ -1,7 +1,7 @@
-"""Show what each loss of a config does to the network, and which fixed weights balance them.
+"""Show the effect of each loss of a config on the network, and the fixed weights that balance them.
 
-Trains for a few iterations in a temporary folder, keeps nothing of it, and writes diagnosis.json
-and diagnosis.png.
+Trains for a few iterations in a temporary folder, which is deleted, and writes diagnosis.json and
+diagnosis.png.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def add_flags(parser: ArgumentParser) -> None:
         "--iters",
         type=positive_int,
         default=50,
-        help="iterations to look at; default: %(default)s",
+        help="number of iterations; default: %(default)s",
     )
     add("--batch_size", type=positive_int, help="images per step, instead of the config's")
     options.add_device(parser)
@@ -38,8 +38,9 @@ def add_flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Diagnose as the flags say."""
-    # Matplotlib takes a second to load, which the other commands need not wait for.
+    """Run the command."""
+    # Import it here, because Matplotlib takes a second to load and the other commands do not need
+    # it.
     from paddleseg_autoloss.diagnosis import diagnose_from
 
     diagnose_from(args, CONFIG_DIR)

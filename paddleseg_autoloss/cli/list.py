@@ -10,7 +10,7 @@ __all__ = ["add_flags", "run"]
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """Add the flags of the command: there are none."""
+    """Add no flags: the command has none."""
 
 
 def run(args: Namespace) -> None:

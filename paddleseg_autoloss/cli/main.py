@@ -30,11 +30,11 @@ COMMANDS: dict[str, ModuleType] = {
 
 
 def main(argv: Sequence[str] | None = None, program: Sequence[str] = ("autoloss",)) -> int:
-    """Run the command that the first word names, and return the exit status.
+    """Run the command whose name is the first argument, and return the exit status.
 
     Args:
-        argv: the words after the program; by default those of this process.
-        program: how the program was called, for messages and reports.
+        argv: the arguments after the program; by default those of this process.
+        program: the words that called the program, for messages and reports.
     """
     return _run(_parser(program), program, sys.argv[1:] if argv is None else argv)
 
@@ -43,7 +43,7 @@ def tool_main(name: str) -> int:
     """Run one command as a script of its own, such as ``tools/train.py``; return the exit status.
 
     Args:
-        name: of the command.
+        name: name of the command.
     """
     program = ("python", sys.argv[0])
     parser = ArgumentParser(prog=" ".join(program), allow_abbrev=False)
@@ -56,7 +56,7 @@ def parse_args(argv: Sequence[str]) -> Namespace:
     """Return the flags of a command line of ``autoloss``.
 
     Args:
-        argv: the words after ``autoloss``, the name of the command first.
+        argv: the arguments after ``autoloss``; the first is the name of the command.
     """
     return _parser(("autoloss",)).parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""Flags that several commands have, with the checks and the actions that go with them."""
+"""Flags of several commands, with their checks and actions."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ __all__ = [
 
 def add_config(parser: ArgumentParser) -> None:
     """Add ``--config``."""
-    parser.add_argument(
-        "--config", help="config file, or the name of one that comes with the package"
-    )
+    parser.add_argument("--config", help="config file, or the name of a config of this package")
 
 
 def add_device(parser: ArgumentParser) -> None:
@@ -46,7 +44,7 @@ def add_device(parser: ArgumentParser) -> None:
         "--device",
         choices=["cpu", "gpu", "xpu", "npu", "mlu"],
         default=default_device(),
-        help="default: gpu where there is one, here %(default)s",
+        help="default: gpu if there is one, here %(default)s",
     )
 
 
@@ -112,8 +110,9 @@ def add_augmentation(parser: ArgumentParser, switch: str) -> None:
     """Add the flags of test-time augmentation.
 
     Args:
-        parser: of the command.
-        switch: name of the flag that turns it on, PaddleSeg's ``aug_eval`` or ``aug_pred``.
+        parser: parser of the command.
+        switch: name of the flag that turns augmentation on, PaddleSeg's ``aug_eval`` or
+            ``aug_pred``.
     """
     add = parser.add_argument
     add(f"--{switch}", action="store_true", help="average over scales and flips")
@@ -129,7 +128,7 @@ def add_augmentation(parser: ArgumentParser, switch: str) -> None:
 
 
 def augmentation(args: Namespace, switch: str) -> dict[str, Any]:
-    """Return the arguments of PaddleSeg's functions that the flags of `add_augmentation` give."""
+    """Return arguments for PaddleSeg's functions from the flags of `add_augmentation`."""
     names = (switch, "scales", "flip_horizontal", "flip_vertical")
     return {name: getattr(args, name) for name in names} if getattr(args, switch) else {}
 
@@ -137,7 +136,7 @@ def augmentation(args: Namespace, switch: str) -> dict[str, Any]:
 def add_window(parser: ArgumentParser) -> None:
     """Add the flags of a sliding window."""
     add = parser.add_argument
-    add("--is_slide", action="store_true", help="look at the image through a sliding window")
+    add("--is_slide", action="store_true", help="process the image in a sliding window")
     add("--crop_size", nargs=2, type=int, help="width and height of the window, pixels")
     add("--stride", nargs=2, type=int, help="horizontal and vertical step of the window, pixels")
 
@@ -146,14 +145,14 @@ def check_window(args: Namespace) -> None:
     """Check the flags of `add_window`.
 
     Raises:
-        ConfigError: the window has no size or no step.
+        ConfigError: the size or the step of the window is missing.
     """
     if args.is_slide and (args.crop_size is None or args.stride is None):
-        raise ConfigError("--is_slide: expected --crop_size and --stride beside it")
+        raise ConfigError("--is_slide: expected --crop_size and --stride too")
 
 
 def window(args: Namespace) -> dict[str, Any]:
-    """Return the arguments of PaddleSeg's functions that the flags of `add_window` give."""
+    """Return arguments for PaddleSeg's functions from the flags of `add_window`."""
     names = ("is_slide", "crop_size", "stride")
     return {name: getattr(args, name) for name in names} if args.is_slide else {}
 
@@ -162,23 +161,23 @@ def check_model_path(path: str | None) -> None:
     """Check ``--model_path`` before anything is built.
 
     Raises:
-        ConfigError: it is no address, and no file is there.
+        ConfigError: the path is not a URL, and there is no such file.
     """
     if path is not None and "://" not in path and not Path(path).is_file():
         raise ConfigError(f"--model_path: expected a .pdparams file, found nothing at {path}")
 
 
 def load_trained(model: nn.Layer, path: str) -> None:
-    """Load the weights at ``--model_path``; a warning counts what they lack.
+    """Load the weights at ``--model_path``; a warning counts the missing tensors.
 
     Raises:
-        CheckpointError: they cannot be read, or nothing fits the network.
+        CheckpointError: the weights cannot be read, or none of them fits the network.
     """
     missing = load_weights(model, path, "--model_path")
     if missing:
         logger.warning(
             f"--model_path: {path} lacks {missing} of the network's {len(model.state_dict())} "
-            "tensors, which stay as they were made: the results mean little"
+            "tensors, which keep their random initial values: the results are not meaningful"
         )
 
 

@@ -38,7 +38,7 @@ def add_flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Predict as the flags say."""
+    """Run the command."""
     options.check_model_path(args.model_path)
     options.check_window(args)
     config = load_config(find_config(args.config, CONFIG_DIR))

@@ -1,7 +1,7 @@
-"""Run a script of PaddleSeg, unchanged, with what this package adds.
+"""Run an unchanged script of PaddleSeg with the features of this package.
 
-The script runs as under "python script arguments". If it belongs to a clone of PaddleSeg, that
-clone's PaddleSeg is used instead of an installed one.
+The script runs as with "python script arguments". If it belongs to a clone of PaddleSeg, the
+PaddleSeg of this clone is used instead of an installed one.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from paddleseg_autoloss.installation import package_command
 
 __all__ = ["add_flags", "run"]
 
-#: Environment variable that names the clone whose PaddleSeg a process was started with.
+#: Environment variable with the path of the clone whose PaddleSeg a process must use.
 _CLONE = "AUTOLOSS_CLONE"
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("script", help="such as path/to/PaddleSeg/tools/train.py")
-    parser.add_argument("arguments", nargs=REMAINDER, help="the script's own")
+    parser.add_argument("script", help="the script, such as path/to/PaddleSeg/tools/train.py")
+    parser.add_argument("arguments", nargs=REMAINDER, help="arguments of the script")
 
 
 def run(args: Namespace) -> None:
     """Run the script.
 
     Raises:
-        ConfigError: there is no such script, or the PaddleSeg that it belongs to is not used.
+        ConfigError: there is no such script, or its own PaddleSeg cannot be used.
     """
     script = Path(args.script)
     if not script.is_file():
@@ -48,16 +48,16 @@ def run(args: Namespace) -> None:
 
 
 def _find_clone(script: Path) -> Path | None:
-    """Return the clone of PaddleSeg that a script lies in, at any depth, or None."""
+    """Return the clone of PaddleSeg that contains a script, at any depth, or None."""
     folders = (folder for folder in script.parents if (folder / "paddleseg/__init__.py").is_file())
     return next(folders, None)
 
 
 def _run_with(clone: Path, script: Path, arguments: list[str]) -> NoReturn:
-    """Start again, with the PaddleSeg of a clone before all others.
+    """Restart this process with the PaddleSeg of a clone first in Python's path.
 
     Raises:
-        ConfigError: this process was started in that way, in vain.
+        ConfigError: this process was already restarted, and still uses another PaddleSeg.
     """
     if os.environ.get(_CLONE) == str(clone):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Explain one method, with a config to paste."""
+"""Explain one method, with an example config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["add_flags", "run"]
 
 def add_flags(parser: ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("method", help="such as CAGrad")
+    parser.add_argument("method", help="name of the method, such as CAGrad")
 
 
 def run(args: Namespace) -> None:

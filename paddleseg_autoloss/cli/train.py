@@ -54,7 +54,7 @@ def add_flags(parser: ArgumentParser) -> None:
     options.add_seed(parser)
     add("--loss_aggregator", help="weigh all terms of the loss with this method, such as PCGrad")
     policies = ["stop", "skip"]
-    add("--on_nonfinite", choices=policies, help="what to do about NaN or infinity; default: stop")
+    add("--on_nonfinite", choices=policies, help="reaction to NaN or infinity; default: stop")
     add(
         "--precision",
         choices=["fp32", "fp16"],
@@ -79,7 +79,7 @@ def add_flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Train as the flags say."""
+    """Run the command."""
     if args.resume_model not in (None, "latest"):
         checkpoint_iteration(args.resume_model)
     config = load_config(
@@ -120,7 +120,7 @@ def run(args: Namespace) -> None:
 
 
 def _opts(args: Namespace) -> list[str]:
-    """PaddleSeg's ``--opts``, with the flags that stand for config keys before them."""
+    """Return PaddleSeg's ``--opts``, preceded by the flags that set config keys."""
     flags = []
     if args.loss_aggregator is not None:
         flags.append(f"loss_aggregator={{'type': '{args.loss_aggregator}'}}")

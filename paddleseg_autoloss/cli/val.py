@@ -16,7 +16,7 @@ from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.files import write_json
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.config import find_config, load_config
-from paddleseg_autoloss.integration.evaluation import Figures, captured_figures
+from paddleseg_autoloss.integration.evaluation import Figures, capture_figures
 from paddleseg_autoloss.integration.parts import build_val_dataset
 
 __all__ = ["add_flags", "run"]
@@ -29,7 +29,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--model_path", help="trained weights, such as output/best_model/model.pdparams")
     options.add_num_workers(parser)
     options.add_device(parser)
-    add("--json", help="file to write the figures to")
+    add("--json", help="file to write the metrics to")
     options.add_augmentation(parser, "aug_eval")
     options.add_window(parser)
     options.add_data_format(parser)
@@ -40,7 +40,7 @@ def add_flags(parser: ArgumentParser) -> None:
         const=True,
         default=False,
         metavar="True",
-        help="also the area under the ROC curve; PaddleSeg's form, --auc_roc True, does it too",
+        help="also compute the area under the ROC curve; PaddleSeg's --auc_roc True works too",
     )
     options.add_opts(parser)
 
@@ -52,7 +52,7 @@ def _boolean(text: str) -> bool:
 
 
 def run(args: Namespace) -> Figures:
-    """Evaluate as the flags say, and return the figures."""
+    """Run the command, and return the metrics."""
     options.check_model_path(args.model_path)
     options.check_window(args)
     if args.json is not None and not Path(args.json).absolute().parent.is_dir():
@@ -71,9 +71,9 @@ def run(args: Namespace) -> Figures:
         options.load_trained(model, args.model_path)
         logger.info("Loaded trained weights successfully.")
     val_dataset = build_val_dataset(config, builder)
-    with reader_errors(), captured_figures() as figures:
+    with reader_errors(), capture_figures() as figures:
         evaluate(model, val_dataset, num_workers=args.num_workers, **config.test_config | chosen)
     if args.json is not None:
         write_json(args.json, figures().to_dict())
-        logger.info(f"The figures are in {args.json}")
+        logger.info(f"The metrics are in {args.json}")
     return figures()

@@ -1,4 +1,4 @@
-"""What ``autoloss compare`` does, apart from parsing."""
+"""The command ``autoloss compare``, after its flags are parsed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ __all__ = ["compare_from"]
 
 
 def compare_from(args: Namespace, config_dir: Path, command: str) -> None:
-    """Compare as the flags of ``autoloss compare`` say.
+    """Run ``autoloss compare`` with its flags.
 
     Args:
         args: the parsed flags.
-        config_dir: where bare config names are looked up.
+        config_dir: folder in which config names without a folder are searched.
         command: the command line, for the report.
 
     Raises:
-        AutoLossError: something cannot work, or runs failed after all others were done.
+        AutoLossError: a value is invalid; or some runs failed, which is raised after all others are
+            done.
     """
     plan = read_plan(args, config_dir)
     save_dir = Path(args.save_dir or Path("output") / "compare" / plan.name).absolute()
@@ -43,8 +44,8 @@ def compare_from(args: Namespace, config_dir: Path, command: str) -> None:
         _report(plan, save_dir, args)
     if failed:
         raise RunsFailed(
-            f"{len(failed)} of {len(folders)} runs failed; the report lists them, and the same "
-            "command tries them again"
+            f"{len(failed)} of {len(folders)} runs failed; the report lists them; run the same "
+            "command again to repeat them"
         )
 
 
@@ -54,8 +55,8 @@ def _run(runner: Runner) -> list[RunFolder]:
     except KeyboardInterrupt:
         done = sum(folder.is_done for folder in runner.folders)
         logger.info(
-            f"Stopped with {done} of {len(runner.folders)} runs done; the same command continues, "
-            "and with --report_only it writes a report on the runs that are done"
+            f"Stopped with {done} of {len(runner.folders)} runs done; run the same command again "
+            "to continue, or with --report_only for a report on the finished runs"
         )
         raise
 
@@ -65,4 +66,4 @@ def _report(plan: Plan, save_dir: Path, args: Namespace) -> None:
     if not any(folder.is_done or folder.error() for folder in folders):
         raise ConfigError(f"--save_dir: expected finished runs, found none in {save_dir}")
     write_report(Results(plan, folders), save_dir, samples=args.samples > 0)
-    logger.info(f"The report is in {save_dir / 'report.html'}, and as report.md beside it")
+    logger.info(f"The report is in {save_dir / 'report.html'} and {save_dir / 'report.md'}")

@@ -1,4 +1,4 @@
-"""The images of a comparison: those to train on, to choose learning rates on, and to report on."""
+"""The images of a comparison: for training, for choosing learning rates, and for the report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from paddleseg_autoloss.files import write_file
 __all__ = ["Split", "check_same_data", "split_data"]
 
 _DATASETS = ("train_dataset", "val_dataset")
-#: The keys of a data set that variants may have different values of.
+#: Keys of a data set whose values may differ between variants.
 _OWN_KEYS = {"transforms", "edge"}
 _PATHS = ("dataset_root", "train_path", "val_path", "test_path")
 
@@ -29,27 +29,27 @@ class Split:
     """The data sets of a config, with a part of the training list held out.
 
     Args:
-        lists: the list files to train and to validate on, or None where nothing is held out.
+        lists: the list files of the training and validation images, or None if nothing is held out.
     """
 
     def __init__(self, lists: tuple[Path, Path] | None) -> None:
         self.lists = lists
 
     def training(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Return a config that trains without the held-out images and validates on them."""
+        """Return a config that trains without the held-out images and is validated on them."""
         config = _with_absolute_paths(config)
         if self.lists is None:
             return config
         test = _as_list_dataset(config["val_dataset"], "val")
         train = _as_list_dataset(config["train_dataset"], "train")
         config["train_dataset"] = {**train, "train_path": str(self.lists[0])}
-        # The images are those of the training list, treated like those of the test set.
+        # These images are from the training list, but they are transformed like the test images.
         own = {"dataset_root": train["dataset_root"], "separator": train.get("separator", " ")}
         config["val_dataset"] = {**test, **own, "val_path": str(self.lists[1])}
         return config
 
     def test(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Return the data set to report on: the config's own ``val_dataset``."""
+        """Return the test set: the config's own ``val_dataset``."""
         config = _with_absolute_paths(config)
         own = config["val_dataset"]
         return own if self.lists is None else _as_list_dataset(own, "val")
@@ -86,11 +86,11 @@ def split_data(plan: Plan, folder: Path) -> Split:
 
     Args:
         plan: the comparison.
-        folder: of the list files.
+        folder: folder of the list files.
 
     Raises:
-        ConfigError: the data set has no list file to split, the parts would be too small, or there
-            is another split in the folder.
+        ConfigError: the data set has no list file to split, the parts would be too small, or the
+            folder contains another split.
         DataError: an image is missing or broken.
     """
     config = _with_absolute_paths(plan.variants[0].config)
@@ -106,8 +106,8 @@ def split_data(plan: Plan, folder: Path) -> Split:
     batch = max(variant.config["batch_size"] for variant in plan.variants)
     if held < 1 or len(lines) - held < batch:
         raise ConfigError(
-            f"validation: expected a share of the {len(lines)} training images that holds out at "
-            f"least 1 of them and leaves at least {batch}, a batch; found {plan.validation:g}"
+            f"validation: expected a share of the {len(lines)} training images with at least 1 "
+            f"image that leaves at least {batch}, one batch, to train on; found {plan.validation:g}"
         )
     chosen = set(np.random.default_rng(plan.split_seed).permutation(len(lines))[:held].tolist())
     parts = (
@@ -121,7 +121,7 @@ def split_data(plan: Plan, folder: Path) -> Split:
 
 
 def _build(section: str, config: dict[str, Any]) -> Any:
-    """Build a data set without its transforms; some are generated or downloaded by that."""
+    """Build a data set without its transforms; this also generates or downloads its files."""
     component = manager.DATASETS[config["type"]]
     arguments = {k: v for k, v in config.items() if k not in ("type", "transforms")}
     return build_dataset(section, config, lambda: component(transforms=[], **arguments))
@@ -130,8 +130,8 @@ def _build(section: str, config: dict[str, Any]) -> Any:
 def _write_once(path: Path, text: str) -> None:
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise ConfigError(
-            f"validation: expected the present split, found another one in {path}; choose another "
-            "--save_dir"
+            f"validation: expected the split of this config, found another in {path}; choose "
+            "another --save_dir"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, text)
@@ -148,9 +148,10 @@ def _with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_list_dataset(dataset: dict[str, Any], mode: str) -> dict[str, Any]:
-    """Return the config of a data set as one of PaddleSeg's ``Dataset``, which reads any list file.
+    """Convert the config of a data set to one for PaddleSeg's ``Dataset``.
 
-    ``OpticDiscSeg`` and its subclasses read list files with fixed names in their folder.
+    ``Dataset`` reads any list file; ``OpticDiscSeg`` and its subclasses read only list files with
+    fixed names in their folder.
     """
     kind = dataset["type"]
     key = f"{mode}_path"
@@ -176,7 +177,7 @@ def _as_list_dataset(dataset: dict[str, Any], mode: str) -> dict[str, Any]:
 
 
 def _separator(path: Path) -> str:
-    """Return what separates image and label; only ``OpticDiscSeg`` allows any blanks."""
+    """Return the separator of image and label; ``OpticDiscSeg`` allows any whitespace."""
     first = text_lines(path)[0][1]
     match = re.fullmatch(r"\S+(\s+)\S+", first)
     return match[1] if match else " "

@@ -1,4 +1,4 @@
-"""A document with two forms: Markdown, and a page of HTML."""
+"""A document that can be written as Markdown and as an HTML page."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Heading:
     """A heading.
 
     Args:
-        text: of the heading.
+        text: the text of the heading.
         level: 1 for the title, 2 for a section.
     """
 
@@ -65,7 +65,7 @@ class Paragraph:
     """A paragraph of plain text.
 
     Args:
-        text: of the paragraph.
+        text: the text of the paragraph.
     """
 
     text: str
@@ -81,10 +81,10 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Banner:
-    """A paragraph that stands out.
+    """A paragraph that is shown as a warning.
 
     Args:
-        text: of the paragraph.
+        text: the text of the paragraph.
     """
 
     text: str
@@ -103,7 +103,7 @@ class Items:
     """A list.
 
     Args:
-        texts: of the items.
+        texts: the texts of the items.
     """
 
     texts: Sequence[str]
@@ -119,7 +119,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Code:
-    """Text with its line breaks, such as the output of a program.
+    """Text that keeps its line breaks, such as the output of a program.
 
     Args:
         text: any number of lines.
@@ -143,7 +143,7 @@ class Table:
     """A table.
 
     Args:
-        frame: its cells, strings; the index is not shown.
+        frame: the cells, which are strings; the index is not shown.
     """
 
     frame: pd.DataFrame
@@ -173,10 +173,10 @@ class Picture:
     """A picture.
 
     Args:
-        name: of its file, without the ending.
-        text: that says what it shows.
-        png: its bytes.
-        private: whether it is part of the page only, without a file of its own.
+        name: name of its file, without the extension.
+        text: description of the picture.
+        png: the bytes of the PNG file.
+        private: whether the picture is only in the HTML page and gets no file.
     """
 
     name: str
@@ -187,7 +187,7 @@ class Picture:
     def markdown(self) -> str:
         """Return it as Markdown."""
         if self.private:
-            return "Only in `report.html`, as the images may be private."
+            return "Only in `report.html`, because the images may be private."
         return f"![{escape_markdown(self.text)}](figures/{self.name}.png)"
 
     def html(self) -> str:
@@ -200,10 +200,10 @@ class Document:
     """Headings, text, tables and pictures, in order.
 
     Args:
-        title: of the page.
+        title: title of the page.
 
     Attributes:
-        blocks: its parts.
+        blocks: the parts of the document.
     """
 
     def __init__(self, title: str) -> None:

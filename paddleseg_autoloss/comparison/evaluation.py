@@ -1,7 +1,7 @@
-"""Evaluates one finished run, in a process of its own, whose end frees the memory.
+"""Evaluates one finished run in a process of its own, so that its memory is freed at the end.
 
 ``python -m paddleseg_autoloss.comparison.evaluation --folder RUN`` writes ``evaluation.json`` and,
-if asked for, ``samples.npz`` into the folder of the run.
+with ``--samples``, ``samples.npz`` into the folder of the run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from paddleseg_autoloss.errors import CheckpointError
 from paddleseg_autoloss.files import replace_file, write_json
 from paddleseg_autoloss.flags import non_negative_int, run_command
 from paddleseg_autoloss.integration.config import load_config
-from paddleseg_autoloss.integration.evaluation import captured_figures
+from paddleseg_autoloss.integration.evaluation import capture_figures
 from paddleseg_autoloss.integration.loading import load_weights
 
 __all__ = ["evaluate_run", "main"]
@@ -40,13 +40,13 @@ def evaluate_run(folder: Path, device: str, num_workers: int, samples: int) -> N
     """Evaluate the final model of a run on the validation and on the test images.
 
     Args:
-        folder: of the run, with ``config.yml``, ``config_test.yml`` and ``model.pdparams``.
-        device: to evaluate on.
-        num_workers: processes that load data.
-        samples: how many test images to keep with their predictions.
+        folder: folder of the run, with ``config.yml``, ``config_test.yml`` and ``model.pdparams``.
+        device: the device of the evaluation.
+        num_workers: number of processes that load data.
+        samples: number of test images to store with their predictions.
 
     Raises:
-        CheckpointError: the model cannot be read, or is of another network.
+        CheckpointError: the model cannot be read, or belongs to another network.
     """
     utils.set_device(device)
     validation, test = (
@@ -76,13 +76,13 @@ def _val_dataset(config: Config) -> Any:
 
 
 def _figures(model: nn.Layer, config: Config, dataset: Any, num_workers: int) -> dict[str, Any]:
-    with reader_errors(), captured_figures() as figures:
+    with reader_errors(), capture_figures() as figures:
         evaluate(model, dataset, num_workers=num_workers, **config.test_config)
     return figures().to_dict()
 
 
 def _write_samples(path: Path, model: nn.Layer, config: Config, dataset: Any, count: int) -> None:
-    """Write a few small images, evenly spread over the list, with truth and prediction."""
+    """Write a few small images from all over the list, with ground truth and prediction."""
     model.eval()
     options = {key: config.test_config.get(key) for key in ("is_slide", "crop_size", "stride")}
     kept: dict[str, np.ndarray] = {}
@@ -115,7 +115,7 @@ def _parse_args(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--num_workers", type=non_negative_int, default=0, help="processes that load data"
     )
-    parser.add_argument("--samples", type=non_negative_int, default=0, help="test images to keep")
+    parser.add_argument("--samples", type=non_negative_int, default=0, help="test images to store")
     return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""The folders of the runs: configs, checkpoints, results, and the reason of a failure."""
+"""The folders of the runs: configs, checkpoints, results, and the reasons of failures."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ __all__ = ["RunFolder", "prepare"]
 
 _CONFIGS = ("config.yml", "config_test.yml")
 _STEP = re.compile(r"iter: (\d+)/\d+, .*batch_cost: ([\d.]+)")
-#: Number of lines at the end of the log to keep of a failed run.
+#: Number of lines at the end of the log that are stored for a failed run.
 _ERROR_LINES = 20
-#: Bytes at the end of a log that hold its latest line of training.
+#: Number of bytes at the end of a log that always contain its latest training line.
 _LOG_TAIL = 8192
 
 
@@ -43,9 +43,9 @@ class _NoAliases(yaml.SafeDumper):
 class RunFolder:
     """The folder of one run.
 
-    ``config.yml`` is all that ``autoloss train`` needs to train the run by hand; with
-    ``config_test.yml`` ``autoloss val`` evaluates it on the test images.  ``result.json`` is
-    written last: where it is, the run is done.
+    A user can train the run with ``autoloss train --config config.yml``, and evaluate it on the
+    test images with ``autoloss val --config config_test.yml``.  ``result.json`` is written last: if
+    it exists, the run is done.
 
     Args:
         root: folder of the comparison.
@@ -71,19 +71,20 @@ class RunFolder:
         return read_json(self.result_path) if self.is_done else None
 
     def error(self) -> str | None:
-        """Return the last lines of a run that failed, or None if it did not."""
+        """Return the last log lines of a failed run, or None if it did not fail."""
         if self.is_done or not self.error_path.is_file():
             return None
         return self.error_path.read_text(encoding="utf-8")
 
     def write_configs(self, split: Split) -> None:
-        """Write the complete config; if there is one already, check that it is the same.
+        """Write the complete config; if the file already exists, check that it is the same.
 
         Args:
-            split: the data sets to train and to evaluate on.
+            split: the data sets for training and evaluation.
 
         Raises:
-            ConfigError: it cannot be loaded, or the folder belongs to a run with another config.
+            ConfigError: the config cannot be loaded, or the folder belongs to a run with another
+                config.
         """
         config = split.training(self.run.config)
         test_data = {**split.test(self.run.config), "_inherited_": False}
@@ -94,10 +95,10 @@ class RunFolder:
             load_config(str(self.path / name))
 
     def check_loss(self) -> None:
-        """Build the loss, as training will.
+        """Build the loss as in training, to check it.
 
         Raises:
-            ConfigError: an argument has a value that cannot work.
+            ConfigError: the value of an argument is invalid.
         """
         builder = SegBuilder(load_config(str(self.path / _CONFIGS[0])))
         with redirect_stdout(StringIO()):
@@ -117,8 +118,8 @@ class RunFolder:
         for key in sorted(known):
             if found.get(key) != content.get(key):
                 raise ConfigError(
-                    f"--save_dir: {path} belongs to a run with another {key}; expected that of "
-                    "the present config; choose another --save_dir"
+                    f"--save_dir: expected the {key} of this config in {path}, found another one; "
+                    "choose another --save_dir"
                 )
 
     def use_learned_loss(self, source: RunFolder) -> None:
@@ -128,13 +129,13 @@ class RunFolder:
             source: folder of that run.
 
         Raises:
-            ConfigError: that run has no weights that a fixed mix can have.
+            ConfigError: that run has no weights that fixed coefficients can replace.
         """
         learned = source.path / "equivalent_mixed_loss.yml"
         if not learned.is_file():
             raise ConfigError(
-                f"retrain_of: {source.run} has no equivalent_mixed_loss.yml: it learned no "
-                "weights, or weights that fixed coefficients cannot replace"
+                f"retrain_of: expected equivalent_mixed_loss.yml from {source.run}, found none: it "
+                "learned no weights, or weights that fixed coefficients cannot replace"
             )
         path = self.path / "config.yml"
         config, final = read_yaml(path), read_yaml(learned)
@@ -144,7 +145,7 @@ class RunFolder:
         write_file(path, _yaml(config))
 
     def clear(self) -> None:
-        """Delete all but the configs."""
+        """Delete all files except the configs."""
         for path in self.path.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -156,16 +157,16 @@ class RunFolder:
         return newest_good_checkpoint(self.path)
 
     def attempts(self) -> list[dict[str, float]]:
-        """List the times that training was started: from which iteration, for how many seconds."""
+        """Return the first iteration and the seconds of every attempt to train the run."""
         path = self.path / "attempts.json"
         return read_json(path) if path.is_file() else []
 
     def write_attempts(self, attempts: list[dict[str, float]]) -> None:
-        """Write what `attempts` reads."""
+        """Write the list that `attempts` reads."""
         write_json(self.path / "attempts.json", attempts)
 
     def keep_model(self) -> bool:
-        """Keep the network of the final checkpoint, delete the others; return success."""
+        """Keep only the network of the final checkpoint; return whether there is one."""
         final = self.path / f"iter_{self.run.config['iters']}" / self.model_path.name
         if not final.is_file():
             return False
@@ -175,7 +176,7 @@ class RunFolder:
         return True
 
     def iteration(self) -> int:
-        """Return the iteration of the latest line of training in the log, 0 before the first."""
+        """Return the iteration of the latest training line in the log, 0 before the first one."""
         if not self.log_path.is_file():
             return 0
         with open(self.log_path, "rb") as file:
@@ -184,11 +185,11 @@ class RunFolder:
         return int(steps[-1][0]) if steps else 0
 
     def write_result(self, versions: Mapping[str, str], device: str) -> dict[str, Any]:
-        """Write the results of the run, which is done then.
+        """Write the results of the run; after that the run counts as done.
 
         Args:
-            versions: of the software, by name.
-            device: that the run used.
+            versions: versions of the software, by name.
+            device: device of the run.
         """
         attempts = self.attempts()
         steps = _STEP.findall(self.log_path.read_text(encoding="utf-8", errors="replace"))
@@ -246,14 +247,14 @@ def _yaml(content: dict[str, Any]) -> str:
 
 
 def prepare(plan: Plan, save_dir: Path) -> list[RunFolder]:
-    """Check all that can be checked before training, and write lists and configs of all runs.
+    """Check everything that can be checked before training; write lists and configs of all runs.
 
     Args:
         plan: the comparison.
         save_dir: its folder.
 
     Raises:
-        ConfigError: something cannot work; nothing has been trained then.
+        ConfigError: a config or an option is invalid; nothing was trained.
         DataError: an image is missing or broken.
     """
     check_same_data(plan)

@@ -1,4 +1,4 @@
-"""One run at work: train, evaluate, write the result."""
+"""The execution of one run: train, evaluate, write the result."""
 
 from __future__ import annotations
 
@@ -82,17 +82,17 @@ def _flags(options: dict[str, Any]) -> list[str]:
 
 
 class Job:
-    """A run at work: one process trains, then another one evaluates.
+    """The execution of a run: one process trains, then another one evaluates.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         source: folder of the run whose weights it trains with, or None.
-        environment: variables of its processes.
-        commands: of the comparison.
+        environment: environment variables of its processes.
+        commands: the command lines of the comparison.
 
     Attributes:
-        error: why the run failed, or None.
-        is_data_error: whether it failed at its data, which all runs share.
+        error: the reason why the run failed, or None.
+        is_data_error: whether the reason is the data, which all runs share.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Job:
         self._go_on()
 
     def _work(self, source: RunFolder | None) -> Generator[None, None, None]:
-        """Do all that the run still needs; yields while one of its processes is at work."""
+        """Do all remaining work of the run; yield while one of its processes is running."""
         folder = self.folder
         if self._must_start_again():
             folder.clear()
@@ -132,7 +132,7 @@ class Job:
         folder.write_result(_versions(), self._commands.args.device)
 
     def _must_start_again(self) -> bool:
-        """Whether the run failed before, or has a script whose checkpoints may be incomplete."""
+        """Whether to train from the start: after a failure, or with a script of the user."""
         folder = self.folder
         has_script = folder.run.variant.script is not None
         return folder.error_path.is_file() or (has_script and not folder.model_path.is_file())
@@ -143,7 +143,8 @@ class Job:
         start = int(checkpoint.name[5:]) if checkpoint else 0
         since = time.monotonic()
         try:
-            # Also where no iteration is left: what follows the last one may be missing.
+            # This is also needed if no iteration is left, because the work after the last one may
+            # be missing.
             yield from self._run(folder.log_path, self._commands.train(folder, checkpoint))
         finally:
             self._note_attempt(start, time.monotonic() - since)
@@ -151,7 +152,7 @@ class Job:
             raise _ProcessFailed(f"the script wrote no iter_{iterations}")
 
     def _run(self, log: Path, command: list[str]) -> Generator[None, None, None]:
-        """Run a command; yields while it is at work.
+        """Run a command; yield while it is running.
 
         Raises:
             _ProcessFailed: its exit status is not 0.
@@ -172,13 +173,13 @@ class Job:
         self.folder.write_attempts([*self.folder.attempts(), attempt])
 
     def is_over(self) -> bool:
-        """Do what can be done by now; return whether the run is done or has failed."""
+        """Continue the work as far as possible; return whether the run is done or has failed."""
         if not self._is_over:
             self._go_on()
         return self._is_over
 
     def _go_on(self) -> None:
-        """Work up to the next wait; an error is that of the run, not of the comparison."""
+        """Work until the next wait; an error only makes this run fail, not the comparison."""
         try:
             next(self._steps)
         except StopIteration:
@@ -194,7 +195,7 @@ class Job:
         self.folder.write_error(reason, self._log)
 
     def iteration(self) -> int:
-        """Return the latest iteration of training that was seen in the log."""
+        """Return the latest training iteration in the log."""
         self._iteration = max(self._iteration, self.folder.iteration())
         return self._iteration
 
@@ -210,14 +211,14 @@ class Job:
 
 
 def _last_error(log: Path) -> str:
-    """Return what a command of ours has said last, if that is an error, or nothing."""
+    """Return the last message of one of our commands if it is an error, otherwise an empty text."""
     lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
     last = lines[-1] if lines else ""
     return last[len("error: ") :] if last.startswith("error: ") else ""
 
 
 def _versions() -> dict[str, str]:
-    """Return the versions of what a run is made with."""
+    """Return the versions of the software that a run uses."""
     return {
         "paddleseg_autoloss": paddleseg_autoloss.__version__,
         "paddle": paddle.__version__,

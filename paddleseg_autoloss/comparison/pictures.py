@@ -19,13 +19,13 @@ __all__ = ["plot_curves", "plot_differences", "plot_runs", "plot_samples", "plot
 
 _POINTS = 100
 _COLUMNS = 4
-#: Differences of equal weights that come from rounding.
+#: Largest difference of equal weights, which comes from rounding.
 _ROUNDING = 1e-6
 _PALETTE = [colormaps["tab20"](index) for index in range(20)]
 
 
 def plot_runs(results: Results) -> bytes:
-    """Draw every run as a dot, with mean and standard deviation, for each figure."""
+    """Draw every run as a dot, with mean and standard deviation, for each metric."""
     names = [variant.name for variant in results.variants]
     columns = [*(f"test_{metric}" for metric in METRICS), "step_seconds"]
     titles = [*METRICS, "seconds per step"]
@@ -59,7 +59,7 @@ def plot_differences(differences: Mapping[str, Difference], baseline: str, metri
 
 
 def plot_curves(results: Results) -> bytes:
-    """Draw the mIoU on the validation images over the iterations, a panel for each variant."""
+    """Draw the mIoU on the validation images over the iterations, one panel per variant."""
     figure, axes = _panels(len(results.variants))
     for one, variant in zip(axes, results.variants):
         curves = [folder.validation_curve() for folder in results.folders_of(variant.name)]
@@ -73,7 +73,7 @@ def plot_curves(results: Results) -> bytes:
 
 
 def plot_weights(results: Results) -> bytes | None:
-    """Draw the weights over the iterations, a panel for each variant whose weights change."""
+    """Draw the weights over the iterations, one panel per variant whose weights change."""
     histories = {name: found for name in results.rates if (found := _weights(results, name))}
     if not histories:
         return None
@@ -102,7 +102,7 @@ def _weights(results: Results, name: str) -> list[pd.DataFrame]:
 
 
 def plot_samples(samples: Mapping[str, Mapping[str, np.ndarray]]) -> bytes | None:
-    """Draw images beside the truth and what the variants predict.
+    """Draw images next to the ground truth and the predictions of the variants.
 
     Args:
         samples: for each variant the arrays of its ``samples.npz``.

@@ -1,4 +1,4 @@
-"""What a comparison trains: variants times learning rates times seeds."""
+"""The runs of a comparison: all combinations of variants, learning rates and seeds."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Variant:
 
     Args:
         name: its name in the report.
-        kind: ``"config"``, ``"method"``, ``"coef"`` or ``"retrain_of"``: where its loss comes from.
-        config: the complete PaddleSeg config.  For ``"retrain_of"`` the loss is a stand-in.
-        source: for ``"retrain_of"``, the name of the variant whose final weights it trains with.
+        kind: origin of its loss: ``"config"``, ``"method"``, ``"coef"`` or ``"retrain_of"``.
+        config: the complete PaddleSeg config.  For ``"retrain_of"`` its loss is a placeholder.
+        source: for ``"retrain_of"``, the name of the variant whose final weights it uses.
         script: the training script, or None for ``autoloss train``.
     """
 
@@ -39,7 +39,7 @@ class Variant:
 
     @property
     def folder(self) -> str:
-        """Its name with those characters alone that every file system allows."""
+        """Its name, reduced to characters that every file system allows."""
         return re.sub(r"[^A-Za-z0-9.]+", "_", self.name).strip("_.") or "_"
 
 
@@ -48,9 +48,9 @@ class Run:
     """One training run.
 
     Args:
-        variant: what it trains.
-        learning_rate: at the start of the schedule.
-        seed: of initial weights, augmentation and dropout.
+        variant: the variant that it trains.
+        learning_rate: learning rate at the start of the schedule.
+        seed: seed of initial weights, augmentation and dropout.
     """
 
     variant: Variant
@@ -83,16 +83,16 @@ class Plan:
     """All runs of a comparison, and how they are compared.
 
     Args:
-        name: of the comparison.
-        variants: in the order of the report.
-        baseline: name of the variant that the others are measured against.
+        name: name of the comparison.
+        variants: the variants in the order of the report.
+        baseline: name of the variant that the others are compared with.
         seeds: each variant is trained once with each seed.
-        lr_grid: learning rates that each variant is trained with, or None for that of its config.
-        validation: share of the training list that is held out to choose learning rates on, in
-            [0, 1).
-        split_seed: seed of the choice of these images.
+        lr_grid: learning rates with which each variant is trained, or None for that of its config.
+        validation: share of the training list that is held out for choosing learning rates, in [0,
+            1).
+        split_seed: seed of the random choice of these images.
         save_interval: iterations between points of the validation curves, or None for a tenth of
-            the run.
+            the iterations.
     """
 
     name: str
@@ -105,9 +105,10 @@ class Plan:
     save_interval: int | None = None
 
     def runs(self) -> list[Run]:
-        """List the runs: seed by seed, so that a comparison that is stopped early is balanced.
+        """Return the runs, one seed after the other.
 
-        A retrained variant comes after the one that it takes the weights from.
+        So a comparison that is stopped early is balanced.  A retrained variant comes after the
+        variant that learns its weights.
         """
         ordered = sorted(self.variants, key=lambda variant: variant.source is not None)
         return [
@@ -118,7 +119,7 @@ class Plan:
         ]
 
     def rates(self, variant: Variant) -> tuple[float, ...]:
-        """The learning rates that a variant is trained with."""
+        """The learning rates with which a variant is trained."""
         return self.lr_grid or (variant.learning_rate,)
 
     def interval(self, variant: Variant) -> int:

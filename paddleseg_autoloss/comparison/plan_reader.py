@@ -21,19 +21,19 @@ _KEYS = {
     "base", "variants", "baseline", "seeds", "lr_grid", "validation", "split_seed", "iters",
     "save_interval",
 }  # fmt: skip
-#: The keys that flags can give too.
+#: Keys that can also be set by flags.
 _FLAGS = ("seeds", "lr_grid", "baseline", "validation", "iters", "save_interval")
 
 
 def read_plan(args: Namespace, config_dir: Path) -> Plan:
-    """Read the plan that the flags of ``autoloss compare`` ask for.
+    """Read the plan of a comparison from the flags of ``autoloss compare``.
 
     Args:
         args: the flags; one that is not None overrides the key of a comparison file.
-        config_dir: where bare config names are looked up.
+        config_dir: folder in which config names without a folder are searched.
 
     Raises:
-        ConfigError: a key, a name or a value cannot work, or one of the configs cannot be loaded.
+        ConfigError: a key, a name or a value is invalid, or one of the configs cannot be loaded.
     """
     paths = _config_paths(args, config_dir)
     folder, description = _description(args, paths)
@@ -59,7 +59,7 @@ def read_plan(args: Namespace, config_dir: Path) -> Plan:
 def _config_paths(args: Namespace, config_dir: Path) -> list[Path]:
     """Return the paths of the configs that the flags name."""
     if args.config is not None and args.configs:
-        raise ConfigError(f"--config: expected no configs beside it, found {args.configs[0]}")
+        raise ConfigError(f"--config: expected no other configs with it, found {args.configs[0]}")
     names = args.configs or ([args.config] if args.config is not None else [])
     if not names:
         raise ConfigError("expected a comparison file, train configs, or --config; found none")
@@ -67,12 +67,12 @@ def _config_paths(args: Namespace, config_dir: Path) -> list[Path]:
 
 
 def _description(args: Namespace, paths: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
-    """Return the folder that relative paths start from, and the keys of the comparison."""
+    """Return the base folder of relative paths, and the keys of the comparison."""
     has_variant_flags = args.methods is not None or args.grid is not None
     contents = [read_yaml(path) for path in paths]
     comparisons = [path for path, keys in zip(paths, contents) if "variants" in keys]
     if comparisons and (len(paths) > 1 or has_variant_flags):
-        raise ConfigError(f"{comparisons[0]}: a comparison file stands alone, with no other config")
+        raise ConfigError(f"{comparisons[0]}: expected no other config with a comparison file")
     if comparisons:
         return paths[0].parent, contents[0]
     variants: list[dict[str, Any]] = [
@@ -88,7 +88,7 @@ def _description(args: Namespace, paths: Sequence[Path]) -> tuple[Path, dict[str
 
 
 def _grid_mixes(grid: str | None) -> list[list[float]]:
-    """Return the fixed mixes of ``--grid first:last:step``, values of the first coefficient."""
+    """Return the fixed mixes of ``--grid first:last:step``, the values of the first coefficient."""
     if grid is None:
         return []
     try:
@@ -113,7 +113,7 @@ def _baseline(name: Any, variants: Sequence[Variant]) -> str:
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
-    """Return the seeds of a list, or as many as a number says."""
+    """Return the seeds: those of a list, or 0, 1, 2 and so on up to a given number of them."""
     if isinstance(value, str):
         parts = [part for part in value.split(",") if part.strip()]
         value = [_parse(part) for part in parts] if "," in value else _parse(value)
@@ -137,13 +137,13 @@ def _lr_grid(key: str, value: Any) -> tuple[float, ...]:
 def _check_rate_choice(plan: Plan) -> None:
     if plan.lr_grid and len(plan.lr_grid) > 1 and plan.validation == 0:
         raise ConfigError(
-            "lr_grid: expected validation above 0, as the best rate must not be chosen on the "
-            f"images that the result is reported on; found {list(plan.lr_grid)} with validation 0"
+            "lr_grid: expected validation above 0, because the test images must not be used to "
+            f"choose the best rate; found {list(plan.lr_grid)} with validation 0"
         )
 
 
 def _parse(text: Any) -> Any:
-    """Return the number in a string (YAML reads 1e-3 as a string); anything else stays."""
+    """Convert a string to a number if possible (YAML reads 1e-3 as a string); keep other values."""
     for kind in (int, float):
         try:
             return kind(text) if isinstance(text, str) else text

@@ -1,4 +1,4 @@
-"""What a comparison needs of the operating system: processes, signals and the cards."""
+"""Functions of the operating system for a comparison: processes, signals and the cards."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def start_process(
     Args:
         command: the program and its arguments.
         environment: its environment variables.
-        log: the file that its output is appended to.
+        log: the file to which its output is appended.
     """
     with open(log, "ab") as output:
         return subprocess.Popen(
@@ -51,7 +51,7 @@ def start_process(
 
 
 def _follow_parent() -> None:
-    """Between fork and exec: end when the parent is killed."""
+    """Let the new process end when its parent is killed."""
     _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
@@ -72,7 +72,7 @@ def describe_status(status: int) -> str:
 
 
 def visible_cards() -> list[str]:
-    """List the cards that runs can use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the names of the usable cards, in the form of CUDA_VISIBLE_DEVICES."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [card for card in named.split(",") if card.strip()]
@@ -80,9 +80,11 @@ def visible_cards() -> list[str]:
 
 
 class Interruption:
-    """Delays Ctrl-C and SIGTERM until `check`, so that no process is started half.
+    """Delays Ctrl-C and SIGTERM until `check` is called.
 
-    A second signal stops at once.
+    So a signal never interrupts the start of a process.
+
+    A second signal stops immediately.
     """
 
     def __init__(self) -> None:
@@ -91,7 +93,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         for number in (signal.SIGINT, signal.SIGTERM):
-            # Shells let background jobs ignore Ctrl-C.
+            # A background job of a shell ignores Ctrl-C by default.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._note)
         return self

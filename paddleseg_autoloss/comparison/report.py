@@ -38,12 +38,12 @@ __all__ = ["write_report", "write_setup"]
 
 
 def write_setup(save_dir: Path, command: str, jobs: int) -> None:
-    """Write how the comparison is made, for its report.
+    """Write the command line, the machine and the number of jobs, for the report.
 
     Args:
         save_dir: folder of the comparison.
         command: the command line.
-        jobs: runs at a time.
+        jobs: number of runs at the same time.
     """
     setup = {"command": command, "machine": _machine(), "jobs": jobs}
     write_json(save_dir / "setup.json", setup)
@@ -61,9 +61,9 @@ def write_report(results: Results, save_dir: Path, samples: bool = True) -> None
     """Write ``results.csv``, ``report.md`` with its pictures, and ``report.html``.
 
     Args:
-        results: of the comparison.
-        save_dir: its folder.
-        samples: whether the page shows images of the test set with the predictions for them.
+        results: results of the comparison.
+        save_dir: folder of the comparison.
+        samples: whether the page shows test images with their predictions.
     """
     results.write_csv(save_dir / "results.csv")
     document = Document(f"Comparison: {results.plan.name}")
@@ -105,7 +105,7 @@ def _add_state(document: Document, results: Results) -> None:
 
 
 def _differences(results: Results) -> dict[str, dict[str, Difference]]:
-    """Return for each metric the differences of the variants to the baseline."""
+    """Return the differences of the variants to the baseline, for each metric."""
     baseline, names = results.plan.baseline, list(results.rates)
     if baseline not in names or len(names) < 2:
         return {metric: {} for metric in METRICS}

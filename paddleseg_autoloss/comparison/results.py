@@ -15,10 +15,10 @@ from paddleseg_autoloss.files import json_number, write_file
 
 __all__ = ["METRICS", "Results", "read_results"]
 
-#: The figures of the report; the first is the one that learning rates are chosen by.
+#: The metrics of the report; the first one is used to choose learning rates.
 METRICS = ("mIoU", "Dice", "Kappa")
 _PARTS = ("validation", "test")
-#: The columns with texts of users.
+#: The columns that contain texts from users.
 _TEXTS = ("variant", "weights", "error")
 
 
@@ -27,15 +27,15 @@ class Results:
 
     Args:
         plan: the comparison.
-        folders: of its runs.
+        folders: folders of its runs.
 
     Attributes:
-        table: a row for each run, done or not.  ``status`` is ``done``, ``failed`` or ``missing``;
-            ``weights`` are the final ones; times are in seconds; ``collapsed`` says whether the
-            network gets at most one class right on the test images.
-        rates: for each variant that has results, the learning rate with the best mean mIoU on the
-            validation images; a rate at which a run failed is chosen only if a run failed at every
-            rate.
+        table: one row per run, done or not.  ``status`` is ``done``, ``failed`` or ``missing``;
+            ``weights`` are the final ones; times are in seconds; ``collapsed`` is true if the
+            network predicts at most one class correctly on the test images.
+        rates: for each variant with results, the learning rate with the best mean mIoU on the
+            validation images.  A rate at which a run failed is chosen only if every rate has a
+            failed run.
     """
 
     def __init__(self, plan: Plan, folders: Sequence[RunFolder]) -> None:
@@ -79,7 +79,7 @@ class Results:
         return [self.folders[name, self.rates[name], int(seed)] for seed in self.done(name).seed]
 
     def collapsed(self, name: str) -> list[int]:
-        """The seeds at which a variant's network gets at most one class right."""
+        """The seeds for which a variant's network predicts at most one class correctly."""
         rows = self.done(name)
         return [int(seed) for seed in rows.seed[rows.collapsed.astype(bool)]]
 
@@ -92,9 +92,9 @@ class Results:
 
 
 def read_results(path: str | Path) -> pd.DataFrame:
-    """Read ``results.csv``, with all texts as they were.
+    """Read ``results.csv``, and restore the original texts.
 
-    In the file a text that a spreadsheet would run as a formula has an apostrophe before it.
+    In the file, a text that a spreadsheet would run as a formula begins with an apostrophe.
 
     Args:
         path: the file.

@@ -22,7 +22,7 @@ from paddleseg_autoloss.installation import CHECKOUT
 
 __all__ = ["Runner"]
 
-#: Seconds between two looks at the processes.
+#: Seconds between two checks of the processes.
 _POLL = 0.1
 
 
@@ -31,7 +31,7 @@ class Runner:
 
     Args:
         plan: the comparison.
-        folders: of its runs, in the order to start them.
+        folders: folders of its runs, in the order in which they start.
         args: the flags ``jobs``, ``device``, ``num_workers``, ``log_iters`` and ``samples``.
 
     Attributes:
@@ -49,10 +49,10 @@ class Runner:
         self._jobs: list[Job] = []
 
     def run(self) -> list[RunFolder]:
-        """Do what is left to do; return the folders of the runs that failed.
+        """Do all remaining runs; return the folders of the failed runs.
 
         Raises:
-            DataError: the first run to end could not read its data, which all runs share.
+            DataError: the first run that ended could not read its data, which all runs share.
             KeyboardInterrupt: the comparison was stopped; its processes have ended.
         """
         done = len(self.folders) - len(self._waiting)
@@ -87,7 +87,7 @@ class Runner:
             job.stop()
 
     def _start_jobs(self) -> None:
-        """Start as many of the waiting runs as there is room for."""
+        """Start waiting runs, up to the number of jobs."""
         for folder in list(self._waiting):
             if len(self._jobs) >= self._most_jobs:
                 return
@@ -97,7 +97,7 @@ class Runner:
                 self._jobs.append(Job(folder, source, self._environment(), self._commands))
 
     def _source(self, run: Run) -> RunFolder | None:
-        """Return the folder of the run whose weights a run trains with."""
+        """Return the folder of the run whose weights another run uses."""
         name = run.variant.source
         return self._by_run[name, run.learning_rate, run.seed] if name is not None else None
 
@@ -105,7 +105,7 @@ class Runner:
         return folder not in self._waiting and all(job.folder is not folder for job in self._jobs)
 
     def _environment(self) -> dict[str, str]:
-        """Return variables with which a process finds this package, and one card of several."""
+        """Return environment variables that give a process this package and one of the cards."""
         environment = dict(os.environ)
         if CHECKOUT is not None:
             path = filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")])
@@ -124,7 +124,7 @@ class Runner:
         if job.error is not None:
             self.failed.append(folder)
             if job.is_data_error and not any(folder.is_done for folder in self.folders):
-                # The next runs would fail at the same data.
+                # All other runs would fail at the same data.
                 raise DataError(f"{folder.run}: {job.error}")
             progress.write(f"{count}: failed: {folder.run}: {job.error}; see {folder.error_path}")
             return

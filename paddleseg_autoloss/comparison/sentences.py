@@ -20,9 +20,9 @@ __all__ = [
 
 COSTS = (
     "Number of trainings that an approach needs for one network. A grid of fixed mixes trains "
-    "every mix, and a grid of learning rates multiplies that number. A variant that is retrained "
-    "with learned weights also costs the training that learns them. Minutes are measured for one "
-    "seed and include the evaluations during training; runs that work at the same time slow each "
+    "every mix, and a grid of learning rates multiplies this number. For a variant that is "
+    "retrained with learned weights, the training that learns them is included. Minutes are for "
+    "one seed and include the evaluations during training; runs at the same time slow down each "
     "other down."
 )
 RATES = (
@@ -39,7 +39,7 @@ def describe_collapse(collapsed: Mapping[str, Sequence[int]], runs: int) -> str:
     """Warn of networks that have learned nothing.
 
     Args:
-        collapsed: for each variant the seeds of those networks.
+        collapsed: for each variant, the seeds of such networks.
         runs: number of runs that the report compares.
     """
     count = sum(map(len, collapsed.values()))
@@ -47,19 +47,19 @@ def describe_collapse(collapsed: Mapping[str, Sequence[int]], runs: int) -> str:
         f"{name} (seed {', '.join(map(str, seeds))})" for name, seeds in collapsed.items() if seeds
     )
     return (
-        f"{count} of {runs} networks get at most one class right on the test images: they predict "
-        "the background everywhere, or another class, and have learned nothing. Their figures say "
-        "nothing about the losses, so no interval, no p value and no gap is shown for a comparison "
-        f"that they are part of. They are: {names}. Train for more iterations, and check the "
-        "learning rate and the labels."
+        f"{count} of {runs} networks predict at most one class correctly on the test images: they "
+        "predict the background, or another class, everywhere, and have learned nothing. Their "
+        "metrics say nothing about the losses, so comparisons with them show no interval, no p "
+        f"value and no gap. They are: {names}. Train for more iterations, and check the learning "
+        "rate and the labels."
     )
 
 
 def describe_difference(difference: Difference, tests: int) -> str:
-    """Say in a sentence what a paired comparison allows to conclude.
+    """Describe the result of a paired comparison in one sentence.
 
     Args:
-        difference: of a variant to the baseline, as a share; the sentence has points.
+        difference: difference of a variant to the baseline, as a share; the sentence shows points.
         tests: the number of variants that were tested against the baseline.
 
     Example:
@@ -74,7 +74,7 @@ def describe_difference(difference: Difference, tests: int) -> str:
     if difference.collapsed:
         return (
             f"not compared: in {len(difference.collapsed)} of {len(difference.seeds)} pairs of "
-            "runs a network gets at most one class right"
+            "runs a network predicts at most one class correctly"
         )
     if math.isnan(difference.mean):
         return "not compared: the figure is undefined in at least one run"
@@ -105,7 +105,7 @@ def explain_test(differences: Mapping[str, Difference]) -> str:
     """Explain the numbers of the paired comparisons.
 
     Args:
-        differences: of each variant to the baseline.
+        differences: differences of each variant to the baseline.
     """
     tested = [d for d in differences.values() if not math.isnan(d.p_t)]
     text = "Points are hundredths. Runs with the same seed form a pair."
@@ -126,7 +126,7 @@ def explain_test(differences: Mapping[str, Difference]) -> str:
 
 
 def describe_split(plan: Plan) -> str:
-    """Say which images are the validation and which the test images.
+    """Describe which images are for validation and which for the test.
 
     Args:
         plan: the comparison.

@@ -1,17 +1,15 @@
-r"""What paired runs allow to conclude.
+r"""The statistics of paired runs.
 
-Two variants that are trained with the same seed share initial weights and augmentation, so the part
-of the spread that both have in common cancels in their difference.  With the differences
+Two variants that are trained with the same seed share initial weights and augmentation.  So the
+part of the spread that both have in common cancels in their difference.  With the differences
 :math:`d_1, \dots, d_n`, mean :math:`\bar d` and standard deviation :math:`s`:
 
 - the 95 % confidence interval is :math:`\bar d \pm t_{0.975, n-1}\, s / \sqrt n` (paired t);
 - the p values are those of the paired t-test and of Wilcoxon's signed-rank test, which cannot go
-  below :math:`2 / 2^n`;
-- with several variants they are corrected by Holm's method, so that the chance of one false alarm
-  or more among all of them is 5 % at most;
+  below :math:`2 / 2^n`; - with several variants they are corrected by Holm's method: the
+  probability of at least one false alarm among all of them is at most 5 %;
 - the smallest gap is the true difference that the t-test would find with a probability of 80 %,
-  at the level that Holm asks of the first of m variants, 5 % / m, if the differences spread as
-  they did here.
+  at the level of Holm's first of m steps, 5 % / m, if the differences have the same spread as here.
 """
 
 from __future__ import annotations
@@ -25,35 +23,35 @@ from scipy import optimize, stats
 
 __all__ = ["LEVEL", "POWER", "Difference", "compare", "holm", "paired", "smallest_gap"]
 
-#: Chance of a false alarm that is accepted.
+#: Accepted probability of a false alarm.
 LEVEL = 0.05
-#: Chance of finding a true difference of the size of the smallest gap.
+#: Probability of finding a true difference of the size of the smallest gap.
 POWER = 0.8
-#: Quantiles that stand for the distribution of the standard deviation.
+#: Quantiles that represent the distribution of the standard deviation.
 _QUANTILES = 4000
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How a variant differs from the baseline over the seeds that both have.
+    """The difference of a variant to the baseline, over the seeds that both have.
 
-    Nothing is tested with fewer than two seeds, if a figure is undefined, or if a network of a pair
-    has collapsed; then all figures but the mean are NaN.
+    There is no test with fewer than two seeds, if a value is undefined, or if a network of a pair
+    has collapsed; then all numbers except the mean are NaN.
 
     Args:
         seeds: the seeds.
-        values: the variant's figure minus the baseline's, for each seed.
-        mean: their mean; NaN without any.
+        values: the variant's value minus the baseline's, for each seed.
+        mean: their mean; NaN if there is no seed.
         sd: their standard deviation.
         low: lower end of the 95 % confidence interval of the mean.
         high: its upper end.
         p_t: p value of the paired t-test.
         p_wilcoxon: p value of Wilcoxon's signed-rank test.
         p_t_holm: ``p_t`` after Holm's correction over all variants.
-        p_wilcoxon_holm: ``p_wilcoxon`` after that correction.
+        p_wilcoxon_holm: ``p_wilcoxon`` after the same correction.
         gap: the smallest gap that the comparison could have shown.
-        collapsed: the seeds at which the variant's or the baseline's network gets at most one class
-            right.
+        collapsed: the seeds for which the variant's or the baseline's network predicts at most one
+            class correctly.
     """
 
     seeds: tuple[int, ...]
@@ -78,12 +76,12 @@ class Difference:
 def paired(
     values: Mapping[int, float], baseline: Mapping[int, float], collapsed: Collection[int] = ()
 ) -> Difference:
-    """Compare the figures of a variant with those of the baseline, seed by seed.
+    """Compare the values of a variant with those of the baseline, seed by seed.
 
     Args:
-        values: the variant's figure for each seed.
-        baseline: the baseline's figure for each seed.
-        collapsed: seeds at which one of the two networks gets at most one class right.
+        values: the variant's value for each seed.
+        baseline: the baseline's value for each seed.
+        collapsed: seeds for which one of the two networks predicts at most one class correctly.
 
     Example:
         >>> d = paired({0: 0.82, 1: 0.84, 2: 0.83}, {0: 0.80, 1: 0.81, 2: 0.82, 3: 0.9})
@@ -126,7 +124,7 @@ def _p_of_wilcoxon(differences: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values after Holm's correction; a NaN does not count and stays NaN.
+    """Return p values after Holm's correction; a NaN is not counted and stays NaN.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
@@ -146,12 +144,12 @@ def smallest_gap(sd: float, count: int, level: float = LEVEL, power: float = POW
 
     Args:
         sd: standard deviation of the differences, at least 0.
-        count: how many there are, at least 2.
-        level: of the two-sided test, in (0, 1).
-        power: that probability, in (``level``, 1).
+        count: number of differences, at least 2.
+        level: level of the two-sided test, in (0, 1).
+        power: the probability, in (``level``, 1).
     """
     critical = stats.t.isf(level / 2, count - 1)
-    # scipy's noncentral t is NaN for the large values that few runs and small levels lead to.
+    # SciPy's noncentral t is NaN for large values, which occur with few runs and small levels.
     quantiles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
     bounds = critical * np.sqrt(stats.chi2.ppf(quantiles, count - 1) / (count - 1))
 
@@ -168,12 +166,13 @@ def compare(
     baseline: str,
     collapsed: Mapping[str, Collection[int]] | None = None,
 ) -> dict[str, Difference]:
-    """Compare every variant with the baseline, with Holm's correction over all that are tested.
+    """Compare every variant with the baseline, with Holm's correction over all tests.
 
     Args:
-        figures: for each variant its figure for each seed.
+        figures: for each variant, its value for each seed.
         baseline: name of the baseline.
-        collapsed: for each variant the seeds at which its network gets at most one class right.
+        collapsed: for each variant, the seeds for which its network predicts at most one class
+            correctly.
 
     Returns:
         The differences by name, in the order of ``figures``, without the baseline.

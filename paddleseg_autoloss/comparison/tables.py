@@ -29,10 +29,10 @@ _UNDEFINED = "undefined"
 
 
 def result_table(results: Results) -> pd.DataFrame:
-    """Return the figures of each variant at its chosen learning rate, mean and deviation.
+    """Return the metrics of each variant at its chosen learning rate: mean and deviation.
 
     Args:
-        results: of the comparison.
+        results: results of the comparison.
     """
     rows = []
     for name, rate in results.rates.items():
@@ -58,9 +58,9 @@ def show_spread(values: Iterable[float], digits: int, missing: str = _UNDEFINED)
     """Return mean and standard deviation as text.
 
     Args:
-        values: one for each run, at least one; NaN where it is undefined.
-        digits: digits after the point.
-        missing: stands for the mean if one of the values is NaN.
+        values: one value per run, at least one; NaN if it is undefined.
+        digits: number of digits after the point.
+        missing: the text if one of the values is NaN.
 
     Example:
         >>> show_spread([0.5, 0.75], 2), show_spread([0.5], 2), show_spread([0.5, float("nan")], 2)
@@ -77,7 +77,7 @@ def difference_table(differences: Mapping[str, Difference]) -> pd.DataFrame:
     """Return the paired difference of each variant to the baseline, with its tests.
 
     Args:
-        differences: of each variant to the baseline, as shares; the table has points.
+        differences: differences of each variant to the baseline, as shares; the table has points.
     """
     return pd.DataFrame(
         {
@@ -114,7 +114,7 @@ def rate_table(results: Results) -> pd.DataFrame:
     """Return the mIoU of each variant at each learning rate.
 
     Args:
-        results: of the comparison.
+        results: results of the comparison.
     """
     rows = []
     for (name, rate), own in results.table.groupby(["variant", "learning_rate"], sort=False):
@@ -129,7 +129,7 @@ def rate_table(results: Results) -> pd.DataFrame:
 
 
 def runs_worth(plan: Plan, variant: Variant) -> int:
-    """Return how many trainings a variant takes for each seed.
+    """Return the number of trainings that a variant needs for each seed.
 
     Args:
         plan: the comparison.
@@ -140,7 +140,7 @@ def runs_worth(plan: Plan, variant: Variant) -> int:
 
 
 def fixed_mixes(plan: Plan) -> list[Variant]:
-    """List the variants with fixed coefficients, which form a grid search together.
+    """Return the variants with fixed coefficients, which together form a grid search.
 
     Args:
         plan: the comparison.
@@ -149,10 +149,10 @@ def fixed_mixes(plan: Plan) -> list[Variant]:
 
 
 def cost_table(results: Results) -> pd.DataFrame:
-    """Return the trainings and minutes that each approach takes for one seed.
+    """Return the trainings and minutes that each approach needs for one seed.
 
     Args:
-        results: of the comparison.
+        results: results of the comparison.
     """
     plan = results.plan
     approaches = [(variant.name, [variant]) for variant in plan.variants]

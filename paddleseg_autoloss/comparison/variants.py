@@ -1,4 +1,4 @@
-"""Reads the variants of a comparison: each is a complete config, made from a short description."""
+"""Reads the variants of a comparison: short descriptions, which it extends to complete configs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from paddleseg_autoloss.weighting import METHODS
 
 __all__ = ["VariantReader"]
 
-#: The keys that say where a variant's loss comes from.
+#: Keys that define the origin of a variant's loss.
 _KINDS = ("method", "coef", "config", "retrain_of")
 _KEYS = {"name", "script", *_KINDS}
-#: The keys of a mixture of losses that name its terms.
+#: Keys of a mixture of losses that define its terms.
 _TERM_KEYS = ("losses", "names", "ignore_index")
 
 
@@ -30,9 +30,9 @@ class VariantReader:
     """Reads the variants of a comparison.
 
     Args:
-        folder: where relative paths start.
-        config_dir: where bare config names are looked up.
-        iters: iterations, or None for those of the configs.
+        folder: base folder of relative paths.
+        config_dir: folder in which config names without a folder are searched.
+        iters: number of iterations, or None for those of the configs.
         opts: config keys to change, or None.
     """
 
@@ -48,7 +48,7 @@ class VariantReader:
             description: the keys of a comparison file, of which ``variants`` and ``base`` are read.
 
         Raises:
-            ConfigError: a key or a value cannot work, or one of the configs cannot be loaded.
+            ConfigError: a key or a value is invalid, or one of the configs cannot be loaded.
         """
         entries = description.get("variants")
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
@@ -76,7 +76,7 @@ class VariantReader:
         if kind == "config" and value is not None:
             return self._config(key, value)
         if base is None:
-            raise ConfigError(f"{key}: expected the key base beside variants, found none")
+            raise ConfigError(f"{key}: expected the key base in addition to variants, found none")
         if kind == "config":
             return copy.deepcopy(base)
         if kind == "method":
@@ -106,7 +106,7 @@ class VariantReader:
 
 
 def _kind(key: str, entry: Mapping[str, Any]) -> str:
-    """Return which key says where a variant's loss comes from."""
+    """Return the key that defines the origin of a variant's loss."""
     for name in entry.keys() - _KEYS:
         raise ConfigError(f"{key}.{name}: there is no such key{did_you_mean(name, _KEYS)}")
     kinds = [kind for kind in _KINDS if kind in entry]
@@ -140,13 +140,13 @@ def _with_method(key: str, base: Mapping[str, Any], value: Any) -> dict[str, Any
 
 
 def _with_coef(key: str, base: Mapping[str, Any], coef: list[float] | None) -> dict[str, Any]:
-    """Return the base config with fixed coefficients; without any given, they are equal."""
+    """Return the base config with fixed coefficients; by default they are equal."""
 
     def mix(terms: dict[str, Any]) -> dict[str, Any]:
         count = len(terms["losses"])
         if coef is not None and len(coef) != count:
             raise ConfigError(f"{key}: expected {count} numbers, one per loss, found {coef}")
-        # MixedLoss does not pass ignore_index on to its losses.
+        # MixedLoss does not pass ignore_index to its losses.
         shared = {name: terms[name] for name in ("ignore_index",) if name in terms}
         losses = [{**shared, **loss} for loss in terms["losses"]]
         return {"type": "MixedLoss", "losses": losses, "coef": coef or [1 / count] * count}
@@ -161,7 +161,8 @@ def _with_mixture(
 
     Args:
         base: a complete config.
-        make: returns the new mixture for the keys of the old one that name its terms.
+        make: function that returns the new mixture, for the keys of the old one that define its
+            terms.
     """
     entries = base["loss"]["types"]
     if not any("losses" in entry for entry in entries):
@@ -196,8 +197,8 @@ def _check_names(variants: Sequence[Variant]) -> None:
             raise ConfigError(f"variants: expected different names, found {other.name!r} twice")
         if other is not variant:
             raise ConfigError(
-                f"variants: expected names with different letters and digits, as they name "
-                f"folders, found {other.name!r} and {variant.name!r}"
+                f"variants: expected names that differ in letters and digits, because folders are "
+                f"named after them, found {other.name!r} and {variant.name!r}"
             )
 
 
@@ -216,6 +217,6 @@ def _check_source(variant: Variant, by_name: Mapping[str, Variant]) -> None:
         raise ConfigError(f"{key}: there is no variant {variant.source!r}{hint}")
     if source.kind not in ("method", "config") or source.script is not None:
         raise ConfigError(
-            f"{key}: expected a variant with a method or a config, whose runs learn weights, "
+            f"{key}: expected a variant with a method or a config whose runs learn weights, "
             f"found {source.name!r}"
         )

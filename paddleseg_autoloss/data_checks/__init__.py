@@ -1,4 +1,4 @@
-"""What is looked at before training: list files, images, labels; and readers that fail."""
+"""Checks of the data before training (list files, images, labels), and clear errors of readers."""
 
 from paddleseg_autoloss.data_checks.examination import check_data, check_files
 from paddleseg_autoloss.data_checks.files import build_dataset

@@ -1,4 +1,4 @@
-"""What is known about files that have not changed since they were looked at."""
+"""A cache of the check results of files that have not changed since."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from paddleseg_autoloss.files import write_file
 
 try:
     import fcntl
-except ImportError:  # Windows has none.
+except ImportError:  # Windows does not have it.
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Memory", "cache_folder"]
 
-#: Seconds between two tries to get a lock, until a line says so, and until it is done without.
+#: Seconds between two attempts to get a lock, until the log mentions the wait, and until the work
+#: continues without the lock.
 _INTERVAL, _PATIENCE, _LIMIT = 0.05, 2.0, 600.0
 
 
@@ -39,10 +40,10 @@ def cache_folder() -> Path | None:
 class Memory:
     """Entries in a file that several processes may share.
 
-    A file that cannot be read or written is as good as an empty one: nothing is lost but time.
+    A file that cannot be read or written is treated as empty; then the checks only take longer.
 
     Args:
-        name: says what the entries are about; other names have other files.
+        name: identifies the set of entries; each name has its own file.
     """
 
     def __init__(self, name: str) -> None:
@@ -59,19 +60,19 @@ class Memory:
         return entries if isinstance(entries, dict) else {}
 
     def save(self, entries: dict[str, Any]) -> None:
-        """Put entries in the place of all that were there, whole or not at all."""
+        """Replace all entries, completely or not at all."""
         if self._path is None:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_file(self._path, json.dumps(entries, separators=(",", ":")))
         except OSError:
-            # A full or read-only disk costs the time of looking again, and no more.
+            # With a full or read-only disk, the next run only has to check the files again.
             return
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out, such as the other ranks: they wait for what this one finds."""
+        """Lock the file against other processes, such as other ranks; they wait."""
         try:
             if fcntl is None or self._path is None:
                 raise OSError
@@ -95,8 +96,8 @@ def _lock(file: Any) -> None:
         except BlockingIOError:
             time.sleep(_INTERVAL)
         except OSError:
-            # Some network file systems know no locks.
+            # Some network file systems have no locks.
             return
         if not told and time.monotonic() - since > _PATIENCE:
-            logger.info("Waiting for another process, which looks at the same labels")
+            logger.info("Waiting for another process, which checks the same labels")
             told = True

@@ -1,4 +1,4 @@
-"""Looking at all images and labels of a data set before it is trained on."""
+"""Checks of all images and labels of a data set before training."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _checked: weakref.WeakSet[Any] = weakref.WeakSet()
 def check_data(
     key: str, dataset: Any, lists: Sequence[ListFile] = (), changed_by: str | None = None
 ) -> None:
-    """Look at the images and labels of a data set, unless that was done before.
+    """Check the images and labels of a data set, unless this was done before.
 
-    Of more than `MOST_FILES` samples, as many are looked at, evenly spread over the list.
+    Of more than `MOST_FILES` samples, `MOST_FILES` are checked, evenly spread over the list.
 
     Args:
         key: config key of the data set.
         dataset: the data set.
         lists: the list files that it read.
-        changed_by: name of a transform that is not PaddleSeg's, which may change the labels.
+        changed_by: name of a transform that is not PaddleSeg's and may change the labels.
 
     Raises:
-        DataError: a file cannot be read, or a label cannot be trained on; the error names it.
+        DataError: a file cannot be read, or a label is unusable for training; the error names it.
     """
     if not getattr(dataset, "file_list", None) or dataset in _checked:
         return
@@ -58,18 +58,18 @@ def examine(
     decode: bool = False,
     changed_by: str | None = None,
 ) -> tuple[list[Facts], list[Finding]]:
-    """Look at the images and labels of a data set.
+    """Check the images and labels of a data set.
 
     Args:
         key: config key of the data set.
         dataset: the data set.
         lists: the list files that it read.
-        most: how many samples to look at; None for all.
+        most: number of samples to check; None for all.
         decode: whether to decode the images too, and not only the labels.
-        changed_by: name of a transform that is not PaddleSeg's, which may change the labels.
+        changed_by: name of a transform that is not PaddleSeg's and may change the labels.
 
     Returns:
-        What was seen, and what is to be said about it.
+        The facts about the samples, and the findings from them.
     """
     missing: list[Finding] = []
     samples = []
@@ -82,14 +82,14 @@ def examine(
     reader = reader_of(dataset)
     if reader is None or not hasattr(dataset, "num_classes"):
         kind = type(dataset).__name__
-        logger.info(f"{key}: labels are not looked at, as {kind} reads them in a way of its own")
+        logger.info(f"{key}: labels are not checked, because {kind} reads them in its own way")
         check_files(key, dataset)
         return [], missing
     chosen = chosen_samples(samples, most)
     if len(chosen) < len(samples):
         logger.info(
             f"{key}: {len(chosen)} of {len(samples)} labels, evenly spread over the list, are "
-            "looked at; autoloss check looks at all"
+            "checked; autoloss check checks all"
         )
     root = str(getattr(dataset, "dataset_root", None) or "")
     facts = survey(key, reader, chosen, root, decode)
@@ -104,7 +104,7 @@ def examine(
 
 
 def _samples(dataset: Any, lists: Sequence[ListFile]) -> list[Sample]:
-    """The samples of a data set, each once, with the lines that name them where they are known."""
+    """Return the samples of a data set, each once, with their lines in the list file if known."""
     pairs = list(getattr(dataset, "file_list", []))
     lines = [f"{one.path}, line {number}: " for one in lists for number in one.numbers]
     if len(lines) != len(pairs):
@@ -125,13 +125,13 @@ def _missing(key: str, sample: Sample) -> list[Finding]:
 
 
 def check_files(key: str, dataset: Any) -> None:
-    """Check that every image and label of a data set is there, is an image and is whole.
+    """Check that every image and label of a data set exists, is an image and is complete.
 
-    The pixels are not decoded: this takes about a millisecond per file.  Training itself would not
-    tell: OpenCV pads what is cut short.
+    The pixels are not decoded, so this takes about a millisecond per file.  Training would not
+    detect it: OpenCV pads an incomplete image silently.
 
     Raises:
-        DataError: one is not; the error names it.
+        DataError: a file is missing, not an image or incomplete; the error names it.
     """
     for pair in getattr(dataset, "file_list", []):
         for path in pair:
@@ -144,7 +144,7 @@ def check_files(key: str, dataset: Any) -> None:
 
 
 def foreign_transform(kinds: Iterable[type]) -> str | None:
-    """Return the name of the first transform that is not PaddleSeg's, which may change labels.
+    """Return the name of the first transform that is not PaddleSeg's and may change labels.
 
     Args:
         kinds: the classes of the transforms.

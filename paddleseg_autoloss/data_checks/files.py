@@ -1,4 +1,4 @@
-"""Building a data set, whose list may be written by any editor and names only its own files."""
+"""Builds a data set; its list may come from any editor, and may name only files of its folder."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 
 def build_dataset(key: str, config: dict[str, Any], make: Callable[[], T]) -> T:
-    """Build a data set, and look at its images and labels; see `open_dataset` and `check_data`.
+    """Build a data set, and check its images and labels; see `open_dataset` and `check_data`.
 
     Args:
         key: config key of the data set.
-        config: of the data set.
-        make: builds it.
+        config: config of the data set.
+        make: function that builds it.
     """
     dataset, lists = open_dataset(key, config, make)
     check_data(key, dataset, lists, _foreign_transform(config))
@@ -37,7 +37,7 @@ def build_dataset(key: str, config: dict[str, Any], make: Callable[[], T]) -> T:
 
 
 def _foreign_transform(config: dict[str, Any]) -> str | None:
-    """Of the config: a comparison builds its data sets without transforms."""
+    """Read the transforms from the config, because a comparison builds data sets without them."""
     known = manager.TRANSFORMS.components_dict
     names = [transform["type"] for transform in config.get("transforms") or []]
     return foreign_transform([known[name] for name in names if name in known])
@@ -50,13 +50,13 @@ def open_dataset(
 
     Args:
         key: config key of the data set.
-        config: of the data set.
-        make: builds it.
+        config: config of the data set.
+        make: function that builds it.
 
     Raises:
-        ConfigError: it cannot be built.
-        DataError: OpticDiscSeg is not there and cannot be downloaded, a line of a list cannot be
-            read, or a list names files outside of ``dataset_root`` and nobody said that it may.
+        ConfigError: the data set cannot be built.
+        DataError: OpticDiscSeg is missing and cannot be downloaded, a line of a list cannot be
+            read, or a list names files outside of ``dataset_root`` without permission.
     """
     root = config.get("dataset_root")
     absent = config["type"] == "OpticDiscSeg" and not (root and Path(root).exists())
@@ -82,7 +82,7 @@ def open_dataset(
 
 
 def _data_error_in(error: BaseException) -> DataError | None:
-    """PaddleSeg's builder puts an error of its own around each."""
+    """Find the DataError inside the error of PaddleSeg's builder, which wraps every error."""
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, DataError):
         inner = inner.__cause__ or inner.__context__
@@ -90,20 +90,20 @@ def _data_error_in(error: BaseException) -> DataError | None:
 
 
 def _check_inside(key: str, dataset: Any, root: str) -> None:
-    """A list from elsewhere must not make training read, and show, other files of this machine."""
+    """Refuse files outside of the folder: a foreign list must not reveal other files."""
     inside = os.path.join(os.path.realpath(root), "")
     folder_of = functools.lru_cache(maxsize=None)(os.path.realpath)
     for pair in getattr(dataset, "file_list", []):
         for path in pair:
             if path is not None and not _real_path(path, folder_of).startswith(inside):
                 raise DataError(
-                    f"{key}: its list names {path}, outside of dataset_root {root}, or a link to "
-                    f"there; if that is meant, set the environment variable {_OUTSIDE_ROOT}=1"
+                    f"{key}: its list names {path}, which is outside of dataset_root {root} or "
+                    f"links there; to allow this, set the environment variable {_OUTSIDE_ROOT}=1"
                 )
 
 
 def _real_path(path: str, folder_of: Callable[[str], str]) -> str:
-    """The path without symbolic links; looking up the folder once for all its files is fast."""
+    """Return a path without symbolic links; for speed, each folder is resolved only once."""
     folder, name = os.path.split(path)
     joined = os.path.join(folder_of(folder), name)
     is_final = name not in ("", ".", "..") and not os.path.islink(joined)

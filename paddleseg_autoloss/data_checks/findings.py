@@ -1,4 +1,4 @@
-"""What the labels of a data set mean for training: errors, which stop it, and warnings."""
+"""Judges the labels of a data set: errors, which stop the training, and warnings."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _ZERO_255 = "are these 0/255 masks? Save 255 as 1"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line about a data set.
+    """A problem of a data set, in one line.
 
     Args:
         text: the line.
-        is_error: whether training must not start.
+        is_error: whether it prevents training.
     """
 
     text: str
@@ -34,14 +34,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Labels:
-    """What the labels of a data set should hold.
+    """The values that the labels of a data set should have.
 
     Args:
-        num_classes: how many classes there are.
-        ignore_index: value of the pixels that do not count.
-        is_training: whether the data set is trained on.
-        is_complete: whether all of its labels were looked at.
-        changed_by: name of a transform that is not PaddleSeg's, which may change the values.
+        num_classes: number of classes.
+        ignore_index: value of the pixels to ignore.
+        is_training: whether the data set is used for training.
+        is_complete: whether all of its labels were checked.
+        changed_by: name of a transform that is not PaddleSeg's and may change the values.
     """
 
     num_classes: int
@@ -52,7 +52,7 @@ class Labels:
 
     @property
     def classes(self) -> range:
-        """All classes; a network with one output tells class 1 from class 0."""
+        """All classes; a network with one output separates class 1 from class 0."""
         return range(max(self.num_classes, 2))
 
     @property
@@ -65,13 +65,13 @@ class Labels:
 def findings_in(
     key: str, labels: Labels, samples: Sequence[Sample], facts: Sequence[Facts]
 ) -> list[Finding]:
-    """Judge what was found.
+    """Return the findings from the facts about samples.
 
     Args:
         key: config key of the data set.
-        labels: what the labels should hold.
-        samples: what was looked at.
-        facts: what was found, one for each sample.
+        labels: the expected values of the labels.
+        samples: the checked samples.
+        facts: the facts about each sample.
     """
     found = []
     for sample, fact in zip(samples, facts):
@@ -87,7 +87,7 @@ def findings_in(
 
 
 def class_counts(facts: Iterable[Facts]) -> Counter[int]:
-    """Return how many pixels have each value."""
+    """Return the number of pixels with each value."""
     total: Counter[int] = Counter()
     for fact in facts:
         total.update({int(value): number for value, number in fact.counts.items()})
@@ -95,7 +95,7 @@ def class_counts(facts: Iterable[Facts]) -> Counter[int]:
 
 
 def _fault(labels: Labels, sample: Sample, facts: Facts) -> Finding | None:
-    """Say what is wrong with one sample."""
+    """Return the fault of one sample, or None."""
     if facts.image_error:
         return Finding(f"cannot read {sample.image}: {facts.image_error}")
     if facts.label_error:
@@ -109,7 +109,7 @@ def _fault(labels: Labels, sample: Sample, facts: Facts) -> Finding | None:
 
 
 def _fault_of_form(sample: Sample, facts: Facts) -> str | None:
-    """Say what is wrong with a label as an array of numbers."""
+    """Return the fault in shape or type of a label, or None."""
     shape, size = facts.label_shape, facts.image_size
     if len(shape) != 2:
         kind = _CHANNELS.get(shape[2], "many channels") if len(shape) == 3 else f"shape {shape}"
@@ -124,7 +124,7 @@ def _fault_of_form(sample: Sample, facts: Facts) -> str | None:
         )
     if facts.dtype == "uint16" or np.dtype(facts.dtype).kind not in "biu":
         return (
-            f"found numbers of type {facts.dtype}, which Paddle does not read as classes; expected "
+            f"found numbers of type {facts.dtype}, which Paddle cannot use as classes; expected "
             "8 bits; save it as a grey or palette PNG of 8 bits"
         )
     return None
@@ -138,9 +138,9 @@ def _fault_of_values(labels: Labels, sample: Sample, values: list[int]) -> Findi
     allowed = {*labels.classes, labels.ignore_index}
     if allowed.issuperset(values):
         return None
-    found = f"{sample.label}: found the values {_listed(values)}, expected {labels.expected}"
+    found = f"{sample.label}: found the values {_list_values(values)}, expected {labels.expected}"
     if labels.changed_by is not None:
-        return Finding(f"{found}; does {labels.changed_by} mend that?", is_error=False)
+        return Finding(f"{found}; does {labels.changed_by} correct that?", is_error=False)
     return Finding(f"{found}; {_remedy(labels, sample, values)}")
 
 
@@ -155,7 +155,7 @@ def _remedy(labels: Labels, sample: Sample, values: list[int]) -> str:
     return "is num_classes right, or are these grey levels of a picture?"
 
 
-def _listed(values: Sequence[int]) -> str:
+def _list_values(values: Sequence[int]) -> str:
     shown = ", ".join(map(str, values[:_MOST_SHOWN]))
     return shown if len(values) <= _MOST_SHOWN else f"{shown}, ... ({len(values)} values)"
 
@@ -163,7 +163,7 @@ def _listed(values: Sequence[int]) -> str:
 def _faults_of_all(
     labels: Labels, samples: Sequence[Sample], facts: Sequence[Facts]
 ) -> list[Finding]:
-    """Say what is wrong with the labels as a whole."""
+    """Return the faults of all labels together."""
     values = [set(map(int, fact.counts)) for fact in facts]
     occurring = set().union(*values)
     if occurring <= {0, labels.ignore_index}:
@@ -173,14 +173,16 @@ def _faults_of_all(
     if absent:
         noun = "class" if len(absent) == 1 else "the classes"
         verb = "occurs" if len(absent) == 1 else "occur"
-        found.append(f"{noun} {_listed(absent)} never {verb} in {_labels_seen(labels, samples)}")
+        found.append(
+            f"{noun} {_list_values(absent)} never {verb} in {_labels_seen(labels, samples)}"
+        )
     ignoring = [labels.ignore_index in one for one in values]
     with_foreground = [bool(one - {0, labels.ignore_index}) for one in values]
     if any(ignoring) and not any(a and b for a, b in zip(ignoring, with_foreground)):
         first = samples[ignoring.index(True)]
         found.append(
-            f"{first.where}{first.label}: {sum(ignoring)} labels hold {labels.ignore_index}, "
-            f"which is ignore_index, and no foreground, and the others foreground and no "
+            f"{first.where}{first.label}: {sum(ignoring)} labels contain {labels.ignore_index}, "
+            f"which is ignore_index, but no foreground; the others contain foreground, but no "
             f"{labels.ignore_index}; are some of these 0/255 masks?"
         )
     return [Finding(text, is_error=False) for text in found]
@@ -194,7 +196,7 @@ def _without_foreground(
     ignoring = [ignore in one for one in values]
     if any(ignoring):
         first = samples[ignoring.index(True)]
-        held = _listed(sorted(set().union(*values)))
+        held = _list_values(sorted(set().union(*values)))
         hint = f"; {_ZERO_255}" if ignore == 255 else ""
         text = (
             f"{first.where}{first.label}: found only the values {held} in "
@@ -211,4 +213,4 @@ def _without_foreground(
 
 def _labels_seen(labels: Labels, samples: Sequence[Any]) -> str:
     which = "all" if labels.is_complete else "the"
-    return f"{which} {len(samples)} labels" + ("" if labels.is_complete else " looked at")
+    return f"{which} {len(samples)} labels" + ("" if labels.is_complete else " checked")

@@ -1,4 +1,4 @@
-"""What one label holds, as it reaches the loss before the transforms change it."""
+"""The content of one label, as the data set reads it, before the transforms."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from paddleseg_autoloss.errors import one_line
 __all__ = ["Facts", "LabelReader", "check_image", "reader_of"]
 
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-#: Begins the compressed pixels of a JPEG; a thumbnail before them has an end marker of its own.
+#: Marker before the compressed pixels of a JPEG; a thumbnail before it has its own end marker.
 _START_OF_SCAN = b"\xff\xda"
-#: What PIL says of images that it does not know or finds too large; OpenCV may read them.
+#: Errors of PIL for unknown formats and very large images; OpenCV may still read them.
 _NOT_FOR_PIL = (UnidentifiedImageError, Image.DecompressionBombError)
-#: The EXIF tag, and its values for which OpenCV exchanges width and height.
+#: The EXIF tag of the orientation, and its values for which OpenCV swaps width and height.
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, range(5, 9)
-#: The ways in which PaddleSeg's data sets read labels, but for those with transforms of their own.
+#: The methods with which PaddleSeg's data sets read labels, except those with their own transforms.
 _KNOWN = (Dataset.__getitem__, ADE20K.__getitem__, PSSLDataset.__getitem__)
-#: Values of one label that are kept; a label that has more is a photograph.
+#: Most values of one label that are stored; a label with more values is a photograph.
 _MOST_VALUES = 300
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found in an image and its label.
+    """Facts about an image and its label.
 
     Args:
-        image_error: why the image cannot be read.
-        image_size: its height and width.
-        label_error: why the label cannot be read.
-        label_shape: shape of the label: height and width, and channels in a colour mask.
+        image_error: the reason why the image cannot be read, or an empty text.
+        image_size: height and width of the image.
+        label_error: the reason why the label cannot be read, or an empty text.
+        label_shape: height and width of the label, and channels of a colour mask.
         dtype: type of its numbers.
-        counts: how many pixels have each value, by the value as text.
-        decoded: whether the pixels of the image were looked at too.
+        counts: number of pixels with each value, by the value as text.
+        decoded: whether the pixels of the image were decoded.
     """
 
     image_error: str = ""
@@ -59,21 +59,21 @@ class Facts:
 class LabelReader:
     """Reads labels as a data set of PaddleSeg does, without its images and transforms.
 
-    The data set's own ``__getitem__`` is called on a copy of it, so that what a class does with
-    its labels counts: ``ADE20K`` subtracts 1, and ``PSSLDataset`` makes them from several files.
+    This calls the data set's own ``__getitem__`` on a copy of it, because some classes change their
+    labels: ``ADE20K`` subtracts 1, and ``PSSLDataset`` combines several files.
 
     Args:
         dataset: the data set, with ``file_list`` and ``transforms``.
 
     Attributes:
-        is_paddleseg: whether code of PaddleSeg reads the labels that is known here.
-        name: of that code.
+        is_paddleseg: whether known code of PaddleSeg reads the labels.
+        name: name of the function that reads them.
     """
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = copy.copy(dataset)
         self._dataset.transforms = self._without_transforms
-        # Edges are made from the label, at some cost.
+        # Edges are computed from the label, which takes time and is not needed.
         self._dataset.edge = False
         self._was_called = False
         method = type(dataset).__getitem__
@@ -81,14 +81,14 @@ class LabelReader:
         self.name = f"{method.__module__}.{method.__qualname__}"
 
     def can_read(self) -> bool:
-        """Whether the data set gives its samples to its ``transforms`` and to nothing else."""
+        """Whether the data set passes its samples to its ``transforms``."""
         if not self.is_paddleseg:
-            with preserved_randomness(), suppress(Exception):
+            with preserve_randomness(), suppress(Exception):
                 self.read(0)
         return self.is_paddleseg or self._was_called
 
     def _without_transforms(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Do what ``Compose`` does, but for the transforms and the pixels of the image."""
+        """Replace ``Compose``: read the label, without transforms and image pixels."""
         self._was_called = True
         if isinstance(sample.get("label"), str):
             check_image(Path(sample["label"]))
@@ -108,10 +108,10 @@ class LabelReader:
         return label, list(sample["img"].shape[-2:])
 
     def facts(self, index: int, decode: bool) -> Facts:
-        """Look at one sample.
+        """Return the facts about one sample.
 
         Args:
-            index: of the sample.
+            index: index of the sample.
             decode: whether to decode the image too.
         """
         image, label_path = self._dataset.file_list[index]
@@ -126,7 +126,8 @@ class LabelReader:
         except Exception as error:
             return Facts(label_error=_reason(Path(label_path), error), decoded=decode)
         if list(label.shape[:2]) != size:
-            # PIL knows the size without decoding; OpenCV, which training uses, is sure of it.
+            # PIL reads the size without decoding; OpenCV, which training uses, gives the final
+            # answer.
             size = _opencv_size(str(image))
             if not size:
                 return Facts(image_error="OpenCV cannot decode it", decoded=decode)
@@ -135,7 +136,7 @@ class LabelReader:
 
 
 def reader_of(dataset: Any) -> LabelReader | None:
-    """Return what reads the labels of a data set, or None if it is not made as PaddleSeg's are."""
+    """Return a reader of a data set's labels, or None for a foreign kind of data set."""
     if not (isinstance(getattr(dataset, "transforms", None), Compose) and hasattr(dataset, "mode")):
         return None
     reader = LabelReader(dataset)
@@ -145,7 +146,7 @@ def reader_of(dataset: Any) -> LabelReader | None:
 def _image_size(path: str) -> list[int]:
     try:
         with Image.open(path) as image:
-            # Without this test, PIL would decode a PNG to look for tags behind its pixels.
+            # Without this test, PIL would decode a PNG to search for tags after its pixels.
             has_tags = "exif" in image.info
             if not has_tags or image.getexif().get(_ORIENTATION) not in _ON_ITS_SIDE:
                 return [image.height, image.width]
@@ -169,14 +170,14 @@ def _counts(label: np.ndarray) -> dict[str, int]:
 
 
 def check_image(path: Path, decode: bool = False) -> None:
-    """Read the header, check the checksums that the format has, and look for its end marker.
+    """Read the header of an image, check the checksums of its format, and search its end marker.
 
     Args:
-        path: of the image.
+        path: path of the image.
         decode: whether to decode the pixels too.
 
     Raises:
-        OSError: the image is missing, not an image or not whole; others for damaged headers.
+        OSError: the file is missing, not an image or incomplete; damaged headers raise others.
     """
     try:
         with Image.open(path) as image:
@@ -193,7 +194,7 @@ def check_image(path: Path, decode: bool = False) -> None:
         content = path.read_bytes()
         start = max(content.rfind(_START_OF_SCAN), 0) if kind == "JPEG" else 0
         if content.find(_END_MARKERS[kind], start) < 0:
-            raise OSError("the file is cut short")
+            raise OSError("the file is incomplete")
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -203,8 +204,8 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 @contextmanager
-def preserved_randomness() -> Iterator[None]:
-    """Undo what a user's data set draws meanwhile."""
+def preserve_randomness() -> Iterator[None]:
+    """Restore the random state after a user's data set has drawn random numbers."""
     state, numpy_state = random.getstate(), np.random.get_state()
     try:
         yield

@@ -1,8 +1,8 @@
-"""List files: which label belongs to which image.
+"""List files, which assign a label to each image.
 
-PaddleSeg's data sets open their list file themselves and split each line.  Here they are given a
-file that reads like theirs and also takes a byte order mark, blank lines, spaces in file names and
-Windows paths.
+PaddleSeg's data sets open their list file themselves and split each line.  Here they get a file
+object that behaves the same, and also accepts a byte order mark, blank lines, spaces in file names
+and Windows paths.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from paddleseg_autoloss.seams import replaced
 
 __all__ = ["ListFile", "readable_lists", "text_lines"]
 
-#: Modules of PaddleSeg whose lists have an image and a label in each line.
+#: Modules of PaddleSeg whose list files have an image and a label in each line.
 _MODULES = {
     f"paddleseg.datasets.{name}"
     for name in (
@@ -33,12 +33,12 @@ _SEPARATORS = ("\t", ",", ";", "|", " ")
 
 
 def text_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
-    """Return the lines of a list file that are not blank, each with its number, from 1 on.
+    """Return the lines of a list file that are not blank, each with its number, counted from 1.
 
     The file is in UTF-8, with or without a byte order mark, or in the encoding of the machine.
 
     Raises:
-        UnicodeDecodeError: it is in neither.
+        UnicodeDecodeError: the file has another encoding.
     """
     with open(path, "rb") as file:
         content = file.read()
@@ -55,15 +55,15 @@ class ListFile(io.StringIO):
 
     Args:
         key: config key of the data set.
-        path: of the list file.
-        root: folder that the names in it start from.
+        path: path of the list file.
+        root: base folder of the names in it.
         labelled: whether each line must name a label.
 
     Attributes:
-        numbers: where each line stands in the file, from 1 on.
+        numbers: line numbers in the file, counted from 1.
 
     Raises:
-        DataError: it is not text, or all its lines are blank.
+        DataError: the file is not text, or all its lines are blank.
     """
 
     def __init__(self, key: str, path: str, root: str, labelled: bool) -> None:
@@ -72,7 +72,7 @@ class ListFile(io.StringIO):
         except UnicodeDecodeError as error:
             raise DataError(f"{key}: {path}: expected text in UTF-8: {one_line(error)}") from error
         if not lines:
-            raise DataError(f"{key}: {path}: expected a line for each image, found none")
+            raise DataError(f"{key}: {path}: expected one line per image, found none")
         super().__init__("\n".join(line for _, line in lines))
         self.key, self.path, self.root, self.labelled = key, path, root, labelled
         self.numbers = [number for number, _ in lines]
@@ -82,15 +82,15 @@ class ListFile(io.StringIO):
             yield _Line(line, number, self)
 
     def fields(self, line: str, number: int, separator: str | None) -> list[str]:
-        """Return the names in a line: an image and a label, or an image alone.
+        """Return the names in a line: an image and a label, or only an image.
 
         Args:
-            line: the line, without blanks at its ends.
-            number: where it stands.
-            separator: what stands between the names; None for any white space.
+            line: the line, without white space at its ends.
+            number: its line number.
+            separator: text between the names; None for any white space.
 
         Raises:
-            DataError: they cannot be told apart, or the label is missing.
+            DataError: the names cannot be separated, or the label is missing.
         """
         pattern = r"\s+" if separator is None else f"(?:{re.escape(separator)})+"
         matches = re.finditer(pattern, line)
@@ -113,7 +113,7 @@ class ListFile(io.StringIO):
         return os.path.exists(os.path.join(self.root, name))
 
     def _local(self, *names: str) -> list[str]:
-        """Write Windows paths as this system does."""
+        """Convert Windows paths to the form of this system."""
         return [
             name.replace("\\", os.sep) if "\\" in name and not self._exists(name) else name
             for name in names
@@ -121,7 +121,7 @@ class ListFile(io.StringIO):
 
 
 class _Line(str):
-    """A line that knows what its fields are; PaddleSeg strips and splits it."""
+    """A line with its own way to split; PaddleSeg strips and splits it."""
 
     number: int
     source: ListFile
@@ -140,7 +140,7 @@ class _Line(str):
 
 def _remedy(line: str, separator: str | None, pairs: list[list[str]]) -> str:
     if pairs:
-        return "if a file name holds the separator, put another one into list and `separator`"
+        return "if a file name contains the separator, use another one in list and `separator`"
     others = [repr(other) for other in _SEPARATORS if other != separator and other in line]
     if others:
         return f"is {others[0]} the `separator` of this list?"
@@ -149,12 +149,12 @@ def _remedy(line: str, separator: str | None, pairs: list[list[str]]) -> str:
 
 @contextmanager
 def readable_lists(key: str, config: dict[str, Any], component: Any) -> Iterator[list[ListFile]]:
-    """Let a data set of PaddleSeg that is built meanwhile read its list as a `ListFile`.
+    """Let a data set of PaddleSeg that is built in this context read its list as a `ListFile`.
 
     Args:
         key: config key of the data set.
-        config: of the data set.
-        component: its class.
+        config: config of the data set.
+        component: class of the data set.
 
     Yields:
         The list files that were opened.

@@ -1,8 +1,8 @@
-"""Paddle's data loader, whose readers say what went wrong.
+"""Paddle's data loader, with clear errors from its readers.
 
-When a read fails, Paddle's loader waits for ever for a thread that has ended, or for seconds for a
-process that has.  Here a sample that fails takes the place of its batch, and is raised where the
-batch is due.  A process notes what it is at, for the case that it dies.
+When a read fails, Paddle's loader waits forever for a thread that has ended, or some seconds for a
+process that has ended.  Here a failed sample replaces its batch, and its error is raised when the
+batch is requested.  A process stores the sample that it is reading, for the case that it dies.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from paddleseg_autoloss.seams import replaced
 __all__ = ["reader_errors"]
 
 _LOADER = inspect.signature(paddle.io.DataLoader.__init__)
-#: Seconds between two looks of Paddle's at whether its processes are alive.
+#: Seconds between two checks by Paddle whether its processes are alive.
 _CHECK_INTERVAL = 1
-#: What Paddle's errors say when a process of a loader is gone.
+#: Words in Paddle's errors about a dead process of a loader.
 _SIGNS = ("DataLoader process", "Blocking queue is killed")
 
 
 @contextmanager
 def reader_errors() -> Iterator[None]:
-    """Let data loaders that are made meanwhile raise what goes wrong in their readers.
+    """Let data loaders that are created in this context raise the errors of their readers.
 
     Raises:
-        DataError: a sample cannot be read, the samples of a batch do not fit together, or a
-            process that reads has died; the error names the files and the transform.
+        DataError: a sample cannot be read, the samples of a batch do not fit together, or a reading
+            process has died; the error names the files and the transform.
     """
     loaders: list[_Loader] = []
 
@@ -50,7 +50,7 @@ def reader_errors() -> Iterator[None]:
         except AutoLossError:
             raise
         except Exception as error:
-            # Paddle raises it from a signal handler, anywhere in the main thread.
+            # Paddle raises this in a signal handler, at any place in the main thread.
             deaths = [death for loader in loaders for death in loader.deaths()]
             if deaths and any(sign in str(error) for sign in _SIGNS):
                 raise DataError(deaths[0]) from error
@@ -58,7 +58,7 @@ def reader_errors() -> Iterator[None]:
 
 
 class _Loader(paddle.io.DataLoader):
-    """Paddle's loader, with readers that hand over what went wrong; the arguments are Paddle's."""
+    """Paddle's loader, with readers that pass on their errors; the arguments are Paddle's."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         call = _LOADER.bind(self, *args, **kwargs)
@@ -84,7 +84,7 @@ class _Loader(paddle.io.DataLoader):
         return without_failures(batches)
 
     def deaths(self) -> list[str]:
-        """Say for each process that has died what it was at."""
+        """Describe for each dead process what it was reading."""
         dead = [worker for worker in self._workers if worker.exitcode]
         if self._guarded is None:
             return []

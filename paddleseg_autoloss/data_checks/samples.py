@@ -1,4 +1,4 @@
-"""Samples that a reader can hand over even when they fail."""
+"""Samples of which a reader can pass on even the failed ones."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from paddleseg_autoloss.errors import DataError, one_line
 
 __all__ = ["Batches", "Samples", "read_batch", "without_failures"]
 
-#: Key of a batch that says what went wrong.
+#: Key of a failed batch that contains the error text.
 _FAILURE = "paddleseg_autoloss_failure"
 
 _MOST_TEXT = 300
-#: Types of arrays that Paddle makes tensors of; its loader waits for ever, or dies, for others.
+#: Types of arrays that Paddle converts to tensors; for others its loader waits forever or dies.
 _TYPES = {"bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8"}
 _TYPES |= {"uint16"}
-#: What a process notes: its id, and the sample and the transform that it is at, or -1.
+#: The notes of a process: its id, and its current sample and transform, or -1.
 _NOTES = 3
 
 
 class _Failure:
-    """What stands for a sample that could not be read.
+    """Replaces a sample that could not be read.
 
     Args:
-        text: says what went wrong.
+        text: the error text.
     """
 
     def __init__(self, text: str) -> None:
@@ -45,7 +45,7 @@ class Samples(paddle.io.Dataset):
 
     Args:
         dataset: the data set.
-        num_workers: how many processes read from it; 0 for a thread.
+        num_workers: number of processes that read from it; 0 for a thread.
     """
 
     def __init__(self, dataset: Any, num_workers: int) -> None:
@@ -64,7 +64,7 @@ class Samples(paddle.io.Dataset):
         self._note(index)
         try:
             return index, self.dataset[index]
-        # SystemExit ends a reader as an error does.
+        # SystemExit would end a reader like any other error.
         except (Exception, SystemExit) as error:
             reason = _what_failed(error, self.steps)
             return index, _Failure(f"{self.key}: cannot read {self.files(index)}: {reason}")
@@ -72,7 +72,7 @@ class Samples(paddle.io.Dataset):
             self._note(-1)
 
     def files(self, *indices: int) -> str:
-        """Name the files of some samples."""
+        """Return the names of the files of some samples."""
         paths = getattr(self.dataset, "file_list", None)
         names = (
             " with ".join(map(str, filter(None, paths[i]))) if paths else f"sample {i}"
@@ -93,11 +93,11 @@ class Samples(paddle.io.Dataset):
         self._noting.write([os.getpid(), index, -1])
 
     def describe_death(self, process: int, status: int) -> str:
-        """Say how a process ended and what it was at.
+        """Describe how a process ended and what it was reading.
 
         Args:
             process: its id.
-            status: its exit status, or minus the signal that ended it.
+            status: its exit status, or the negative number of the signal that ended it.
         """
         how = f"was killed by {_signal_name(-status)}" if status < 0 else f"left with {status}"
         place = ""
@@ -124,21 +124,21 @@ class _Notes:
         self._memory, self._start = memory, row * _NOTES
 
     def write(self, notes: list[int]) -> None:
-        """Note process, sample and transform."""
+        """Store process, sample and transform."""
         self._memory[self._start : self._start + _NOTES] = notes
 
     def write_step(self, step: int) -> None:
-        """Note the next transform of the same sample."""
+        """Store the next transform of the same sample."""
         self._memory[self._start + _NOTES - 1] = step
 
 
 class _Noted:
-    """A transform that notes that it is at work.
+    """A transform that stores in the notes that it is running.
 
     Args:
         transform: the transform.
-        step: its place among the transforms.
-        notes: where to note it.
+        step: its index among the transforms.
+        notes: the notes of this process.
     """
 
     def __init__(self, transform: Any, step: int, notes: _Notes) -> None:
@@ -150,18 +150,18 @@ class _Noted:
 
 
 class Batches:
-    """Puts samples together, as ``collate`` does, or says why that cannot be done.
+    """Combines samples to a batch, or returns a failed batch.
 
     Args:
-        samples: where they come from.
-        collate: makes a batch of samples.
+        samples: the data set of the samples.
+        collate: function that makes a batch of samples.
     """
 
     def __init__(self, samples: Samples, collate: Any) -> None:
         self._samples, self._collate = samples, collate
 
     def __call__(self, pairs: Sequence[tuple[int, Any]]) -> Any:
-        """Return the batch of some samples, or one that says what went wrong."""
+        """Return the batch of some samples, or a failed batch with the error text."""
         failures = [sample.text for _, sample in pairs if isinstance(sample, _Failure)]
         if failures:
             return _failed_batch(failures[0])
@@ -173,12 +173,12 @@ class Batches:
             return _failed_batch(self._mismatch(indices, samples) or f"{where}: {_reason(error)}")
         for name, value in batch.items() if isinstance(batch, dict) else ():
             if isinstance(value, np.ndarray) and value.dtype.name not in _TYPES:
-                text = f"{name!r} holds {value.dtype.name}, of which Paddle makes no tensor"
+                text = f"{name!r} has type {value.dtype.name}, which cannot become a tensor"
                 return _failed_batch(f"{where}: {text}")
         return batch
 
     def _mismatch(self, indices: Sequence[int], samples: Sequence[Any]) -> str | None:
-        """Name two samples whose arrays differ in shape."""
+        """Return an error text with two samples whose arrays differ in shape, or None."""
         if not all(isinstance(sample, dict) for sample in samples):
             return None
         arrays = {k: v for k, v in samples[0].items() if isinstance(v, np.ndarray)}
@@ -199,14 +199,14 @@ class Batches:
 
 
 def read_batch(dataset: Any, indices: Iterable[int]) -> Any:
-    """Read samples in this process, and put them together as Paddle's loader does.
+    """Read samples in this process, and combine them as Paddle's loader does.
 
     Args:
         dataset: the data set.
-        indices: of the samples.
+        indices: indices of the samples.
 
     Raises:
-        DataError: a sample cannot be read, or they do not fit together.
+        DataError: a sample cannot be read, or the samples do not fit together.
     """
     samples = Samples(dataset, num_workers=0)
     batch = Batches(samples, default_collate_fn)([samples[index] for index in indices])
@@ -214,10 +214,10 @@ def read_batch(dataset: Any, indices: Iterable[int]) -> Any:
 
 
 def without_failures(batches: Iterator[Any]) -> Iterator[Any]:
-    """Yield batches as long as they are batches.
+    """Yield the batches of a reader; raise an error at a failed one.
 
     Args:
-        batches: what a reader hands over.
+        batches: the batches from a reader.
 
     Raises:
         DataError: a sample could not be read.
@@ -248,7 +248,7 @@ def _what_failed(error: BaseException, steps: Sequence[Any]) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    # OpenCV calls its errors just "error".
+    # The name of OpenCV's error class is just "error".
     name = "" if type(error).__name__ == "error" else f"{type(error).__name__}: "
     return f"{name}{one_line(error)}"[:_MOST_TEXT]
 

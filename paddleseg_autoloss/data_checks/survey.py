@@ -1,4 +1,4 @@
-"""Looking at the files of a data set, in parallel, and only at those that have changed."""
+"""Checks the files of a data set in parallel, and only those that have changed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import paddleseg
 from tqdm import tqdm
 
 from paddleseg_autoloss.data_checks.cache import Memory
-from paddleseg_autoloss.data_checks.labels import Facts, LabelReader, preserved_randomness
+from paddleseg_autoloss.data_checks.labels import Facts, LabelReader, preserve_randomness
 
 __all__ = ["MOST_FILES", "Sample", "chosen_samples", "survey"]
 
-#: So many samples are looked at before training; of more, as many evenly spread over the list.
+#: Most samples that are checked before training; of more, this many are spread over the list.
 MOST_FILES = 2000
 
 _MOST_THREADS = 8
-#: Raise it with every change of what a `Facts` says.
+#: Increase it with every change of the content of `Facts`.
 _VERSION = 1
 
 
@@ -31,10 +31,10 @@ class Sample:
     """An image and its label.
 
     Args:
-        index: in the data set.
+        index: index in the data set.
         image: path of the image.
         label: path of the label, or None.
-        where: list file and line that name them, or nothing.
+        where: list file and line that name them, or an empty text.
     """
 
     index: int
@@ -44,7 +44,7 @@ class Sample:
 
 
 def chosen_samples(samples: Sequence[Sample], most: int | None) -> list[Sample]:
-    """Return all samples, or ``most`` of them that are evenly spread over the list."""
+    """Return all samples, or ``most`` samples that are evenly spread over the list."""
     if most is None or len(samples) <= most:
         return list(samples)
     return [samples[i] for i in np.linspace(0, len(samples) - 1, most).astype(int)]
@@ -53,21 +53,21 @@ def chosen_samples(samples: Sequence[Sample], most: int | None) -> list[Sample]:
 def survey(
     key: str, reader: LabelReader, samples: Sequence[Sample], root: str, decode: bool = False
 ) -> list[Facts]:
-    """Look at samples, or remember what was seen if their files are as they were then.
+    """Check samples; if their files have not changed since the last check, use its results.
 
     Args:
         key: config key of the data set, for the progress bar.
-        reader: reads the labels.
-        samples: to look at; their files are there.
+        reader: the reader of the labels.
+        samples: the samples to check, whose files exist.
         root: folder of the data set.
         decode: whether to decode the images too.
 
     Returns:
-        What was found, in the order of ``samples``.
+        The facts, in the order of ``samples``.
     """
     if not reader.is_paddleseg:
-        # The user's code may change between two runs, and may not be made for several threads.
-        with preserved_randomness():
+        # The user's code may change between two runs, and may not be thread-safe.
+        with preserve_randomness():
             return list(_look(key, reader, samples, decode, threads=1))
     version = f"{_VERSION} {paddleseg.__version__} {reader.name} {os.path.abspath(root)}"
     memory = Memory(version)
@@ -97,7 +97,7 @@ def _look(
             progress.update()
             yield facts
     finally:
-        # After Ctrl-C, the rest of the files need not be read.
+        # After Ctrl-C, do not read the other files.
         pool.shutdown(cancel_futures=True)
         progress.close()
 
@@ -113,7 +113,7 @@ def _name(sample: Sample) -> str:
 
 
 def _state(sample: Sample) -> list[int]:
-    """Size and time of change of both files."""
+    """Return size and modification time of both files."""
     paths = [path for path in (sample.image, sample.label) if path is not None]
     status = [os.stat(path) for path in paths]
     return [number for one in status for number in (one.st_size, one.st_mtime_ns)]
@@ -124,14 +124,14 @@ def _known(
 ) -> dict[Sample, Facts]:
     known = {}
     for sample, state in states.items():
-        facts = _remembered(entries.get(_name(sample)), state)
+        facts = _facts_of_entry(entries.get(_name(sample)), state)
         if facts is not None and (facts.decoded or not decode):
             known[sample] = facts
     return known
 
 
-def _remembered(entry: Any, state: list[int]) -> Facts | None:
-    """Return what an entry says, or None if it is of other files or damaged."""
+def _facts_of_entry(entry: Any, state: list[int]) -> Facts | None:
+    """Return the facts in an entry, or None if it is damaged or its files have changed."""
     if not (isinstance(entry, list) and len(entry) == 2 and entry[0] == state):
         return None
     try:

@@ -1,8 +1,8 @@
 """A generated optic-disc segmentation data set that looks like fundus photographs.
 
-It replaces PaddleSeg's ``OpticDiscSeg`` where nothing can be downloaded.  All geometry is in
-units of the image side with y pointing down, so a scene looks the same at every image size.
-Unfinished images are float32 of shape (3, size, size), RGB, 0 to 1; colours are (3, 1, 1).
+It replaces PaddleSeg's ``OpticDiscSeg`` if nothing can be downloaded.  All geometry is in units of
+the image side with y pointing down, so a scene looks the same at every image size.  Unfinished
+images are float32 of shape (3, size, size), RGB, 0 to 1; colours are (3, 1, 1).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from paddleseg_autoloss.errors import ConfigError
 
 __all__ = ["GENERATOR_VERSION", "SyntheticFundus"]
 
-#: Version of the generator; raise it with every change that alters the pixels of an image.
+#: Version of the generator; increase it with every change of an image's pixels.
 GENERATOR_VERSION = 1
 
 _RECIPE_FILE = "recipe.json"
@@ -101,7 +101,7 @@ class _Ellipse:
 
 @dataclass(frozen=True)
 class _Eye:
-    """Where things are; ``temporal`` is +1 where the fovea lies right of the disc, else -1."""
+    """The geometry of an eye; ``temporal`` is +1 if the fovea is right of the disc, else -1."""
 
     field: _Ellipse
     disc: _Ellipse
@@ -209,7 +209,7 @@ def _paint_macular_reflex(
 
 
 def _paint_surroundings(rng: np.random.Generator, image: np.ndarray, eye: _Eye) -> None:
-    """The glow of the nerve fibres around the disc and peripapillary atrophy beside it."""
+    """The glow of the nerve fibres around the disc, and peripapillary atrophy next to it."""
     size = image.shape[-1]
     if _chance(rng, 0.7):
         glow = np.exp(-0.5 * (eye.disc.distance(size) / rng.uniform(1.4, 2.6)) ** 2)
@@ -248,7 +248,7 @@ def _ragged_distance(
 def _place_beside_disc(
     rng: np.random.Generator, eye: _Eye, radius: float
 ) -> tuple[float, float] | None:
-    """A centre in view for a thing of ``radius`` that stays clear of the disc, if one is found."""
+    """Return a visible centre for an object of ``radius`` that does not touch the disc, or None."""
     for _ in range(20):
         distance = (eye.field.a - radius) * np.sqrt(rng.random())
         angle = rng.uniform(0.0, 2.0 * np.pi)
@@ -308,7 +308,7 @@ def _paint_dots(
         for (x, y), radius in zip(centres, radii):
             middle = (int(x * side), int(y * side))
             cv2.circle(canvas, middle, max(1, int(radius * side)), 255, cv2.FILLED)
-    # Dots that strayed onto the disc would look like part of it.
+    # Remove dots on the disc, which would look like part of it.
     outside = 1.0 - _soft_inside(eye.disc.distance(size) / 1.1, 0.03)
     _blend(image, strength * outside * _downsample(canvas, size), colour)
 
@@ -389,7 +389,7 @@ def _grow_arcades(rng: np.random.Generator, eye: _Eye) -> _Vessels:
 
 
 def _grow_branches(rng: np.random.Generator, parents: _Vessels, each: int) -> _Vessels:
-    """``each`` branches per parent, which leave it sideways and bend back along it."""
+    """``each`` branches per parent; they begin sideways and then bend parallel to the parent."""
     parent = np.repeat(np.arange(len(parents.points)), each)
     node = rng.integers(4, _VESSEL_STEPS - 5, len(parent))
     side = rng.choice([-1.0, 1.0], len(parent))
@@ -510,7 +510,7 @@ def _write_data_set(folder: Path, recipe: dict[str, Any]) -> None:
     for split in _SPLITS:
         _write_split(folder, split, recipe[f"num_{split}"], recipe["seed"], recipe["image_size"])
     (folder / "labels.txt").write_text("\n".join(_LABELS) + "\n", encoding="ascii")
-    # Last: a folder with a recipe has everything else.
+    # Write the recipe last: a folder with a recipe is complete.
     (folder / _RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="ascii")
 
 
@@ -521,8 +521,8 @@ def _generate(root: Path, recipe: dict[str, Any]) -> None:
         temporary.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(
-            f"dataset_root: expected a place that can be written to, found {str(root)!r}, where no "
-            f"folder can be made ({error.strerror})"
+            f"dataset_root: expected a writable folder, found {str(root)!r}, which cannot be "
+            f"created ({error.strerror})"
         ) from error
     try:
         _write_data_set(temporary, recipe)
@@ -536,14 +536,14 @@ def _generate(root: Path, recipe: dict[str, Any]) -> None:
 
 
 def _check_recipe(root: Path, expected: dict[str, Any]) -> None:
-    """Refuse a folder that does not hold the data set of the recipe ``expected``."""
+    """Refuse a folder that does not contain the data set of the recipe ``expected``."""
     try:
         found = json.loads((root / _RECIPE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
         raise ConfigError(
-            f"dataset_root: expected a data set of SyntheticFundus or nothing there, found "
+            f"dataset_root: expected a data set of SyntheticFundus or no folder, found "
             f"{str(root)!r} without a readable {_RECIPE_FILE}; {_REMEDY}"
         )
     keys = [key for key in expected if found.get(key) != expected[key]]
@@ -593,18 +593,18 @@ class SyntheticFundus(OpticDiscSeg):
     """Generated fundus photographs with the optic disc as class 1, everything else as class 0.
 
     The first use generates the data set in ``dataset_root`` (about 7 s on one core for 260 images
-    of 256 px) in the layout of ``OpticDiscSeg``; later uses read it.  The disc covers 1 % to 3 %
-    of an image; bright lesions and peripapillary atrophy resemble it.  Image i of a split depends
-    on ``seed``, i and ``image_size``, not on the number of images.  Several processes may start at
-    once: the folder appears complete, in one step.  A killed process may leave a hidden folder
-    ``.<name>.<hex digits>.tmp`` beside it, which can be deleted.
+    of 256 px) in the layout of ``OpticDiscSeg``; later uses read it.  The disc covers 1 % to 3 % of
+    an image; bright lesions and peripapillary atrophy resemble it.  Image i of a split depends on
+    ``seed``, i and ``image_size``, not on the number of images.  Several processes may start at the
+    same time, because the finished folder appears in one step.  A killed process may leave a hidden
+    folder ``.<name>.<hex digits>.tmp`` next to it, which can be deleted.
 
     Args:
-        dataset_root: folder of the data set. It must either not exist yet or hold a data set
-            generated with the same arguments. Default: ``"data/synthetic_fundus"``.
+        dataset_root: folder of the data set.  It must not exist yet, or contain a data set
+            generated with the same arguments.  Default: ``"data/synthetic_fundus"``.
         transforms: list of PaddleSeg transforms; None reads the images without any. Default: None.
         mode: ``"train"`` or ``"val"``. Default: ``"train"``.
-        edge: whether samples for training carry an edge mask as well. Default: False.
+        edge: whether training samples also contain an edge mask.  Default: False.
         seed: seed of the generator, 0 to 2**32 - 1. Default: 0.
         num_train: number of images for training, at least 1. Default: 200.
         num_val: number of images for validation, at least 1. Default: 60.
@@ -612,8 +612,8 @@ class SyntheticFundus(OpticDiscSeg):
             Default: 256.
 
     Raises:
-        ConfigError: an argument is out of range, or ``dataset_root`` holds something else or
-            cannot be written to.
+        ConfigError: an argument is out of range, or ``dataset_root`` has other content or cannot be
+            written to.
         TypeError: ``transforms`` is neither a list nor None.
 
     Example:

@@ -1,7 +1,7 @@
-"""What each loss of a config does to the network, over a few training steps.
+"""Measures the effect of each loss of a config on the network, over a few training steps.
 
-`measurement` trains and records, `numbers` has the figures, `advice` says what follows from them,
-`pictures` draws them, and `command` does all of that.
+`measurement` trains and records, `numbers` computes the figures, `advice` gives advice from them,
+`pictures` draws them, and `command` calls all of these.
 """
 
 from __future__ import annotations

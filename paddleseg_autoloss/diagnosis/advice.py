@@ -1,4 +1,4 @@
-"""What follows from a diagnosis: tables, and advice on coefficients and on gradient surgery."""
+"""Tables of a diagnosis, and advice on coefficients and on gradient surgery."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ MOST_PAIRS = 12
 _MOST_NAMED = 3
 #: Share of the steps with a conflict below which gradient surgery is not worth its cost.
 _RARE = 0.05
-#: Cosine above which a conflict is almost a right angle: projecting a gradient takes away as much
-#: of it as the cosine says.
+#: Cosine above which a conflict counts as almost a right angle.  A projection removes the share of
+#: a gradient that is equal to the absolute value of the cosine.
 _RIGHT_ANGLE = -0.1
 #: Width of the text, in characters.
 _WIDTH = 100
@@ -42,8 +42,8 @@ _LEGEND = {
     "coefficient; median",
     "share": "mean of its part of the update d, the sum of coef x gradient before the optimizer: "
     "<coef x gradient, d> / |d|^2. They sum to 100 %; negative: the update works against the loss",
-    "balanced coef": "gives the losses of a head gradients of equal length, and leaves the length "
-    "of the head's gradient as it is; in brackets, the values for single steps",
+    "balanced coef": "gives the losses of a head gradients of equal length, and does not change "
+    "the length of the head's gradient; in brackets, the values for single steps",
     "cosine": "mean, of the angle between two gradients: 1 the same direction, below 0 a conflict",
     "conflicts": "share of the steps in which the cosine is negative",
     "shortening": "of the update by these conflicts; median of those steps",
@@ -132,49 +132,49 @@ def _show(spread: Spread, scale: float = 1.0) -> str:
 
 
 def coefficient_advice(diagnosis: Diagnosis) -> list[str]:
-    """Say what the present coefficients do and what the balanced ones would do.
+    """Describe the effect of the current coefficients and of the balanced ones.
 
     Args:
         diagnosis: the figures.
 
     Returns:
-        A paragraph for each loss without a gradient, and one on the coefficients.
+        One paragraph for each loss with zero gradient, and one on the coefficients.
     """
     absent = [
         _missing_gradient(diagnosis, i) for i, live in enumerate(diagnosis.has_gradient) if not live
     ]
     present = f"Coefficients: {_present_shares(diagnosis.losses)}"
     if all(len(coefs) == 1 for coefs in diagnosis.mix.coefs):
-        return [*absent, f"{present}. No head has two to balance."]
+        return [*absent, f"{present}. No head has two losses to balance."]
     return [
         *absent,
         f"{present}; within a head, the lengths of coef x gradient "
-        f"differ by up to a factor of {_imbalance(diagnosis):.3g}. With those below they are "
-        "equal, and each head's gradient stays as long as it is, so that the learning rate "
-        f"stays right. This rests on {diagnosis.steps} steps of one run: gradients change as "
-        "training goes on, and equal lengths are a neutral start, not an optimum.",
+        f"differ by up to a factor of {_imbalance(diagnosis):.3g}. With the coefficients below "
+        "they are equal, and each head's gradient keeps its length, so the learning rate can "
+        f"stay. This is measured over {diagnosis.steps} steps of one run: gradients change "
+        "during training, and equal lengths are a neutral start, not an optimum.",
     ]
 
 
 def _missing_gradient(diagnosis: Diagnosis, index: int) -> str:
     term = diagnosis.terms[index]
     if term.coef == 0:
-        return f"{term.name} has the coefficient 0, so nothing can be measured of it."
+        return f"{term.name} has the coefficient 0, so its gradient cannot be measured."
     zero = int((diagnosis.norms[:, index] == 0).sum())
     return (
-        f"The gradient of {term.name} was zero in {zero} of {diagnosis.steps} steps, so that it "
-        "has no balanced coefficient: is it constant, or does it not depend on the network?"
+        f"The gradient of {term.name} was zero in {zero} of {diagnosis.steps} steps, so it has no "
+        "balanced coefficient. Check whether it is constant or does not depend on the network."
     )
 
 
 def _present_shares(losses: Sequence[LossFigures]) -> str:
-    """Say which losses make most and least of the update, and which it works against."""
+    """Say which losses have the largest and smallest share of the update, and which increase."""
     known = [loss for loss in losses if loss.has_gradient and not math.isnan(loss.share.value)]
     if not known:
         return "the update is zero"
     known.sort(key=lambda loss: loss.share.value)
     least, most = known[0], known[-1]
-    text = f"at present {most.name} makes {_percent(most.share.value)} of the update"
+    text = f"now {most.name} contributes {_percent(most.share.value)} of the update"
     if len(known) > 1:
         text += f", {least.name} {_percent(least.share.value)}"
     against = [loss.name for loss in known if loss.share.value < 0]
@@ -201,7 +201,7 @@ def loss_snippet(diagnosis: Diagnosis) -> str:
 
 
 def surgery_advice(diagnosis: Diagnosis) -> str:
-    """Say whether methods that project conflicting gradients have anything to do.
+    """Say whether methods that project conflicting gradients can have an effect.
 
     Args:
         diagnosis: the figures.
@@ -209,21 +209,21 @@ def surgery_advice(diagnosis: Diagnosis) -> str:
     lowest, rate = diagnosis.pairs[0], diagnosis.conflict_rate
     often = f"in {_percent(rate)} of the {diagnosis.steps} steps"
     if math.isnan(lowest.cosine.value):
-        return "Gradient surgery: no two losses have a gradient, so it has nothing to do."
+        return "Gradient surgery: fewer than two losses have a gradient, so it has no effect."
     if rate < _RARE:
         return (
-            "Gradient surgery: PCGrad, CAGrad and the like would have "
-            f"{'next to ' if rate else ''}nothing to do. Gradients conflict "
+            "Gradient surgery: PCGrad, CAGrad and similar methods would have "
+            f"{'almost ' if rate else ''}no effect. Gradients conflict "
             f"{often}, and the lowest mean cosine is {lowest.cosine.value:.2g} "
-            f"({lowest.names}). Where none conflict, the plain sum already lowers every loss: "
-            "PCGrad leaves it as it is, and CAGrad can only shift it towards the weaker losses."
+            f"({lowest.names}). Without conflicts, the plain sum already lowers every loss: "
+            "PCGrad does not change it, and CAGrad can only shift it towards the weaker losses."
         )
     ranked = sorted(diagnosis.pairs, key=lambda pair: -pair.conflict_rate)
     frequent = [pair for pair in ranked if pair.conflict_rate >= _RARE] or ranked[:1]
     weak = all(pair.cosine.low > _RIGHT_ANGLE for pair in frequent)
     return (
-        "Gradient surgery: PCGrad, CAGrad and the like would have "
-        f"{'little' if weak else 'something'} to do: {often} at least one pair conflicts"
+        "Gradient surgery: PCGrad, CAGrad and similar methods would have "
+        f"{'a small' if weak else 'an'} effect: {often} at least one pair conflicts"
         f"{', but nearly at right angles' if weak else ''}. {_conflicts(frequent)}. Only "
         "training shows whether the network gets better: autoloss train --loss_aggregator PCGrad."
     )
@@ -250,7 +250,7 @@ def wrap(text: str, indent: str = "") -> str:
 
     Args:
         text: the paragraph.
-        indent: stands before the first line, and twice before the others.
+        indent: text before the first line; the other lines begin with it twice.
     """
     return textwrap.fill(
         text, _WIDTH, initial_indent=indent, subsequent_indent=2 * indent, break_long_words=False

@@ -23,14 +23,14 @@ __all__ = ["diagnose_from"]
 
 
 def diagnose_from(args: Namespace, config_dir: Path) -> Diagnosis:
-    """Diagnose as the flags of ``autoloss diagnose`` say; print and write the result.
+    """Run ``autoloss diagnose`` with its flags; print and write the result.
 
     Args:
         args: the parsed flags.
-        config_dir: where bare config names are looked up.
+        config_dir: folder in which config names without a folder are searched.
 
     Raises:
-        ConfigError: the config cannot work, or it has one loss only.
+        ConfigError: the config is invalid, or it has only one loss.
     """
     folder = Path(args.save_dir)
     if folder.exists() and not folder.is_dir():
@@ -50,13 +50,13 @@ def diagnose_from(args: Namespace, config_dir: Path) -> Diagnosis:
     for note in notes:
         print(f"{wrap(note)}\n")
     print(describe(diagnosis))
-    print(f"\nThe same is in {folder / 'diagnosis.json'} and {folder / 'diagnosis.png'}")
+    print(f"\nThe results are in {folder / 'diagnosis.json'} and {folder / 'diagnosis.png'}")
     return diagnosis
 
 
 @contextmanager
 def _quiet_logger() -> Iterator[None]:
-    """Let PaddleSeg log nothing but errors."""
+    """Let PaddleSeg log only errors."""
     level, logger.log_level = logger.log_level, 0
     try:
         yield

@@ -27,8 +27,8 @@ __all__ = ["diagnosis_notes", "fixed_mix", "measure"]
 def measure(parts: Parts, iters: int, batch_size: int, num_workers: int) -> Diagnosis:
     """Train for a few iterations in a temporary folder and compare the gradients of the losses.
 
-    Losses and gradients may fall by an order of magnitude in the first steps, so the first tenth
-    of the steps, at most 5, does not count.
+    Losses and gradients may decrease by an order of magnitude in the first steps.  So the first
+    tenth of the steps, at most 5 steps, is not counted.
 
     Args:
         parts: the model, the training data, the optimizer and the losses of a config.
@@ -69,8 +69,8 @@ class _Recorder:
     """Records the values and the Gramian of every step.
 
     Args:
-        names: of the losses.
-        progress: the bar that shows how many steps are done.
+        names: names of the losses.
+        progress: progress bar that shows the number of finished steps.
     """
 
     def __init__(self, names: list[str], progress: tqdm) -> None:
@@ -109,8 +109,8 @@ def diagnosis_notes(losses: dict[str, Any]) -> list[str]:
     """
     weighted = {term.head for term in terms_of(losses) if term.sources}
     notes = [
-        f"{type(losses['types'][head]).__name__} learns its weights or finds them step by step; "
-        "here its losses have the coefficient 1 each instead."
+        f"{type(losses['types'][head]).__name__} learns its weights or computes them in each step; "
+        "here each of its losses has the coefficient 1 instead."
         for head in sorted(weighted)
     ]
     if losses.get("loss_aggregator") is not None:

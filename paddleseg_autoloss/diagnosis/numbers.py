@@ -1,7 +1,7 @@
-r"""What is measured of each loss and of each pair of losses, over some training steps.
+r"""The figures of each loss and of each pair of losses, measured over some training steps.
 
-With :math:`c_i` the product of a loss's fixed coefficients, :math:`g_i` the gradient of the loss
-itself over all trainable parameters, and :math:`d = \sum_j c_j g_j` the update before the
+:math:`c_i` is the product of a loss's fixed coefficients, :math:`g_i` the gradient of the loss
+without them over all trainable parameters, and :math:`d = \sum_j c_j g_j` the update before the
 optimizer:
 
 - size: the value of the loss, any number (median);
@@ -11,16 +11,15 @@ optimizer:
 - cosine of two losses: the cosine of the angle between :math:`c_i g_i` and :math:`c_j g_j`, -1 to
   1 (mean);
 - conflict rate: the share of the steps with a negative cosine, 0 to 1;
-- shortening: how much shorter the update is in those steps than with the two gradients at right
-  angles, :math:`1 - |d| / \sqrt{|d|^2 - 2 c_i c_j \langle g_i, g_j \rangle}`, 0 to 1 (median of
-  those steps);
-- balanced coefficients: proportional to 1 / gradient norm within a head, and scaled so that the
-  median length of the head's gradient stays what it is.  The ratio between the heads stays the
-  same, and the learning rate stays right.
+- shortening: how much shorter the update is in those steps than it would be with the two gradients
+at right angles, :math:`1 - |d| / \sqrt{|d|^2 - 2 c_i c_j \langle g_i, g_j \rangle}`, 0 to 1 (median
+of those steps); - balanced coefficients: proportional to 1 / gradient norm within a head, and
+scaled so that the median length of the head's gradient does not change.  So the ratio between the
+heads does not change, and the learning rate can stay.
 
-A median stands where the values fall during the steps, because a few large values carry a mean:
-over 50 steps of the demo config with three seeds, the first 5 steps change the ratio of the two
-mean gradient norms by a factor of 1.6 to 1.8, and the ratio of the medians by 9 % at most.
+The median is used for values that decrease during the steps, because a few large values determine a
+mean: over 50 steps of the demo config with three seeds, the first 5 steps change the ratio of the
+two mean gradient norms by a factor of 1.6 to 1.8, and the ratio of the medians by 9 % at most.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Spread:
     """A figure and its spread over the steps.
 
     Args:
-        value: the figure; NaN where it is not defined.
+        value: the figure; NaN if it is not defined.
         low: lower quartile of the steps.
         high: upper quartile.
     """
@@ -56,17 +55,17 @@ class Spread:
 
 @dataclass(frozen=True)
 class LossFigures:
-    """The figures of one loss, as the module's docstring defines them.
+    """The figures of one loss; the docstring of the module defines them.
 
     Args:
-        name: its name.
+        name: name of the loss.
         head: index of the model output.
-        coef: its present coefficient, times that of the head.
+        coef: its current coefficient, times that of the head.
         size: value of the loss.
         gradient_norm: length of its gradient.
-        share: of the update, as a fraction.
-        balanced_coef: the coefficient that balances it, times that of the head; the quartiles are
-            of the coefficients that single steps would give.
+        share: its share of the update, as a fraction.
+        balanced_coef: its balanced coefficient, times that of the head; the quartiles are those of
+            the coefficients that single steps would give.
         has_gradient: whether the median norm of its gradient is above 0.
     """
 
@@ -82,14 +81,14 @@ class LossFigures:
 
 @dataclass(frozen=True)
 class PairFigures:
-    """The figures of two losses, as the module's docstring defines them.
+    """The figures of two losses; the docstring of the module defines them.
 
     Args:
         first: name of one loss.
         second: name of the other.
-        cosine: of their gradients; NaN if one gradient was 0 in every step.
-        conflict_rate: share of the steps.
-        shortening: of the update in those steps, as a fraction; 0 if there are none.
+        cosine: cosine of the angle between their gradients; NaN if one was 0 in every step.
+        conflict_rate: share of the steps in which they conflict.
+        shortening: shortening of the update in those steps, as a fraction; 0 without conflicts.
     """
 
     first: str
@@ -110,18 +109,18 @@ class Diagnosis:
     Args:
         terms: the K losses, with their fixed coefficients.
         values: the values of the losses times their coefficients, shape [N, K].
-        gramians: the inner products of the gradients of those, shape [N, K, K].
-        skipped: number of steps before these N, which do not count.
+        gramians: the inner products of the gradients of these products, shape [N, K, K].
+        skipped: number of steps before these N, which are not counted.
 
     Attributes:
         norms: gradient norm of each loss in each step, shape [N, K]; NaN with the coefficient 0.
         has_gradient: whether the median norm of each loss is above 0, shape [K].
-        cosines: of each pair in each step, shape [N, K, K].
+        cosines: cosine of each pair in each step, shape [N, K, K].
         losses: the figures of each loss.
         pairs: the figures of each pair, the lowest cosine first.
         conflict_rate: share of the steps in which at least one pair conflicts.
-        mix: the balanced coefficients.  It leaves out a loss without a gradient, unless no loss of
-            its head has one: such a head stays as it is.
+        mix: the balanced coefficients.  A loss with zero gradient gets 0.  If all losses of a head
+            have zero gradient, the head keeps its coefficients.
 
     Examples:
         >>> import numpy as np
@@ -152,7 +151,7 @@ class Diagnosis:
 
     @property
     def steps(self) -> int:
-        """The number of steps that count."""
+        """The number of counted steps."""
         return len(self.norms)
 
     @property
@@ -195,7 +194,7 @@ class Diagnosis:
         )
 
     def _balanced_coefs(self, head: list[int], norms: np.ndarray) -> np.ndarray:
-        """Return coefficients of equal |coef| x norm for a head, 0 where there is no gradient."""
+        """Return coefficients of equal |coef| x norm for a head; 0 for a zero gradient."""
         return _balanced_coefs(self._coefs[head], np.where(self.has_gradient, norms, 0.0)[head])
 
     def _mix(self, gramians: np.ndarray) -> Mix:
@@ -210,7 +209,7 @@ class Diagnosis:
         return Mix(coefs, head_coefs, terms)
 
     def _head_coef(self, head: list[int], own: np.ndarray, gramians: np.ndarray) -> float:
-        """Return the coefficient with which a head's gradient is as long as it is now."""
+        """Return the head's coefficient that keeps the length of its gradient."""
         now = _median_length(gramians[:, head][:, :, head], np.ones(len(head)))
         then = _median_length(np.nan_to_num(self._raw_gramians[:, head][:, :, head]), own)
         sign = np.sign(self._coefs[head] @ own) or 1.0
@@ -235,7 +234,7 @@ class Diagnosis:
         ]
 
     def _balanced_spreads(self) -> list[Spread]:
-        """Return the balanced coefficient of each loss, with the spread of the single steps'."""
+        """Return the balanced coefficient of each loss, with its spread over the single steps."""
         known = self.norms[:, self.has_gradient].all(axis=1)
         of_steps = np.array([self._all_balanced_coefs(norms) for norms in self.norms[known]])
         of_steps = of_steps.reshape(-1, len(self.terms))
@@ -253,7 +252,7 @@ class Diagnosis:
 
 
 def _divide(dividend: np.ndarray, divisor: np.ndarray) -> np.ndarray:
-    """Divide; the quotient is NaN where the divisor is 0."""
+    """Divide; the quotient is NaN if the divisor is 0."""
     full = np.full(dividend.shape, np.nan)
     return np.divide(dividend, divisor, out=full, where=np.broadcast_to(divisor != 0, full.shape))
 
@@ -267,10 +266,10 @@ def _spread(values: np.ndarray, center: Callable[[np.ndarray], float] = np.mean)
 
 
 def _balanced_coefs(coefs: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """Return coefficients of equal |coef| x norm for one head, 0 where there is no gradient.
+    """Return coefficients of equal |coef| x norm for one head; 0 for a zero gradient.
 
-    Their absolute values sum to 1.  They have the signs of ``coefs``, or all of them the opposite
-    signs: their sum is at least 0.
+    Their absolute values sum to 1.  They have the signs of ``coefs`` or, if their sum would be
+    negative, all the opposite signs.
     """
     balanced = np.divide(np.sign(coefs), norms, out=np.zeros(len(coefs)), where=norms > 0)
     if not balanced.any():

@@ -24,8 +24,8 @@ def extend_builder() -> None:
     It then stores the config of each component that it builds, and reads the config keys of this
     package.
     """
-    replace(Builder, "build_component", _noting_configs(Builder.build_component))
-    replace(SegBuilder, "_build_loss", _with_our_keys(SegBuilder._build_loss))
+    replace(Builder, "build_component", _store_configs(Builder.build_component))
+    replace(SegBuilder, "_build_loss", _read_own_keys(SegBuilder._build_loss))
 
 
 def component_config(layer: nn.Layer) -> dict[str, Any] | None:
@@ -33,7 +33,7 @@ def component_config(layer: nn.Layer) -> dict[str, Any] | None:
     return getattr(layer, _CONFIG_ATTRIBUTE, None)
 
 
-def _noting_configs(build: Any) -> Any:
+def _store_configs(build: Any) -> Any:
     def build_component(self: Builder, cfg: dict[str, Any]) -> Any:
         component = build(self, cfg)
         if isinstance(component, nn.Layer):
@@ -43,7 +43,7 @@ def _noting_configs(build: Any) -> Any:
     return build_component
 
 
-def _with_our_keys(build: Any) -> Any:
+def _read_own_keys(build: Any) -> Any:
     def _build_loss(self: SegBuilder, loss_name: str, loss_cfg: dict[str, Any]) -> dict[str, Any]:
         # This repeats a check, because ``--opts`` may have changed the config since it was read.
         check_loss(loss_name, loss_cfg)

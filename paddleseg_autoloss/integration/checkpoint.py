@@ -30,10 +30,10 @@ from paddleseg_autoloss.tensor_files import read_tensor_file
 __all__ = [
     "CheckpointWriter",
     "check_writable",
-    "checked_load",
     "checkpoint_iteration",
     "fault_of",
     "latest_checkpoint",
+    "load_with_check",
     "newest_good_checkpoint",
     "non_finite",
     "whole_checkpoints",
@@ -114,7 +114,7 @@ def check_writable(save_dir: str | Path) -> None:
         raise ConfigError(f"save_dir: cannot write to {save_dir}: {error.strerror}") from error
 
 
-def checked_load(model: nn.Layer) -> Callable[[dict[str, Tensor]], Any]:
+def load_with_check(model: nn.Layer) -> Callable[[dict[str, Tensor]], Any]:
     """Return a stand-in for the model's ``set_state_dict`` that checks the state first.
 
     Paddle's own method silently skips tensors that do not fit.  The stand-in raises CheckpointError

@@ -215,7 +215,7 @@ def _check_schedule(schedule: dict[str, Any]) -> None:
         checked_integer("lr_scheduler.warmup_iters", schedule["warmup_iters"], least=1)
         if "warmup_start_lr" not in schedule or "learning_rate" not in schedule:
             raise ConfigError(
-                "lr_scheduler.warmup_iters: expected warmup_start_lr and learning_rate beside it"
+                "lr_scheduler.warmup_iters: expected warmup_start_lr and learning_rate too"
             )
     for key in ("learning_rate", "end_lr", "warmup_start_lr"):
         if key in schedule:
@@ -319,7 +319,7 @@ def _check_test_config(options: dict[str, Any]) -> None:
         if options.get(name) is not None:
             _check_pair(f"test_config.{name}", options[name])
     if options.get("is_slide") and not (options.get("crop_size") and options.get("stride")):
-        raise ConfigError("test_config.is_slide: expected crop_size and stride beside it")
+        raise ConfigError("test_config.is_slide: expected crop_size and stride too")
 
 
 def _check_flag(key: str, options: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from paddleseg.utils import metrics
 
 from paddleseg_autoloss.seams import replaced
 
-__all__ = ["Figures", "captured_figures"]
+__all__ = ["Figures", "capture_figures"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Figures:
 
 
 @contextmanager
-def captured_figures() -> Iterator[Callable[[], Figures]]:
+def capture_figures() -> Iterator[Callable[[], Figures]]:
     """Observe one call of PaddleSeg's ``evaluate``; yield a function that returns its metrics.
 
     In every version, ``evaluate`` passes the pixel counts to ``metrics.mean_iou``.  They are read

@@ -75,7 +75,7 @@ class _Table(Generic[R]):
         # Delete the rows after the checkpoint before parsing: the last one may be incomplete, if
         # the process was killed.
         kept = [r for r in records if r[0].isdigit() and int(r[0]) <= self._start_iter]
-        return [self._kind(*map(_parsed, fields(self._kind), r)) for r in kept]
+        return [self._kind(*map(_parse, fields(self._kind), r)) for r in kept]
 
     def _write(self, rows: Iterable[R], mode: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def _cells(row: Row | PairRow) -> list[Any]:
     return [escape_cell(cell) if isinstance(cell, str) else cell for cell in astuple(row)]
 
 
-def _parsed(field: Any, text: str) -> Any:
+def _parse(field: Any, text: str) -> Any:
     # Type annotations are strings in this module.
     readers: dict[str, Callable[[str], Any]] = {"int": int, "str": unescape_cell, "float": float}
     return readers[field.type](text)

@@ -178,10 +178,10 @@ class _Converter:
             return value
         if id(value) not in self._done:
             # Keep the value alive, so that no other object gets the same id.
-            self._done[id(value)] = value, self._converted(value)
+            self._done[id(value)] = value, self._convert_new(value)
         return self._done[id(value)][1]
 
-    def _converted(self, value: Any) -> Any:
+    def _convert_new(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
             return value if self._only_named else _tensor(value)
         if _is_named(value) and self._only_named:

@@ -61,14 +61,14 @@ def try_losses(
             or the network does not accept the images.
         DataError: the data set cannot produce a batch.
     """
-    plain = {**losses, "types": [_unweighted(loss) for loss in losses["types"]]}
-    with _unchanged(model, losses), _local_batch_norm(model):
+    plain = {**losses, "types": [_without_weights(loss) for loss in losses["types"]]}
+    with _preserve_state(model, losses), _local_batch_norm(model):
         data = _batch(dataset, batch_size)
         model.train()
         outputs = _outputs(model, data)
         calls = _Calls(losses, data, outputs, _layout(model))
         compute = getattr(model, "loss_computation", None) or stock_losses
-        with calls.watched():
+        with calls.watch():
             try:
                 compute(outputs, plain, data)
             except AutoLossError:
@@ -78,7 +78,7 @@ def try_losses(
 
 
 @contextmanager
-def _unchanged(model: nn.Layer, losses: dict[str, Any]) -> Iterator[None]:
+def _preserve_state(model: nn.Layer, losses: dict[str, Any]) -> Iterator[None]:
     """Restore all state that reading images and computing losses changes."""
     # Even on a GPU, some functions use the random generator of the CPU.
     of_cpu = default_cpu_generator()
@@ -107,19 +107,19 @@ class _InOrder(nn.Layer):
 
     def forward(self, logits: Any, labels: Any) -> Tensor:
         values = [loss(logits, labels) for loss in self.losses]
-        return as_vector([v for value in values for v in _listed(value)]).sum()
+        return as_vector([v for value in values for v in _as_list(value)]).sum()
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _unweighted(loss: Any) -> Any:
+def _without_weights(loss: Any) -> Any:
     """Return a loss without its method, which would store the values or run a backward pass."""
     if isinstance(loss, WeightedLoss):
-        return _InOrder([_unweighted(inner) for inner in loss.losses])
+        return _InOrder([_without_weights(inner) for inner in loss.losses])
     if isinstance(loss, MixedLoss):
-        return MixedLoss([_unweighted(inner) for inner in loss.losses], loss.coef)
+        return MixedLoss([_without_weights(inner) for inner in loss.losses], loss.coef)
     return loss
 
 
@@ -198,7 +198,7 @@ class _Calls:
         self._pending = list(self.losses)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
         """Check all calls inside this context."""
         with ExitStack() as stack:
             for key, loss in self.losses.items():

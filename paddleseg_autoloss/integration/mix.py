@@ -95,10 +95,10 @@ def equivalent_mix(losses: dict[str, list[Any]], terms: Sequence[Term]) -> Mix |
     totals = [sum(of_head) for of_head in weights.values()]
     if not all(total > 0 for total in totals):
         return None
-    coefs = [[_rounded(w / total) for w in ws] for ws, total in zip(weights.values(), totals)]
+    coefs = [[_round(w / total) for w in ws] for ws, total in zip(weights.values(), totals)]
     scale = losses["coef"][0] / totals[0]
-    return Mix(coefs, [_rounded(total * scale) for total in totals], terms)
+    return Mix(coefs, [_round(total * scale) for total in totals], terms)
 
 
-def _rounded(value: float) -> float:
+def _round(value: float) -> float:
     return float(f"{value:.4g}")

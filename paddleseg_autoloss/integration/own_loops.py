@@ -10,7 +10,7 @@ from paddle import nn
 
 from paddleseg_autoloss.errors import ConfigError
 
-__all__ = ["expect_session", "meet_session"]
+__all__ = ["confirm_session", "expect_session"]
 
 #: Losses that need a session, each with the hook that raises an error if there is none.
 _waiting: WeakKeyDictionary[nn.Layer, Any] = WeakKeyDictionary()
@@ -37,7 +37,7 @@ def expect_session(losses: dict[str, Any], key: str) -> None:
             _waiting[loss] = loss.register_forward_pre_hook(refuse)
 
 
-def meet_session(losses: dict[str, Any]) -> None:
+def confirm_session(losses: dict[str, Any]) -> None:
     """Tell losses that a session applies the config keys that they were built with.
 
     Args:

@@ -13,8 +13,8 @@ from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.errors import AutoLossError, CheckpointError
 from paddleseg_autoloss.files import output_errors
-from paddleseg_autoloss.integration.checkpoint import checked_load, non_finite
-from paddleseg_autoloss.integration.evaluation import captured_figures
+from paddleseg_autoloss.integration.checkpoint import load_with_check, non_finite
+from paddleseg_autoloss.integration.evaluation import capture_figures
 from paddleseg_autoloss.integration.loop import LOOP, ContinuedSampler
 from paddleseg_autoloss.integration.report import TrainLogger
 from paddleseg_autoloss.seams import replaced
@@ -69,7 +69,7 @@ def _set_state_dict(session: TrainingSession, stock: Callable) -> Callable:
 def _resume(stock: Callable) -> Callable:
     def resume(model: nn.Layer, optimizer: Optimizer, folder: str) -> int:
         try:
-            with replaced(model, "set_state_dict", checked_load(model)):
+            with replaced(model, "set_state_dict", load_with_check(model)):
                 return stock(model, optimizer, folder)
         except AutoLossError:
             raise
@@ -83,7 +83,7 @@ def _resume(stock: Callable) -> Callable:
 def _evaluate(session: TrainingSession, stock: Callable) -> Callable:
     def evaluate(model: nn.Layer, *args: Any, **kwargs: Any) -> Any:
         session.monitor.check_latest()
-        with session.stop.at_once(), captured_figures() as figures:
+        with session.stop.at_once(), capture_figures() as figures:
             result = stock(model, *args, **kwargs)
         session.report.add_figures(figures(), prefix="" if model is session.model else "Ema_")
         return result

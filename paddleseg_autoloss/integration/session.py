@@ -10,7 +10,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
-from paddleseg_autoloss.compat import overflowed
+from paddleseg_autoloss.compat import found_overflow
 from paddleseg_autoloss.errors import ConfigError, TrainingStopped
 from paddleseg_autoloss.integration.checkpoint import CheckpointWriter, fault_of
 from paddleseg_autoloss.integration.guard import StepGuard
@@ -18,7 +18,7 @@ from paddleseg_autoloss.integration.joint import joint_aggregation
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
-from paddleseg_autoloss.integration.own_loops import meet_session
+from paddleseg_autoloss.integration.own_loops import confirm_session
 from paddleseg_autoloss.integration.report import RunReport
 from paddleseg_autoloss.integration.run_seams import stand_ins
 from paddleseg_autoloss.integration.second_evaluation import SecondEvaluation
@@ -72,7 +72,7 @@ class TrainingSession:
         self.losses = losses
         self.start_iter = start_iter
         self.save_interval = save_interval
-        meet_session(losses)
+        confirm_session(losses)
         self.checkpoints = CheckpointWriter(save_dir, keep_checkpoint_max)
         terms = terms_of(losses)
         aggregator: Any = losses.get("loss_aggregator")
@@ -149,7 +149,7 @@ class TrainingSession:
             skipped: the value to return if the step is skipped.
         """
         scaled = self.scaler is not None and self.scaler.is_enable()
-        overflow = scaled and overflowed(self.optimizer)
+        overflow = scaled and found_overflow(self.optimizer)
         if not self.guard.permits(scaled, overflow):
             self._is_in_step = False
             return skipped

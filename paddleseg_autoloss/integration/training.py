@@ -138,7 +138,7 @@ def _finish(session: TrainingSession, arguments: dict[str, Any]) -> None:
     writer = None
     if arguments["use_vdl"] and is_writing_rank():
         writer = visualdl.LogWriter(arguments["save_dir"])
-    mean_iou, accuracy = _evaluated(LOOP.evaluate, arguments)
+    mean_iou, accuracy = _evaluate(LOOP.evaluate, arguments)
     best = Path(arguments["save_dir"], "best_model", "model.pdparams")
     if mean_iou > _mean_iou_of(best, arguments) and is_writing_rank():
         paddle.save(model.state_dict(), str(best))
@@ -149,7 +149,7 @@ def _finish(session: TrainingSession, arguments: dict[str, Any]) -> None:
         writer.close()
 
 
-def _evaluated(evaluate: Callable, arguments: dict[str, Any]) -> tuple[float, float]:
+def _evaluate(evaluate: Callable, arguments: dict[str, Any]) -> tuple[float, float]:
     """Evaluate as PaddleSeg's loop does, and return mIoU and accuracy."""
     mean_iou, accuracy, *_ = evaluate(
         arguments["model"],
@@ -168,7 +168,7 @@ def _mean_iou_of(path: Path, arguments: dict[str, Any]) -> float:
     own = {name: value.clone() for name, value in model.state_dict().items()}
     try:
         load_weights(model, str(path), "best_model")
-        return _evaluated(paddleseg.core.evaluate, arguments)[0]
+        return _evaluate(paddleseg.core.evaluate, arguments)[0]
     except CheckpointError:
         return -1.0
     finally:

@@ -74,14 +74,14 @@ class SoftAdaptWeighting(LossWeighting):
         slopes = losses - self.losses_prev
         known = slopes.isfinite().all()
         if self.variant == "normalized":
-            slopes = _divided(slopes, slopes.abs().sum())
+            slopes = _divide(slopes, slopes.abs().sum())
         weights = nn.functional.softmax(self.beta * slopes)
         if self.variant == "loss_weighted":
             sizes = weights * losses.clip(min=0)
-            weights = paddle.where(sizes.sum() > 0, _divided(sizes, sizes.sum()), weights)
+            weights = paddle.where(sizes.sum() > 0, _divide(sizes, sizes.sum()), weights)
         self.remember(losses, losses_prev=losses)
         return paddle.where(known, weights, paddle.full_like(losses, 1 / self.num_losses))
 
 
-def _divided(numbers: Tensor, divisor: Tensor) -> Tensor:
+def _divide(numbers: Tensor, divisor: Tensor) -> Tensor:
     return numbers / paddle.where(divisor > 0, divisor, paddle.ones_like(divisor))

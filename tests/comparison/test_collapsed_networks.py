@@ -63,12 +63,12 @@ def test_a_collapsed_baseline(report_of):
     results, report, page = report_of({(BASELINE, 1): [0.98, 0.0, 0.0]})
     assert results.collapsed(BASELINE) == [1]
     warning = report.split("\n\n")[1]
-    assert warning.startswith("> **Warning:** 1 of 9 networks get at most one class right")
+    assert warning.startswith("> **Warning:** 1 of 9 networks predict at most one class")
     assert f"{BASELINE} (seed 1)" in warning
     assert page.index('<p class="warning"') < page.index("runs are done")
     for words in ("better by", "worse by", "no difference seen", "The smallest gap is"):
         assert words not in report
-    assert report.count("not compared: in 1 of 3 pairs of runs a network gets at most one") == 2
+    assert report.count("not compared: in 1 of 3 pairs of runs a network predicts at most") == 2
     for mean, *tests in difference_rows(report).values():
         assert re.fullmatch(r"[+-]\d\.\d\d", mean)
         assert set(tests) == {"-"}

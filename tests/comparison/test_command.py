@@ -116,7 +116,7 @@ def compared(tmp_path_factory, fundus):
 def test_stop_and_continue(compared):
     _, (first, modified), (output, status), (last_output, last_status) = compared
     assert status == 130, output
-    assert "2 of 6 runs done; the same command continues" in output
+    assert "2 of 6 runs done; run the same command again" in output
     assert "Traceback" not in output
     assert last_status == 1, last_output
     assert "2 of 6 runs are done already" in last_output

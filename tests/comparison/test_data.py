@@ -33,7 +33,7 @@ def test_split_holds_out_a_part_of_the_training_list(parse, tmp_path, base, fund
     prepare(plan, tmp_path / "out")
     assert (split / "train_list.txt").read_text().splitlines() == train
     other = parse(comparison_file(tmp_path, base=str(base), validation=0.25, split_seed=1))
-    with pytest.raises(ConfigError, match="found another one in"):
+    with pytest.raises(ConfigError, match="found another in"):
         prepare(other, tmp_path / "out")
 
 
@@ -68,7 +68,7 @@ def test_split_keeps_the_separator(parse, tmp_path, base, fundus):
 
 def test_too_small_a_split(parse, tmp_path, base):
     plan = parse(comparison_file(tmp_path, base=str(base), validation=0.9))
-    with pytest.raises(ConfigError, match=r"leaves at least 2, a batch; found 0\.9"):
+    with pytest.raises(ConfigError, match=r"leaves at least 2, one batch, to train on; found 0\.9"):
         prepare(plan, tmp_path / "out")
 
 
@@ -92,7 +92,7 @@ def test_runs_on_other_images_do_not_pair(parse, tmp_path, base):
 def test_a_folder_of_other_runs_is_left_alone(parse, tmp_path, base):
     path = comparison_file(tmp_path, base=str(base))
     prepare(parse(path), tmp_path / "out")
-    with pytest.raises(ConfigError, match="belongs to a run with another iters"):
+    with pytest.raises(ConfigError, match="expected the iters of this config"):
         prepare(parse(path, "--iters", 3), tmp_path / "out")
 
 

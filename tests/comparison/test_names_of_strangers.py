@@ -126,11 +126,13 @@ def test_broken_results_are_named(parse, tmp_path, base):
     plan = parse(comparison_file(tmp_path, base=str(base), seeds=1))
     folders = pretend(plan, tmp_path / "out", lambda run: (0.5, 0.5))
     folders[0].result_path.write_text('{"variant": ')
-    with pytest.raises(DataError, match=r"result.json: expected a file of JSON: "):
+    with pytest.raises(DataError, match=r"result.json: expected a JSON file: "):
         Results(plan, folders)
 
 
 def test_names_that_give_the_same_folder(parse, tmp_path):
     variants = [{"name": "a b", "coef": [1, 1]}, {"name": "a+b", "coef": [1, 2]}]
-    with pytest.raises(ConfigError, match=r"as they name folders, found 'a b' and 'a\+b'"):
+    with pytest.raises(
+        ConfigError, match=r"because folders are named after them, found 'a b' and 'a\+b'"
+    ):
         parse(comparison_file(tmp_path, variants=variants))

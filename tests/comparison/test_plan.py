@@ -120,7 +120,10 @@ def test_variant_errors(entry, message, parse, tmp_path):
     ("words", "message"),
     [
         ([], "found none"),
-        (["compare/demo.yml", "--methods", "Sum"], "a comparison file stands alone"),
+        (
+            ["compare/demo.yml", "--methods", "Sum"],
+            "expected no other config with a comparison file",
+        ),
         (["--config", "auto_ce_dice_demo.yml", "--grid", "1:0:2"], "--grid: expected first:last"),
         (["--config", "auto_ce_dice_demo.yml", "--methods", "Smu"], "did you mean Sum?"),
     ],

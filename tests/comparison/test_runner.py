@@ -24,7 +24,7 @@ def test_learned_frozen_retrained(parse, tmp_path, base):
     runs = [(run.variant.name, run.seed) for run in plan.runs()]
     assert runs == [("Sum", 0), ("Sum, retrained", 0), ("Sum", 1), ("Sum, retrained", 1)]
     source, retrained, *_ = prepare(plan, tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"Sum, lr 0.002, seed 0 has no equivalent_mixed_loss"):
+    with pytest.raises(ConfigError, match=r"loss.yml from Sum, lr 0.002, seed 0, found none"):
         retrained.use_learned_loss(source)
     learned = {"types": [{"type": "DiceLoss"}], "coef": [1]}
     (source.path / "equivalent_mixed_loss.yml").write_text(yaml.safe_dump({"loss": learned}))

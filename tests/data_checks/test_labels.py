@@ -60,7 +60,7 @@ class TestValues:
         write_data(tmp_path, [square(1), square(255), square(255)])
         build(tmp_path)
         (warning,) = said(capsys)
-        assert f"line 2: {tmp_path}/1_label.png: 2 labels hold 255" in warning
+        assert f"line 2: {tmp_path}/1_label.png: 2 labels contain 255" in warning
         assert warning.endswith("are some of these 0/255 masks?")
 
     def test_borders_that_are_ignored_are_nothing_to_talk_about(self, tmp_path, capsys):
@@ -160,7 +160,7 @@ class TestForms:
 
     def test_16_bits_reach_paddle_as_another_type(self, tmp_path):
         write_data(tmp_path, [square(1, dtype="uint16")])
-        assert "found numbers of type uint16, which Paddle does not read as classes" in error_of(
+        assert "found numbers of type uint16, which Paddle cannot use as classes" in error_of(
             tmp_path
         )
         assert paddle.to_tensor(np.asarray(Image.open(tmp_path / "0_label.png"))).dtype in (
@@ -226,7 +226,7 @@ class TestUnreadable:
         image.write_bytes(content)
         build(tmp_path)
         image.write_bytes(content[:-100])
-        assert f"cannot read {image}: the file is cut short" in error_of(tmp_path)
+        assert f"cannot read {image}: the file is incomplete" in error_of(tmp_path)
 
     @pytest.mark.parametrize("name", ["0.png", "0_label.png"])
     @pytest.mark.parametrize("content", [b"", b"no image"])
@@ -316,7 +316,7 @@ class TestWhatReachesTheLoss:
         build(tmp_path, kind=Shrinking)
         assert random.getstate() == states
         assert said(capsys) == [
-            "train_dataset: labels are not looked at, as Shrinking reads them in a way of its own"
+            "train_dataset: labels are not checked, because Shrinking reads them in its own way"
         ]
 
     def test_pssl_makes_labels_of_its_own_files(self, tmp_path):
@@ -349,7 +349,7 @@ class TestWhatReachesTheLoss:
             write_data(tmp_path, [square(200)])
             dataset = Dataset(transforms=[Binary()], **arguments)
             check_data("train_dataset", dataset)
-            assert said(capsys)[0].endswith("; does Binary mend that?")
+            assert said(capsys)[0].endswith("; does Binary correct that?")
 
     def test_a_data_set_made_in_another_way(self):
         class Numbers(paddle.io.Dataset):
@@ -380,7 +380,7 @@ class TestMany:
         write_data(tmp_path, [square(0)] * 10)
         with mock.patch(f"{EXAMINATION}.MOST_FILES", 4):
             build(tmp_path)
-            assert "found only class 0 in the 4 labels looked at" in said(capsys)[1]
+            assert "found only class 0 in the 4 labels checked" in said(capsys)[1]
             write_data(tmp_path, [square(255)] * 10)
             assert "are these 0/255 masks?" in error_of(tmp_path)
 

@@ -67,7 +67,7 @@ def test_a_file_name_with_blanks(root, separator):
         ("sub/1.png", "the label is missing"),
         ("sub/1.png,sub/1_label.png", "is ',' the `separator` of this list?"),
         ("sub/1.png\tsub/1_label.png", r"is '\t' the `separator` of this list?"),
-        ("sub/1.png sub/1 label.png", "if a file name holds the separator, put another one"),
+        ("sub/1.png sub/1 label.png", "if a file name contains the separator, use another one"),
     ],
 )
 def test_what_does_not_work_is_named_with_its_line(root, line, message):
@@ -83,7 +83,7 @@ def test_what_does_not_work_is_named_with_its_line(root, line, message):
 
 def test_an_empty_list(root):
     write_list(root, "\n\n")
-    with pytest.raises(DataError, match=r"train.txt: expected a line for each image, found none"):
+    with pytest.raises(DataError, match=r"train.txt: expected one line per image, found none"):
         build(root)
 
 

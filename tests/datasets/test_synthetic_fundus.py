@@ -209,7 +209,7 @@ def test_foreign_folder_is_refused(tmp_path: Path, recipe: str | None) -> None:
 
 def test_place_without_room_for_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ConfigError, match=r"^dataset_root: .*no folder can be made"):
+    with pytest.raises(ConfigError, match=r"^dataset_root: .*cannot be created"):
         SyntheticFundus(tmp_path / "file" / "fundus", **SMALL)
 
 

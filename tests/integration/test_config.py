@@ -73,7 +73,7 @@ class TestComponents:
             (at("test_config", value=[1]), "test_config: expected keys and values, found [1]"),
             (
                 at("test_config", value={"is_slide": True}),
-                "test_config.is_slide: expected crop_size and stride beside it",
+                "test_config.is_slide: expected crop_size and stride too",
             ),
             (at("loss", "coef", value=[1, 2, 3]), None),
         ],

@@ -23,7 +23,7 @@ from paddleseg_autoloss.errors import CheckpointError, ConfigError
 from paddleseg_autoloss.integration.loading import load_tensors, load_weights
 
 CONFIG = str(ROOT / "configs/auto_ce_dice_demo.yml")
-ALONE = "expected a file of tensors alone, found _?io.open in"
+ALONE = "expected a file that contains only tensors, found _?io.open in"
 
 
 class Hostile:
@@ -80,7 +80,10 @@ class TestEveryWayIn:
             SEG_HOME=str(tmp_path),
         )  # fmt: skip
         assert done.returncode == 1
-        assert "--model_path: expected a file of tensors alone" in done.stderr.splitlines()[-1]
+        assert (
+            "--model_path: expected a file that contains only tensors"
+            in done.stderr.splitlines()[-1]
+        )
 
     def test_script_of_paddleseg(self, tmp_path, hostile):
         (tmp_path / "tools").mkdir()
@@ -90,7 +93,9 @@ class TestEveryWayIn:
             "-m", "paddleseg_autoloss", "run", script, "--config", CONFIG, "--model_path", hostile
         )
         assert done.returncode == 1
-        assert "pretrained: expected a file of tensors alone" in done.stderr.splitlines()[-1]
+        assert (
+            "pretrained: expected a file that contains only tensors" in done.stderr.splitlines()[-1]
+        )
 
     def test_folder_of_a_comparison(self, tmp_path, hostile):
         """Its model would be evaluated when the comparison is continued."""

@@ -52,7 +52,7 @@ class TestOverflow:
                     precision="fp16", model=Spoiled,
                 )  # fmt: skip
         assert len(states) == 5
-        # What step 4 begins with is what step 3, whose gradients overflowed, began with.
+        # What step 4 begins with is what step 3, whose gradients found_overflow, began with.
         for key, value in states[3].items():
             np.testing.assert_array_equal(value, states[2][key], err_msg=key)
 

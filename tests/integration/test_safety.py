@@ -225,7 +225,7 @@ class TestLinksInDataSets:
         outside = tmp_path / image.name
         image.rename(outside)
         image.symlink_to(outside)
-        with pytest.raises(DataError, match=rf"its list names .*{image.name}, outside of datas"):
+        with pytest.raises(DataError, match=rf"its list names .*{image.name}, which is outside of"):
             self.built(config)
         monkeypatch.setenv("AUTOLOSS_OUTSIDE_ROOT", "1")
         assert len(self.built(config)) == 8
