@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import paddleseg_autoloss
-from paddleseg_autoloss.cli import check, compare, diagnose, predict, run, show, train, val
+from paddleseg_autoloss.cli import check, compare, diagnose, init, predict, run, show, train, val
 from paddleseg_autoloss.cli import list as list_
 from paddleseg_autoloss.flags import run_command
 
@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "main", "parse_args", "tool_main"]
 
 #: The commands by name, in the order of ``autoloss --help``.
 COMMANDS: dict[str, ModuleType] = {
+    "init": init,
     "train": train,
     "val": val,
     "predict": predict,

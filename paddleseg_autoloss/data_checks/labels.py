@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from paddleseg_autoloss.errors import one_line
 
-__all__ = ["Facts", "LabelReader", "check_image", "reader_of"]
+__all__ = ["Facts", "LabelReader", "check_image", "image_size", "reader_of"]
 
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 #: Marker before the compressed pixels of a JPEG; a thumbnail before it has its own end marker.
@@ -94,7 +94,7 @@ class LabelReader:
             check_image(Path(sample["label"]))
             sample["label"] = np.asarray(Image.open(sample["label"]))
         if isinstance(sample["img"], str):
-            shape = (3, *_image_size(sample["img"]))
+            shape = (3, *image_size(sample["img"]))
             sample["img"] = np.broadcast_to(np.float32(0), shape)
         sample.setdefault("trans_info", [])
         return sample
@@ -143,7 +143,8 @@ def reader_of(dataset: Any) -> LabelReader | None:
     return reader if reader.can_read() else None
 
 
-def _image_size(path: str) -> list[int]:
+def image_size(path: str) -> list[int]:
+    """Return the height and width of an image as training sees it, or nothing if it cannot."""
     try:
         with Image.open(path) as image:
             # Without this test, PIL would decode a PNG to search for tags after its pixels.

@@ -19,7 +19,7 @@ from typing import Any
 from paddleseg_autoloss.errors import DataError, one_line
 from paddleseg_autoloss.seams import replaced
 
-__all__ = ["ListFile", "readable_lists", "text_lines"]
+__all__ = ["SEPARATORS", "ListFile", "readable_lists", "text_lines"]
 
 #: Modules of PaddleSeg whose list files have an image and a label in each line.
 _MODULES = {
@@ -29,7 +29,8 @@ _MODULES = {
         "pp_humanseg14k", "stare",
     )
 }  # fmt: skip
-_SEPARATORS = ("\t", ",", ";", "|", " ")
+#: What may stand between an image and its label, the most usual first.
+SEPARATORS = ("\t", ",", ";", "|", " ")
 
 
 def text_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
@@ -141,7 +142,7 @@ class _Line(str):
 def _remedy(line: str, separator: str | None, pairs: list[list[str]]) -> str:
     if pairs:
         return "if a file name contains the separator, use another one in list and `separator`"
-    others = [repr(other) for other in _SEPARATORS if other != separator and other in line]
+    others = [repr(other) for other in SEPARATORS if other != separator and other in line]
     if others:
         return f"is {others[0]} the `separator` of this list?"
     return "the label is missing"

@@ -13,6 +13,7 @@ from paddleseg_autoloss.cli.main import COMMANDS, main, parse_args
 
 REQUIRED = {
     "predict": ["--model_path", "m", "--image_path", "i"],
+    "init": ["images", "masks"],
     "show": ["CAGrad"],
     "run": ["train.py"],
 }

@@ -47,6 +47,7 @@ LAYERS = [
     "catalog",
     "datasets",
     "data_checks",
+    "own_images",
     "losses",
     "mtl",
     "integration",

@@ -1,0 +1,275 @@
+"""The folder that `make_folder` makes: lists, copies of masks, a config."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+from tqdm import tqdm
+
+from paddleseg_autoloss.data_checks.labels import check_image, image_size
+from paddleseg_autoloss.data_checks.lists import SEPARATORS
+from paddleseg_autoloss.errors import ConfigError, DataError, one_line
+from paddleseg_autoloss.files import write_file
+from paddleseg_autoloss.own_images.config import Plan, config_text
+from paddleseg_autoloss.own_images.masks import (
+    Classes,
+    MaskFacts,
+    classes_of,
+    convert,
+    count_values,
+    look_at,
+)
+from paddleseg_autoloss.own_images.pairing import LeftOut, Pair, Pairing, pair_by_name
+
+__all__ = ["Options", "Result", "make_folder"]
+
+_FEWEST_PAIRS = 3
+_MOST_THREADS = 8
+#: What a list cannot hold, as it has a line for each pair.
+_LINE_BREAKS = ("\n", "\r")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user says.
+
+    Args:
+        images: folder of the images.
+        masks: folder of the masks.
+        save_dir: the folder to make.
+        val: share of the pairs to validate on, above 0 and below 1.
+        test: share of the pairs to test on, from 0 on.
+        seed: of the split.
+        palette: what stands for each class in the masks, or None to go by what occurs.
+    """
+
+    images: Path
+    masks: Path
+    save_dir: Path
+    val: float = 0.2
+    test: float = 0.0
+    seed: int = 0
+    palette: tuple[tuple[int, ...], ...] | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was made.
+
+    Args:
+        parts: the pairs by the name of their list: train, val, test.
+        left_out: files that are not used.
+        classes: what stands for each class.
+        counts: how many pixels of each mask have each class, by the name of the pair.
+        plan: what the config says.
+    """
+
+    parts: dict[str, list[Pair]]
+    left_out: list[LeftOut]
+    classes: Classes
+    counts: dict[str, Counter[int]]
+    plan: Plan
+
+
+def make_folder(options: Options) -> Result:
+    """Make the folder, or leave nothing behind.
+
+    Args:
+        options: what the user says.
+
+    Raises:
+        ConfigError: a folder is missing, or there is something at ``save_dir``.
+        DataError: the images and masks cannot be trained on.
+    """
+    _check_options(options)
+    pairing = pair_by_name(options.images.resolve(), options.masks.resolve())
+    facts = _usable(pairing)
+    pairs = pairing.pairs
+    _check_number(options, pairing)
+    classes = classes_of([facts[p.name] for p in pairs], [p.mask for p in pairs], options.palette)
+    folder = options.save_dir.resolve()
+    with _new_folder(folder):
+        counts = _class_counts(pairs, facts, classes, folder)
+        if not classes.is_identity:
+            pairs = [replace(pair, mask=_copy_of(pair, folder)) for pair in pairs]
+        parts = _split(pairs, options)
+        root = _common_folder(pairs)
+        plan = Plan(
+            folder=folder,
+            root=root,
+            separator=_write_lists(parts, root, folder),
+            num_classes=len(classes),
+            num_train=len(parts["train"]),
+            sizes=tuple(facts[pair.name].size for pair in pairs),
+        )
+        if pairing.left_out:
+            write_file(folder / "left_out.txt", "".join(f"{one}\n" for one in pairing.left_out))
+        write_file(folder / "config.yml", config_text(plan))
+    return Result(parts, pairing.left_out, classes, counts, plan)
+
+
+def _check_options(options: Options) -> None:
+    folder = options.save_dir.resolve()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError(
+            f"--save_dir: there is something at {options.save_dir}, which is not overwritten; "
+            "give another folder"
+        )
+    for flag, source in {"IMAGES": options.images, "MASKS": options.masks}.items():
+        if source.resolve() in (folder, *folder.parents) and source.is_dir():
+            raise ConfigError(f"--save_dir: expected a folder outside of {flag}, found {folder}")
+    if not (0 < options.val < 1 and 0 <= options.test < 1 and options.val + options.test < 1):
+        raise ConfigError(
+            f"--val, --test: expected shares that leave images to train on, found {options.val:g} "
+            f"and {options.test:g}"
+        )
+
+
+def _check_number(options: Options, pairing: Pairing) -> None:
+    fewest = _FEWEST_PAIRS + bool(options.test)
+    found = len(pairing.pairs)
+    if found < fewest:
+        reason = f"; the first of {len(pairing.left_out)} that do not: {pairing.left_out[0]}"
+        raise DataError(
+            f"IMAGES, MASKS: expected at least {fewest} images with masks that fit, found {found}"
+            + (reason if pairing.left_out else "")
+        )
+
+
+def _usable(pairing: Pairing) -> dict[str, MaskFacts]:
+    """Keep the pairs that can be trained on; return what their masks hold, by their names."""
+    facts, kept = {}, []
+    for pair, found in zip(pairing.pairs, _parallel(_look, pairing.pairs, "images and masks")):
+        if isinstance(found, LeftOut):
+            pairing.left_out.append(found)
+        else:
+            kept.append(pair)
+            facts[pair.name] = found
+    pairing.pairs = kept
+    return facts
+
+
+def _look(pair: Pair) -> MaskFacts | LeftOut:
+    for path in (pair.image, pair.mask):
+        if not _fits_in_list(path):
+            return LeftOut(path, "its path has a line break, a blank at an end, or no UTF-8")
+        try:
+            check_image(path)
+            facts = look_at(path) if path == pair.mask else None
+        # Pillow has many errors for damaged files.
+        except Exception as error:
+            return LeftOut(path, f"cannot be read: {one_line(error) or type(error).__name__}")
+    assert facts is not None
+    size = image_size(str(pair.image))
+    if list(facts.size) != size:
+        found, expected = (f"{width} x {height}" for height, width in (facts.size, size or (0, 0)))
+        return LeftOut(pair.mask, f"{found} pixels, but its image {pair.image} has {expected}")
+    return facts
+
+
+def _fits_in_list(path: Path) -> bool:
+    text = str(path)
+    is_utf8 = text.encode("utf-8", "replace").decode("utf-8") == text
+    has_blank_end = any(part != part.strip() for part in path.parts)
+    return is_utf8 and not has_blank_end and not any(one in text for one in _LINE_BREAKS)
+
+
+def _parallel(work: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
+    progress = tqdm(total=len(items), desc=what, unit="file", delay=1, leave=False)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool, progress:
+        for result in pool.map(work, items):
+            progress.update()
+            yield result
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[None]:
+    """Make a folder, and remove it again if the block raises an error."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _class_counts(
+    pairs: Sequence[Pair], facts: dict[str, MaskFacts], classes: Classes, folder: Path
+) -> dict[str, Counter[int]]:
+    """Return how many pixels each class has, by the name of the pair; write copies if needed."""
+
+    def count(pair: Pair) -> Counter[int]:
+        if classes.is_identity:
+            return Counter(facts[pair.name].values)
+        label = convert(pair.mask, classes)
+        path = _copy_of(pair, folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(label).save(path)
+        return Counter(count_values(label))
+
+    return {pair.name: one for pair, one in zip(pairs, _parallel(count, pairs, "copies of masks"))}
+
+
+def _copy_of(pair: Pair, folder: Path) -> Path:
+    return folder / "masks" / f"{pair.name}.png"
+
+
+def _split(pairs: Sequence[Pair], options: Options) -> dict[str, list[Pair]]:
+    """Draw the pairs of each list; every list has one at least."""
+    order = list(pairs)
+    random.Random(options.seed).shuffle(order)
+    # Batch normalisation needs two images to train on.
+    num_test = max(1, round(options.test * len(order))) if options.test else 0
+    num_test = min(num_test, len(order) - 3)
+    num_val = min(max(1, round(options.val * len(order))), len(order) - num_test - 2)
+    held_out = num_val + num_test
+    parts = {"train": order[held_out:], "val": order[:num_val], "test": order[num_val:held_out]}
+    return {name: sorted(part, key=lambda p: p.name) for name, part in parts.items() if part}
+
+
+def _common_folder(pairs: Sequence[Pair]) -> Path:
+    """Return the folder that holds all files, also those that links lead to."""
+    paths = {path.parent for pair in pairs for path in (pair.image, pair.mask)}
+    paths |= {
+        path.resolve().parent
+        for pair in pairs
+        for path in (pair.image, pair.mask)
+        if path.is_symlink()
+    }
+    return Path(os.path.commonpath(paths))
+
+
+def _write_lists(parts: dict[str, list[Pair]], root: Path, folder: Path) -> str:
+    """Write the lists, and return what stands between the names."""
+    lines = {
+        name: [
+            (pair.image.relative_to(root).as_posix(), pair.mask.relative_to(root).as_posix())
+            for pair in part
+        ]
+        for name, part in parts.items()
+    }
+    names = "\n".join(name for part in lines.values() for pair in part for name in pair)
+    free = [separator for separator in (" ", *SEPARATORS) if separator not in names]
+    if not free:
+        raise DataError(
+            f"IMAGES, MASKS: expected names without one of {', '.join(map(repr, SEPARATORS))}, to "
+            "stand between the two names in a line of a list; found all of them; rename some"
+        )
+    separator = free[0]
+    for name, pairs in lines.items():
+        text = "".join(f"{image}{separator}{mask}\n" for image, mask in pairs)
+        write_file(folder / f"{name}.txt", text)
+    return separator
