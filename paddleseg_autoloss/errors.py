@@ -73,12 +73,12 @@ class TrainingDiverged(AutoLossError, FloatingPointError):
 
 
 class TrainingStopped(KeyboardInterrupt):
-    """A signal has stopped the training after a whole step, and what was reached is saved.
+    """A signal has stopped the training after a complete step, and a checkpoint is saved.
 
-    It counts as Ctrl-C for whoever catches that, whatever the signal was.
+    For every signal it can be caught as KeyboardInterrupt, the error of Ctrl-C.
 
     Args:
-        number: of the signal.
+        number: number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -87,7 +87,7 @@ class TrainingStopped(KeyboardInterrupt):
 
     @property
     def exit_status(self) -> int:
-        """128 and the number of the signal, as shells have it: 130, 143, 129."""
+        """128 plus the number of the signal, as in shells: 130, 143 or 129."""
         return 128 + self.number
 
 

@@ -23,7 +23,7 @@ __all__ = [
     "write_json",
 ]
 
-#: What a disk or a folder answers, and what to do about it.
+#: Advice for each error of a disk or a folder.
 _ADVICE = {
     errno.ENOSPC: "free some space or some inodes, or choose another folder",
     errno.EDQUOT: "free some of your quota, or choose another folder",
@@ -37,10 +37,10 @@ _ADVICE = {
 
 @contextmanager
 def output_errors(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
-    """Turn what a disk or a folder refuses within into an error for people.
+    """Context that converts errors of a disk or a folder to an error with advice.
 
     Args:
-        path: what is written within, named in the error unless the system names another file.
+        path: the file or folder that is written; the error names it if the system names none.
 
     Raises:
         OutputError: it cannot be written.

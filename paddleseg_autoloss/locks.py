@@ -1,4 +1,4 @@
-"""A lock on a folder, which the operating system gives back when its holder dies."""
+"""A lock on a folder; the operating system releases it if the process with the lock dies."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from paddleseg_autoloss.files import output_errors
 try:
     import fcntl
 except ImportError:
-    # Windows has none.
+    # Windows does not have it.
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["lock_folder"]
 
 _NAME = ".lock"
-#: The answers of a file system to whoever asks for a lock that another process has.
+#: Errors of a file system if another process has the lock.
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 
 
 @contextmanager
 def lock_folder(folder: str | Path, use: str) -> Iterator[None]:
-    """Keep other processes out of a folder, as long as they lock it too.
+    """Lock a folder against other processes that use this function.
 
-    The lock is that of `fcntl.flock`, over NFS too where the server has locks.  It ends with the
-    process, however that ends; a file ``.lock`` that is left behind locks nothing.
+    The lock is that of `fcntl.flock`; it also works over NFS if the server supports locks.  It ends
+    with the process in every case; a remaining file ``.lock`` locks nothing.
 
     Args:
         folder: the folder, which exists.
-        use: what it is used for, such as ``"training"``.
+        use: purpose of the lock, such as ``"training"``.
 
     Raises:
-        ConfigError: another process has the lock; the error says which, and since when.
+        ConfigError: another process has the lock; the error names the process and the time.
         OutputError: the folder cannot be written to.
     """
     path = Path(folder, _NAME)
@@ -66,10 +66,10 @@ def lock_folder(folder: str | Path, use: str) -> Iterator[None]:
 
 
 def _open_locked(path: Path, use: str) -> FileIO | None:
-    """Return the locked file, or None where nothing can be locked."""
+    """Return the locked file, or None if the file system has no locks."""
     while fcntl is not None:
         with output_errors(path):
-            # Without a buffer nothing is left to be written when it is closed.
+            # Without a buffer, closing the file writes nothing.
             file = open(path, "a+b", buffering=0)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,7 +83,7 @@ def _open_locked(path: Path, use: str) -> FileIO | None:
                     f"which the {holder} uses; wait for its end, or choose another folder"
                 ) from error
             return None
-        # Its last holder may have deleted the file meanwhile.
+        # The previous process may have deleted the file in the meantime.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file

@@ -1,4 +1,4 @@
-"""What a failed import of this package says: which package is missing, and who needs it."""
+"""Errors of failed imports, which name the missing package and the module that needs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from paddleseg_autoloss.errors import AutoLossError, MissingPackageError
 
 __all__ = ["explained_imports"]
 
-#: Names under which pip has packages that are imported by another name.
+#: Names in pip of packages that are imported under another name.
 _NAMES_OF_PIP = {
     "PIL": "pillow",
     "cv2": "opencv-python",
@@ -24,12 +24,13 @@ _NAMES_OF_PIP = {
 
 @contextmanager
 def explained_imports() -> Iterator[None]:
-    """Within, a failed import is an error that names what is missing; commands show one line.
+    """Context that converts a failed import to an error with the name of the missing package.
 
-    PaddleSeg imports all that it may need at once, whether a run needs it or not.
+    Commands print it as one line.  PaddleSeg imports all packages at once, even those that a run
+    does not need.
 
     Raises:
-        MissingPackageError: a package is not there, or cannot be loaded.
+        MissingPackageError: a package is not installed, or cannot be loaded.
     """
     try:
         yield
@@ -52,7 +53,7 @@ def _explanation(error: ImportError) -> str:
 
 
 def _importer(trace: TracebackType | None) -> str:
-    """Return the innermost module of PaddleSeg, or of this package, that was being imported."""
+    """Return the innermost module of PaddleSeg or of this package that was being imported."""
     importer = "paddleseg_autoloss"
     while trace is not None:
         name = trace.tb_frame.f_globals.get("__name__", "")
@@ -63,7 +64,7 @@ def _importer(trace: TracebackType | None) -> str:
 
 
 def _show_in_one_line(failure: AutoLossError) -> None:
-    """Let Python show an error that ends the process as commands show theirs."""
+    """Let Python print this error in one line, as commands do, if it ends the process."""
     stock = sys.excepthook
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -202,8 +202,8 @@ class Job:
     def stop(self) -> None:
         """Kill the process, and close the run.
 
-        It goes on from the last of its regular checkpoints, as after a crash: then its numbers are
-        those of a run that was never stopped.  Dropout could not go on so from other iterations.
+        It continues from its last regular checkpoint, as after a crash.  So its numbers are the
+        same as without the stop; from another iteration, dropout would draw other numbers.
         """
         if self._process is not None:
             kill_process(self._process)

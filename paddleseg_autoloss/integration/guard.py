@@ -180,7 +180,7 @@ class StepGuard:
         return None
 
     def undo_forward(self) -> None:
-        """Undo what the latest forward pass of training did to batch norm."""
+        """Restore batch norm's statistics from before the latest forward pass of training."""
         self._statistics.restore()
 
     def remove(self) -> None:

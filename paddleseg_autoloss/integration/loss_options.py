@@ -1,4 +1,4 @@
-"""The options of losses, by which a checkpoint tells two losses of one class apart."""
+"""The options of losses; a checkpoint uses them to distinguish two losses of one class."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from paddleseg_autoloss.integration.terms import Term
 
 __all__ = ["different_twins", "options_of", "special_options", "swapped_losses"]
 
-#: Numbers of an option and characters of a text at most; class weights have one for each class.
+#: Most numbers of an option, and most characters of a text; class weights have one per class.
 _MOST_NUMBERS, _LONGEST_TEXT = 1000, 200
 _ABSENT = object()
 
 
 def options_of(term: Term) -> dict[str, Any]:
-    """Return what a loss is: its class, its coefficient, and the options that it holds.
+    """Return the class, the coefficient and the options of a loss.
 
-    Options are the public numbers, flags, texts, and lists of them among the attributes of the loss
-    and of the layers in it; not what it learns.  A default that a config writes out changes
-    nothing.
+    Options are the public attributes of the loss and of its inner layers that are numbers, flags,
+    texts or lists of them, except its parameters and buffers.  An argument that a config sets to
+    its default changes nothing.
 
     Args:
-        term: the loss.
+        term: the term with the loss.
 
     Returns:
-        The options by name, in a form that checkpoints hold.
+        The options by name, in a form that a checkpoint can store.
 
     Example:
         >>> from paddleseg.models.losses import CrossEntropyLoss
@@ -54,14 +54,14 @@ def options_of(term: Term) -> dict[str, Any]:
 def swapped_losses(
     own: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]
 ) -> tuple[int, int] | None:
-    """Return the places of two losses that were saved in the other order, if there are any.
+    """Return the indices of two losses that were saved in the other order, or None.
 
-    Two are swapped where that leaves fewer options that differ; losses whose options were changed
-    in their place are not.
+    Two losses count as swapped if fewer options differ after exchanging them.  Losses whose options
+    were changed without exchanging them do not count.
 
     Args:
         own: the options of the losses.
-        saved: those in the checkpoint, as many.
+        saved: the options in the checkpoint, of the same number of losses.
 
     Example:
         >>> swapped_losses([{"weight": 1}, {"weight": 2}], [{"weight": 2}, {"weight": 1}])
@@ -76,10 +76,10 @@ def swapped_losses(
 
 
 def different_twins(options: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
-    """Return the places of two losses of one class that have different options, if there are any.
+    """Return the indices of two losses of one class that have different options, or None.
 
     Args:
-        options: of the losses.
+        options: the options of the losses.
     """
     for i, j in combinations(range(len(options)), 2):
         if options[i]["class"] == options[j]["class"] and _distance(options[i], options[j]):
@@ -88,11 +88,11 @@ def different_twins(options: Sequence[Mapping[str, Any]]) -> tuple[int, int] | N
 
 
 def special_options(options: Sequence[Mapping[str, Any]], index: int) -> str:
-    """Return the options of a loss that another one of its class has otherwise, in one line.
+    """Return the options in which a loss differs from others of its class, in one line.
 
     Args:
-        options: of the losses.
-        index: the place of the loss.
+        options: the options of the losses.
+        index: index of the loss.
 
     Example:
         >>> special_options([{"class": "A", "x": 1, "y": 2}, {"class": "A", "x": 3, "y": 2}], 1)
@@ -109,12 +109,12 @@ def special_options(options: Sequence[Mapping[str, Any]], index: int) -> str:
 
 
 def _distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> int:
-    """Count the options that differ among those of both: versions of PaddleSeg add some."""
+    """Count the different values of options that both have; a new PaddleSeg may add options."""
     return sum(one[name] != other[name] for name in one.keys() & other.keys())
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as numbers and texts, or that it cannot be."""
+    """Return a value that consists of numbers and texts, or `_ABSENT` for any other value."""
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
         is_short = value.size <= _MOST_NUMBERS
         return np.asarray(value).tolist() if is_short else _ABSENT

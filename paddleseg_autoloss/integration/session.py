@@ -257,7 +257,7 @@ class TrainingSession:
 
     @contextmanager
     def saved_when_stopped(self) -> Iterator[None]:
-        """Within, the iteration that was reached is saved when a signal stops the training.
+        """Context that saves a checkpoint if a signal stops the training.
 
         Raises:
             TrainingStopped: there was a signal.
@@ -268,14 +268,14 @@ class TrainingSession:
             self._save()
             raise
         except Exception as error:
-            # The signal has ended the readers too, between two steps.
+            # The signal has also ended the readers, between two steps.
             if self.stop.agreed and not self._is_in_step:
                 self._save()
                 raise self.stop.error() from error
             raise
 
     def _save(self) -> None:
-        """Save a checkpoint of the iteration that is over, unless there is one."""
+        """Save a checkpoint of the last complete iteration, unless it exists."""
         folder = self.checkpoints.save_dir / f"iter_{self.monitor.iteration}"
         has_moved = self.monitor.iteration > self.start_iter
         if is_writing_rank() and has_moved and fault_of(folder) is not None:

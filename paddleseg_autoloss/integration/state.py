@@ -185,7 +185,7 @@ class LossState:
             )
 
     def _check_order(self, section: dict[str, Any]) -> None:
-        """Losses of one class have names alike; each must be where it was."""
+        """Check the order of losses of one class, whose names do not distinguish them."""
         saved = section.get("options")
         twins = different_twins(self.options)
         if saved is None and twins is not None:

@@ -18,16 +18,16 @@ from paddleseg_autoloss.errors import TrainingStopped
 __all__ = ["StopRequest"]
 
 _SIGNALS: list[int] = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-#: Seconds in which further signals count as the first: Paddle's launcher sends three in a row.
+#: Seconds in which more signals count as the same one: Paddle's launcher sends three in a row.
 _SAME_REQUEST = 1.0
 
 
 class StopRequest:
-    """Notes the first signal, so that the step in progress can end; a second one ends the process.
+    """Stores the first signal, so that the current step can end; a second one ends the process.
 
     Attributes:
-        number: of the signal that this process has got, or None.
-        agreed: whether all cards know that the run is to stop before the next step.
+        number: number of the signal that this process received, or None.
+        agreed: whether all cards know that the run must stop before the next step.
     """
 
     def __init__(self) -> None:
@@ -40,10 +40,10 @@ class StopRequest:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Within, signals are noted, unless the process ignores them or a script handles them."""
+        """Context that stores signals, except ignored ones and those that a script handles."""
         defaults = (signal.SIG_DFL, signal.default_int_handler, None)
         previous: dict[int, Any] = {}
-        # Python lets no other thread handle signals.
+        # Python allows only the main thread to handle signals.
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if signal.getsignal(number) in defaults:
@@ -56,13 +56,13 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
-            # A process that reads data: it ends with the run, and not at the terminal's Ctrl-C.
+            # This process reads data: it ends with the run, and ignores Ctrl-C in the terminal.
             if number == signal.SIGTERM:
                 _die_of(number)
             return
         if self.number is None:
             self.number, self._since = number, time.monotonic()
-            # What ends the readers too must not break off the step.
+            # The same signal may end the readers, which must not interrupt the step.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         elif time.monotonic() - self._since > _SAME_REQUEST:
             _die_of(number)
@@ -72,10 +72,12 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within, a signal raises `error`, on a single card; several go on until their next step.
+        """Context in which a signal raises `error` immediately.
+
+        With several cards the run continues to its next step.
 
         Raises:
-            TrainingStopped: there was a signal before.
+            TrainingStopped: there was already a signal.
         """
         if self.agreed:
             raise self.error()
@@ -87,7 +89,7 @@ class StopRequest:
 
     def error(self) -> TrainingStopped:
         """Return the error that ends the training."""
-        # Another card may have got the signal.
+        # If the signal was sent to another card, its number is not known here.
         return TrainingStopped(self.number or signal.SIGTERM)
 
 

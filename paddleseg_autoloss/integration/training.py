@@ -68,7 +68,7 @@ def train(*args: Any, **kwargs: Any) -> Any:
 
 
 def _prepared(call: inspect.BoundArguments) -> Any:
-    """Train in a folder that is ours."""
+    """Train in a folder that this process has locked."""
     arguments = call.arguments
     if arguments["resume_model"] == "latest":
         arguments["resume_model"] = latest_checkpoint(arguments["save_dir"])

@@ -33,12 +33,12 @@ class MGDAWeighting(GramianWeighting):
         loss with zero gradient would get all the weight, and the training would stop; here it is
         left out and gets the weight 0.  If all gradients are zero, all weights are 1 / K.
 
-        With a ``normalization`` w minimises the combination of normalised gradients, and is then
-        used on the losses as they are, as in Sener and Koltun's code.  A loss may then get worse.
-        LibMTL does the same for gradients of the representation (``rep_grad=True``); for those of
-        the shared parameters, its default, the update there is the combination of the normalised
-        gradients themselves, so its length is another.  A negative loss counts with its absolute
-        value, and a loss of exactly 0, whose normalised gradient is infinite, gets the weight 0.
+        With a ``normalization``, w minimises the combination of normalised gradients, but is used
+        for the original losses, as in Sener and Koltun's code.  A loss may then increase.  LibMTL
+        does the same for gradients of the representation (``rep_grad=True``).  For gradients of the
+        shared parameters, which is LibMTL's default, its update is the combination of the
+        normalised gradients, which has another length.  A negative loss is replaced by its absolute
+        value.  A loss of exactly 0, whose normalised gradient is infinite, gets the weight 0.
 
     Args:
         num_losses: K, the number of losses.
