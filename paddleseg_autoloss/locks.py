@@ -33,8 +33,9 @@ _TAKEN = (errno.EAGAIN, errno.EACCES)
 def lock_folder(folder: str | Path, use: str) -> Iterator[None]:
     """Lock a folder against other processes that use this function.
 
-    The lock is that of `fcntl.flock`; it also works over NFS if the server supports locks.  It ends
-    with the process in every case; a remaining file ``.lock`` locks nothing.
+    The lock is that of `fcntl.lockf`; it also works over NFS if the server supports locks.  It ends
+    with the process in every case, and no child inherits it; a remaining file ``.lock`` locks
+    nothing.  A process does not lock a folder against itself.
 
     Args:
         folder: the folder, which exists.
@@ -72,7 +73,7 @@ def _open_locked(path: Path, use: str) -> FileIO | None:
             # Without a buffer, closing the file writes nothing.
             file = open(path, "a+b", buffering=0)  # noqa: SIM115
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
             holder = file.read().decode(errors="replace") or f"another {use}"

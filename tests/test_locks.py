@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from unittest import mock
 
 import pytest
-from support.processes import ROOT
+from support.processes import lock_holder
 
 from paddleseg_autoloss import locks
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.locks import lock_folder
 
-HOLDER = """
-import sys
-from paddleseg_autoloss.locks import lock_folder
-with lock_folder(sys.argv[1], "training"):
-    print("locked", flush=True)
-    sys.stdin.read()
-"""
-
 
 @pytest.fixture
 def holder(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", HOLDER, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while process.stdout.readline() != "locked\n":
-        assert process.poll() is None
-    yield process
-    process.kill()
-    process.communicate()
+    with lock_holder(tmp_path) as process:
+        yield process
 
 
 def test_the_second_is_told_who_the_first_is(tmp_path, holder):
@@ -72,7 +53,7 @@ def test_a_file_system_without_locks(tmp_path):
     """No such file system can be mounted everywhere: its answer is made up."""
     refusal = OSError(errno.ENOLCK, "No locks available")
     with (
-        mock.patch.object(locks.fcntl, "flock", side_effect=refusal),
+        mock.patch.object(locks.fcntl, "lockf", side_effect=refusal),
         mock.patch.object(locks.logger, "warning") as warning,
         lock_folder(tmp_path, "training"),
     ):

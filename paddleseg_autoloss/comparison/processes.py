@@ -15,6 +15,8 @@ from typing import Any
 
 import paddle
 
+from paddleseg_autoloss.errors import TrainingStopped
+
 __all__ = [
     "Interruption",
     "describe_status",
@@ -80,19 +82,17 @@ def visible_cards() -> list[str]:
 
 
 class Interruption:
-    """Delays Ctrl-C and SIGTERM until `check` is called.
+    """Delays Ctrl-C, SIGTERM and SIGHUP until `check` is called.
 
-    So a signal never interrupts the start of a process.
-
-    A second signal stops immediately.
+    So a signal never interrupts the start of a process.  A second signal stops immediately.
     """
 
     def __init__(self) -> None:
-        self._requested = False
+        self._number: int | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # A background job of a shell ignores Ctrl-C by default.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._note)
@@ -103,11 +103,11 @@ class Interruption:
             signal.signal(number, previous)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._requested:
-            raise KeyboardInterrupt
-        self._requested = True
+        if self._number is not None:
+            raise TrainingStopped(number)
+        self._number = number
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if there was a signal."""
-        if self._requested:
-            raise KeyboardInterrupt
+        """Raise TrainingStopped if there was a signal."""
+        if self._number is not None:
+            raise TrainingStopped(self._number)

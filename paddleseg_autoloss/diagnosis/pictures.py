@@ -10,6 +10,7 @@ import numpy as np
 from paddleseg_autoloss.diagnosis.advice import MOST_PAIRS
 from paddleseg_autoloss.diagnosis.numbers import Diagnosis, LossFigures
 from paddleseg_autoloss.escaping import escape_math
+from paddleseg_autoloss.files import replace_file
 
 __all__ = ["plot_diagnosis"]
 
@@ -33,7 +34,8 @@ def plot_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
     for axes in (norms, cosines):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.savefig(path)
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _iterations(diagnosis: Diagnosis) -> np.ndarray:

@@ -91,6 +91,13 @@ class CheckpointWriter:
             self._own.add(file.parent)
             self._delete_older()
 
+    def delete_oldest(self) -> None:
+        """Delete the oldest checkpoints if there are too many, at the end of a run."""
+        there = _checkpoint_folders(self.save_dir)
+        if self.keep > 0:
+            for folder in there[: max(0, len(there) - self.keep)]:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _delete_older(self) -> None:
         """Delete the oldest checkpoints from before a resume; PaddleSeg deletes only newer ones."""
         there = _checkpoint_folders(self.save_dir)

@@ -282,6 +282,7 @@ class TrainingSession:
             folder.mkdir(parents=True, exist_ok=True)
             paddle.save(self.model.state_dict(), str(folder / "model.pdparams"))
             paddle.save(self.optimizer.state_dict(), str(folder / "model.pdopt"))
+            self.checkpoints.delete_oldest()
 
     def set_scaler(self, scaler: paddle.amp.GradScaler) -> None:
         """Store the gradient scaler that PaddleSeg's loop has created."""

@@ -15,7 +15,12 @@ import visualdl
 from paddleseg.utils import logger
 
 from paddleseg_autoloss.data_checks import check_data, reader_errors
-from paddleseg_autoloss.errors import CheckpointError, ConfigError, TrainingDiverged
+from paddleseg_autoloss.errors import (
+    CheckpointError,
+    ConfigError,
+    TrainingDiverged,
+    TrainingStopped,
+)
 from paddleseg_autoloss.files import output_errors
 from paddleseg_autoloss.integration.builder import extend_builder
 from paddleseg_autoloss.integration.checkpoint import (
@@ -30,7 +35,7 @@ from paddleseg_autoloss.integration.report import TrainLogger
 from paddleseg_autoloss.integration.safety import install_safety
 from paddleseg_autoloss.integration.session import TrainingSession
 from paddleseg_autoloss.locks import lock_folder
-from paddleseg_autoloss.ranks import is_writing_rank
+from paddleseg_autoloss.ranks import any_rank, is_writing_rank
 from paddleseg_autoloss.seams import check_seams, redirect
 
 __all__ = ["install", "train"]
@@ -62,7 +67,9 @@ def train(*args: Any, **kwargs: Any) -> Any:
     _check_sizes(arguments)
     _check_datasets(arguments)
     check_writable(arguments["save_dir"])
-    lock = lock_folder(arguments["save_dir"], "training") if is_writing_rank() else nullcontext()
+    # Of several computers that share the folder, only the first one locks it.
+    is_first = paddle.distributed.ParallelEnv().rank == 0
+    lock = lock_folder(arguments["save_dir"], "training") if is_first else nullcontext()
     with lock, output_errors(arguments["save_dir"]):
         return _prepared(call)
 
@@ -100,6 +107,11 @@ def _trained(session: TrainingSession, call: inspect.BoundArguments) -> Any:
                 result = _stock_train(*call.args, **call.kwargs)
             else:
                 _finish(session, call.arguments)
+    except TrainingStopped:
+        session.report.finish_interrupted()
+        # Paddle's launcher ends all cards soon after the first has ended.
+        any_rank(True)
+        raise
     except KeyboardInterrupt:
         session.report.finish_interrupted()
         raise

@@ -8,11 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from support.processes import ROOT, SCRIPT_HEAD
+from support.processes import ROOT, SCRIPT_HEAD, lock_holder
 from support.training import run_training
 
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.locks import lock_folder
 
 SCRIPT = (
     SCRIPT_HEAD
@@ -118,6 +117,6 @@ def test_the_checkpoints_before_are_whole(disks, name):
 def test_one_training_to_a_folder(tmp_path):
     run_training(tmp_path, 4)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with lock_folder(tmp_path, "training"), pytest.raises(ConfigError, match="nothing else uses"):
+    with lock_holder(tmp_path), pytest.raises(ConfigError, match="nothing else uses"):
         run_training(tmp_path, 8)
-    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert before == {path: path.read_bytes() for path in before}

@@ -50,6 +50,7 @@ sys.exit(run_command(lambda: run_training(
     Path(sys.argv[1]), options["iters"], model=Slow, save_interval=options["save_interval"],
     val_dataset=val, log_iters=1, num_workers=options.get("num_workers", 0),
     resume_model=options.get("resume_model"),
+    keep_checkpoint_max=options.get("keep_checkpoint_max", 5),
 )))
 """
 )
@@ -157,6 +158,14 @@ def test_an_evaluation_is_broken_off(tmp_path):
     output = finish(process, 60)
     assert process.returncode == 143, output
     assert [folder.name for folder in whole_checkpoints(tmp_path / "run")] == ["iter_2"]
+
+
+def test_no_more_checkpoints_than_wanted(tmp_path):
+    process = start(tmp_path, pause=0.2, save_interval=2, keep_checkpoint_max=2)
+    read_until(process, "iter: 7/12")
+    process.send_signal(signal.SIGTERM)
+    assert "Stopped at iteration" in finish(process)
+    assert len(whole_checkpoints(tmp_path / "run")) == 2
 
 
 def test_readers_that_get_the_signal_too(tmp_path):

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -61,3 +62,27 @@ def launched(folder, text, count: int = 2) -> list[dict]:
     done = launch(folder, text, count)
     assert done.returncode == 0, done.stderr + logs_of_ranks(folder)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(count)]
+
+
+HOLDER = """
+import sys
+from paddleseg_autoloss.locks import lock_folder
+with lock_folder(sys.argv[1], "training"):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def lock_holder(folder):
+    """A process that holds the lock of a folder until its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", HOLDER, str(folder)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while process.stdout.readline() != "locked\n":
+        assert process.poll() is None
+    yield process
+    process.kill()
+    process.communicate()
