@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+import unicodedata
 from collections.abc import Iterator
 
 __all__ = ["plain_docstring", "plain_formula"]
@@ -88,7 +89,8 @@ class _Reader:
 
     def _command(self, name: str) -> str:
         if name in _ACCENTS:
-            return "".join(letter + _ACCENTS[name] for letter in self._argument())
+            marked = "".join(letter + _ACCENTS[name] for letter in self._argument())
+            return unicodedata.normalize("NFC", marked)
         if name in _FRACTIONS:
             fraction = f"{_grouped(self._argument())}/{_grouped(self._argument())}"
             return f"({fraction})" if self._factor_follows() else fraction
