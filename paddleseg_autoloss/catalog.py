@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from paddleseg_autoloss.formulas import plain_docstring
 from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.text_tables import align_columns
 from paddleseg_autoloss.weighting import METHODS, JacobianWeighting, LossWeighting, Weighting
@@ -186,9 +187,18 @@ def _yaml(value: Any) -> str:
 
 
 def text_table() -> str:
-    """Return the table of methods in columns for a terminal."""
-    left_out = [f"Left out: {name}: it {reason}." for name, reason in LEFT_OUT.items()]
-    return "\n".join([align_columns(table()), "", *left_out])
+    """Return the most important columns of the table of methods, for a terminal of 80 columns."""
+    rows = [("Method", "Paper", "Needs", "Losses")]
+    for name, authors, year, needs, _, _, losses, *_ in table()[1:]:
+        rows.append((name, f"{authors} {year}".strip("- ") or "-", needs, losses.split(" (")[0]))
+    return "\n".join([align_columns(rows), "", *map(textwrap.fill, _NOTES)])
+
+
+_NOTES = [
+    "Needs losses: no extra cost. Gramian, Jacobian: the gradient of each loss, K - 1 more "
+    "backward passes for K losses. autoloss show CAGrad has formula, state and a config.",
+    *(f"Left out: {name}: it {reason}." for name, reason in LEFT_OUT.items()),
+]
 
 
 def text_entry(name: str) -> str:
@@ -199,11 +209,13 @@ def text_entry(name: str) -> str:
     """
     entry = next(entry for entry in entries() if entry.name == name)
     arguments = ", ".join(f"{key}={default!r}" for key, default in entry.arguments())
+    signature = textwrap.fill(f"{name}({arguments})", subsequent_indent="    ")
+    facts = [f"{title}: {cell}" for title, cell in zip(_HEADER[3:], entry.row()[3:])]
     return "\n\n".join(
         [
-            f"{name}({arguments})",
-            entry.docstring(),
-            *(f"{title}: {cell}" for title, cell in zip(_HEADER[3:], entry.row()[3:])),
+            signature,
+            plain_docstring(entry.docstring()),
+            "\n".join(facts),
             config_snippet(name),
             f"loss_aggregator:\n  type: {name}",
         ]

@@ -15,17 +15,24 @@ import zlib  # noqa: F401  isort: skip
 import ast
 import importlib
 import inspect
+import io
+import sys
 import textwrap
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from operator import attrgetter
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, TextIO
 
-import paddle
-from paddle import Tensor
-from paddle.base.layer_helper import LayerHelper
-from paddleseg.utils import logger
+with warnings.catch_warnings():
+    # Only who compiles operators of their own can do anything about it.
+    warnings.filterwarnings("ignore", message="No ccache found")
+    import paddle
+    from paddle import Tensor
+    from paddle.base.layer_helper import LayerHelper
+    from paddleseg.utils import logger
 
 __all__ = [
     "APPLIED_FIXES",
@@ -35,6 +42,7 @@ __all__ = [
     "count_operations",
     "create_accumulators",
     "found_overflow",
+    "quiet",
 ]
 
 _PADDLE_MAJOR = int(paddle.__version__.split(".")[0])
@@ -344,3 +352,39 @@ def create_accumulators(optimizer: paddle.optimizer.Optimizer, parameters: list[
 def found_overflow(optimizer: paddle.optimizer.Optimizer) -> bool:
     """Whether a gradient scaler found an overflow, and told ``optimizer`` to skip the step."""
     return bool(optimizer._get_auxiliary_var("found_inf"))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let nothing reach standard output but PaddleSeg's warnings and errors."""
+    stock = getattr(logger, "logger", None)
+    with redirect_stdout(_OnlyWarnings(sys.stdout)):
+        if stock is None:
+            yield
+            return
+        # PaddleSeg after 2.9 logs by the standard library, to the stream that it found first.
+        level = stock.level
+        stock.setLevel("WARNING")
+        try:
+            yield
+        finally:
+            stock.setLevel(level)
+
+
+class _OnlyWarnings(io.TextIOBase):
+    """Passes on the lines of PaddleSeg's logger that are warnings or errors.
+
+    Args:
+        stream: where to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a line, or leave it."""
+        if "[WARNING]" in text or "[ERROR]" in text:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+        return len(text)

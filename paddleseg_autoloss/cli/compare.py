@@ -45,6 +45,7 @@ def add_flags(parser: ArgumentParser) -> None:
         default=10,
         help="iterations between log lines; default: %(default)s",
     )
+    options.add_quiet(parser)
     options.add_opts(parser)
 
     add("--report_only", action="store_true", help="train nothing, report on the finished runs")

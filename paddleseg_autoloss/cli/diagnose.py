@@ -34,6 +34,7 @@ def add_flags(parser: ArgumentParser) -> None:
         default="output/diagnosis",
         help="folder of the two files; default: %(default)s",
     )
+    options.add_quiet(parser)
     options.add_opts(parser)
 
 

@@ -6,11 +6,13 @@ import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import ModuleType
 
 import paddleseg_autoloss
 from paddleseg_autoloss.cli import check, compare, diagnose, init, predict, run, show, train, val
 from paddleseg_autoloss.cli import list as list_
+from paddleseg_autoloss.compat import quiet
 from paddleseg_autoloss.flags import run_command
 
 __all__ = ["COMMANDS", "main", "parse_args", "tool_main"]
@@ -28,6 +30,11 @@ COMMANDS: dict[str, ModuleType] = {
     "show": show,
     "run": run,
 }
+
+_EXIT_STATUS = (
+    "Exit status: 0: done; 1: an error, named in the last line on standard error; 2: the command "
+    "line cannot be read; 130, 143, 129: stopped by Ctrl-C, SIGTERM, SIGHUP."
+)
 
 
 def main(argv: Sequence[str] | None = None, program: Sequence[str] = ("autoloss",)) -> int:
@@ -65,13 +72,15 @@ def parse_args(argv: Sequence[str]) -> Namespace:
 def _run(parser: ArgumentParser, program: Sequence[str], words: Sequence[str]) -> int:
     args = parser.parse_args(words)
     args.command_line = shlex.join([*program, *words])
-    return run_command(lambda: args.run(args))
+    with quiet() if getattr(args, "quiet", False) else nullcontext():
+        return run_command(lambda: args.run(args))
 
 
 def _parser(program: Sequence[str]) -> ArgumentParser:
     parser = ArgumentParser(
         prog=" ".join(program),
         description="Automatic loss weighting for PaddleSeg.",
+        epilog=_EXIT_STATUS,
         allow_abbrev=False,
     )
     _add_version(parser)
@@ -89,6 +98,6 @@ def _add_version(parser: ArgumentParser) -> None:
 
 def _add_command(parser: ArgumentParser, name: str) -> None:
     command = COMMANDS[name]
-    parser.description = command.__doc__
+    parser.description, parser.epilog = command.__doc__, _EXIT_STATUS
     command.add_flags(parser)
     parser.set_defaults(run=command.run)

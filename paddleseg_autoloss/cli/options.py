@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,17 @@ __all__ = [
     "add_config",
     "add_data_format",
     "add_device",
+    "add_multilabel",
     "add_num_workers",
     "add_opts",
+    "add_quiet",
     "add_seed",
     "add_window",
     "augmentation",
     "check_model_path",
     "check_window",
     "load_trained",
+    "multilabel",
     "set_data_format",
     "show_config",
     "window",
@@ -70,6 +75,31 @@ def add_opts(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--opts", nargs="+", help="config keys to change, as key=value or key.inner=value"
     )
+
+
+def add_quiet(parser: ArgumentParser) -> None:
+    """Add ``--quiet``, which `main` acts upon."""
+    parser.add_argument(
+        "--quiet", action="store_true", help="print nothing but warnings and errors"
+    )
+
+
+def add_multilabel(parser: ArgumentParser, function: Callable) -> None:
+    """Add ``--use_multilabel`` where the installed PaddleSeg has it, that is since 2.9.
+
+    Args:
+        parser: of the command.
+        function: PaddleSeg's, which takes ``use_multilabel`` there.
+    """
+    if "use_multilabel" in inspect.signature(function).parameters:
+        parser.add_argument(
+            "--use_multilabel", action="store_true", help="a pixel may belong to several classes"
+        )
+
+
+def multilabel(args: Namespace) -> dict[str, bool]:
+    """Return the arguments of PaddleSeg's functions that the flag of `add_multilabel` gives."""
+    return {"use_multilabel": True} if getattr(args, "use_multilabel", False) else {}
 
 
 def add_data_format(parser: ArgumentParser) -> None:

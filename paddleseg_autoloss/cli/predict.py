@@ -35,6 +35,8 @@ def add_flags(parser: ArgumentParser) -> None:
     options.add_augmentation(parser, "aug_pred")
     options.add_window(parser)
     add("--custom_color", nargs="+", type=int, help="colours of the classes, as R G B R G B ...")
+    options.add_multilabel(parser, predict)
+    options.add_quiet(parser)
 
 
 def run(args: Namespace) -> None:
@@ -47,6 +49,7 @@ def run(args: Namespace) -> None:
     utils.set_device(args.device if args.device == "cpu" else f"{args.device}:{args.device_id}")
 
     chosen = options.augmentation(args, "aug_pred") | options.window(args)
+    chosen |= options.multilabel(args)
     if args.custom_color is not None:
         chosen["custom_color"] = args.custom_color
     of_evaluation = {"aug_eval", "auc_roc"}

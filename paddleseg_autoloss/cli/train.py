@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from argparse import ArgumentParser, Namespace
 
 import paddleseg.core
@@ -14,7 +15,7 @@ from paddleseg_autoloss.integration.config import find_config, load_config
 from paddleseg_autoloss.integration.loss_trial import try_losses
 from paddleseg_autoloss.integration.parts import build_parts
 
-__all__ = ["add_flags", "run"]
+__all__ = ["add_flags", "newer_arguments", "run"]
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -75,7 +76,21 @@ def add_flags(parser: ArgumentParser) -> None:
         default=1,
         help="times every sample occurs in an epoch; default: %(default)s",
     )
+    add("--to_static_training", action="store_true", help="train the model as a static graph")
+    options.add_multilabel(parser, paddleseg.core.evaluate)
+    if _can_stop_early():
+        add(
+            "--early_stop_intervals",
+            type=positive_int,
+            help="stop after so many evaluations without a better mIoU; default: never",
+        )
+    options.add_quiet(parser)
     options.add_opts(parser)
+
+
+def _can_stop_early() -> bool:
+    """Whether the installed PaddleSeg can, that is since 2.9.1."""
+    return "early_stop_intervals" in inspect.signature(paddleseg.core.train).parameters
 
 
 def run(args: Namespace) -> None:
@@ -111,12 +126,19 @@ def run(args: Namespace) -> None:
         use_ema=args.use_ema,
         losses=parts.losses,
         keep_checkpoint_max=args.keep_checkpoint_max,
-        test_config=config.test_config,
+        test_config=config.test_config | options.multilabel(args),
         precision=args.precision,
         amp_level=args.amp_level,
         profiler_options=args.profiler_options,
         to_static_training=config.to_static_training,
+        **newer_arguments(args),
     )
+
+
+def newer_arguments(args: Namespace) -> dict[str, int]:
+    """Return the arguments that only the training function of a newer PaddleSeg takes."""
+    intervals = getattr(args, "early_stop_intervals", None)
+    return {} if intervals is None else {"early_stop_intervals": intervals}
 
 
 def _opts(args: Namespace) -> list[str]:
@@ -126,4 +148,6 @@ def _opts(args: Namespace) -> list[str]:
         flags.append(f"loss_aggregator={{'type': '{args.loss_aggregator}'}}")
     if args.on_nonfinite is not None:
         flags.append(f"on_nonfinite={args.on_nonfinite}")
+    if args.to_static_training:
+        flags.append("to_static_training=True")
     return [*flags, *(args.opts or [])]

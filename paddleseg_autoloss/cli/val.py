@@ -42,6 +42,8 @@ def add_flags(parser: ArgumentParser) -> None:
         metavar="True",
         help="also compute the area under the ROC curve; PaddleSeg's --auc_roc True works too",
     )
+    options.add_multilabel(parser, evaluate)
+    options.add_quiet(parser)
     options.add_opts(parser)
 
 
@@ -64,6 +66,7 @@ def run(args: Namespace) -> Figures:
     options.set_data_format(config, args.data_format)
 
     chosen = options.augmentation(args, "aug_eval") | options.window(args)
+    chosen |= options.multilabel(args)
     if args.auc_roc:
         chosen["auc_roc"] = True
     model = build("model", lambda: builder.model)

@@ -269,6 +269,14 @@ def fetch(url: str, seconds: float = 60) -> bytes:
             time.sleep(0.2)
 
 
+def test_quiet_training_prints_warnings_only(fundus, tmp_path):
+    options = ["--iters", 2, "--save_dir", tmp_path, "--do_eval", "--quiet", "--to_static_training"]
+    result = run_tool("-m", "paddleseg_autoloss", "train", *demo(fundus, *options))
+    assert result.returncode == 0, result.stderr
+    assert all("[WARNING]" in line for line in result.stdout.splitlines())
+    assert (tmp_path / "equivalent_mixed_loss.yml").is_file()
+
+
 def test_visualdl_page_opens(trained):
     """With the command of the README, for a browser that asks for neither English nor Chinese."""
     with visualdl_server(trained[0]) as url:

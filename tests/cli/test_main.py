@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from argparse import ArgumentParser
 
+import paddleseg.core
 import pytest
+from paddleseg.utils import logger
 from support.processes import ROOT, run_tool
 
 import paddleseg_autoloss
+from paddleseg_autoloss.cli import options, train
 from paddleseg_autoloss.cli.main import COMMANDS, main, parse_args
+from paddleseg_autoloss.compat import quiet
 
 REQUIRED = {
     "predict": ["--model_path", "m", "--image_path", "i"],
@@ -117,3 +122,54 @@ def test_every_command_keeps_the_line_that_was_typed(name, monkeypatch):
     words = [name, *REQUIRED.get(name, [])]
     assert main(words, ("python", "-m", "paddleseg_autoloss")) == 0
     assert seen == [" ".join(["python", "-m", "paddleseg_autoloss", *words])]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["check", "--help"]])
+def test_help_says_what_the_exit_status_means(words, capsys):
+    _, out, _ = printed(capsys, *words)
+    text = " ".join(out.split())
+    assert "Exit status: 0: done; 1: an error, named in the last line on standard error;" in text
+
+
+def test_no_warning_that_nobody_can_act_upon():
+    result = run_tool("-m", "paddleseg_autoloss", "--version")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("level", ["warning", "error"])
+def test_quiet_leaves_warnings_and_errors(level, capsys):
+    with quiet():
+        logger.info("a line")
+        print("a table")
+        getattr(logger, level)("something is wrong")
+    out = capsys.readouterr().out
+    assert re.fullmatch(rf".*\[{level.upper()}\]\tsomething is wrong\n", out)
+
+
+def with_argument(function, name):
+    """A function of a newer PaddleSeg, which takes one argument more."""
+
+    def newer(*args, **kwargs):
+        raise AssertionError(name)
+
+    signature = inspect.signature(function)
+    extra = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+    newer.__signature__ = signature.replace(parameters=[*signature.parameters.values(), extra])
+    return newer
+
+
+def test_flags_of_newer_releases_are_there_where_the_loop_has_them(monkeypatch):
+    """PaddleSeg 2.9 is not on the package index; its signatures are put in place here."""
+    assert not hasattr(parse_args(["train"]), "use_multilabel")
+    assert not hasattr(parse_args(["train"]), "early_stop_intervals")
+    core = paddleseg.core
+    monkeypatch.setattr(core, "train", with_argument(core.train, "early_stop_intervals"))
+    monkeypatch.setattr(core, "evaluate", with_argument(core.evaluate, "use_multilabel"))
+    args = parse_args(["train", "--early_stop_intervals", "3", "--use_multilabel"])
+    assert train.newer_arguments(args) == {"early_stop_intervals": 3}
+    assert options.multilabel(args) == {"use_multilabel": True}
+    assert (
+        options.multilabel(parse_args(["train"]))
+        == train.newer_arguments(parse_args(["train"]))
+        == {}
+    )

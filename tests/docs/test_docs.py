@@ -14,10 +14,11 @@ import paddle
 import pytest
 import yaml
 from paddleseg.cvlibs import manager
-from support import ROOT, run_tool
+from support import ROOT
 
 import paddleseg_autoloss
 from paddleseg_autoloss.catalog import LEFT_OUT, config_snippet, entries, markdown_page
+from paddleseg_autoloss.cli.main import main
 from paddleseg_autoloss.weighting import METHODS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,6 +34,7 @@ LAYERS = [
     "escaping",
     "files",
     "locks",
+    "formulas",
     "text_tables",
     "checks",
     "yaml_files",
@@ -195,23 +197,44 @@ class TestCatalog:
         assert repr(built.aggregator.weighting) == repr(entry.method(len(losses)))
 
 
-def test_list_and_show_in_the_terminal():
-    listed = run_tool("-m", "paddleseg_autoloss", "list")
-    assert listed.returncode == 0, listed.stderr
+def shown(capsys, *words: str) -> str:
+    assert main(words) == 0
+    return capsys.readouterr().out
+
+
+def test_list_fits_the_terminal(capsys):
+    listed = shown(capsys, "list")
     for name in METHODS:
-        assert re.search(rf"^{name} ", listed.stdout, flags=re.MULTILINE)
-    shown = run_tool("-m", "paddleseg_autoloss", "show", "CAGrad")
-    assert "calpha: 0.5" in shown.stdout
-    assert METHODS["CAGrad"].__doc__.split("\n")[0] in shown.stdout
+        assert re.search(rf"^{name} ", listed, flags=re.MULTILINE)
     for name in LEFT_OUT:
-        assert f"Left out: {name}: " in listed.stdout
-    missing = run_tool("-m", "paddleseg_autoloss", "show", "MoDo")
-    assert missing.stderr.splitlines()[-1].startswith("error: method: MoDo is left out: it needs")
-    wrong = run_tool("-m", "paddleseg_autoloss", "show", "CAGard")
-    assert wrong.returncode == 1
-    assert wrong.stderr.splitlines()[-1] == (
-        "error: method: there is no 'CAGard'; did you mean CAGrad?"
-    )
+        assert f"Left out: {name}: " in listed
+    assert max(map(len, listed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_show_is_for_people(name, capsys):
+    """No LaTeX, no markup, 80 columns; the symbols of the formulas are there."""
+    text = shown(capsys, "show", name)
+    summary = METHODS[name].__doc__.split("\n")[0]
+    assert re.split(r" \(|:math:", summary)[0].strip() in " ".join(text.split())
+    assert not re.search(r"\\|:math:|\.\. math|`", text)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_formulas_in_the_terminal(capsys):
+    text = shown(capsys, "show", "CAGrad")
+    assert "calpha: 0.5" in text
+    assert "‖d - g₀‖ ≤ c ‖g₀‖" in text
+    assert "average gradient g₀ = (1/K) Σᵢ gᵢ" in text
+    assert "wᵢ(t) ∝ wᵢ(t-1) exp(η (sᵢ(t))/(sᵢ(0)))" in shown(capsys, "show", "ExcessMTL")
+
+
+def test_show_of_a_method_that_is_not_there(capsys):
+    assert main(["show", "MoDo"]) == 1
+    assert capsys.readouterr().err.startswith("error: method: MoDo is left out: it needs")
+    assert main(["show", "CAGard"]) == 1
+    expected = "error: method: there is no 'CAGard'; did you mean CAGrad?\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_package_version_is_in_the_changelog():
