@@ -16,7 +16,7 @@ from paddleseg.datasets import ADE20K, Dataset, PSSLDataset
 from paddleseg.transforms import Compose
 from PIL import Image, UnidentifiedImageError
 
-from paddleseg_autoloss.errors import one_line
+from paddleseg_autoloss.data_checks.image_limit import describe
 
 __all__ = ["Facts", "LabelReader", "check_image", "image_size", "reader_of"]
 
@@ -201,7 +201,7 @@ def check_image(path: Path, decode: bool = False) -> None:
 def _reason(path: Path, error: Exception) -> str:
     if not path.exists():
         return "it is missing"
-    return one_line(error) or type(error).__name__
+    return describe(error) or type(error).__name__
 
 
 @contextmanager

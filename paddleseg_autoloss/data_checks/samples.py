@@ -14,7 +14,8 @@ import paddle
 from paddle.io.dataloader.collate import default_collate_fn
 from paddleseg.transforms import Compose
 
-from paddleseg_autoloss.errors import DataError, one_line
+from paddleseg_autoloss.data_checks.image_limit import describe
+from paddleseg_autoloss.errors import DataError
 
 __all__ = ["Batches", "Samples", "read_batch", "without_failures"]
 
@@ -250,7 +251,7 @@ def _what_failed(error: BaseException, steps: Sequence[Any]) -> str:
 def _reason(error: BaseException) -> str:
     # The name of OpenCV's error class is just "error".
     name = "" if type(error).__name__ == "error" else f"{type(error).__name__}: "
-    return f"{name}{one_line(error)}"[:_MOST_TEXT]
+    return f"{name}{describe(error)}"[:_MOST_TEXT]
 
 
 def _signal_name(number: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import paddleseg
+from PIL import Image
 from tqdm import tqdm
 
 from paddleseg_autoloss.data_checks.cache import Memory
@@ -70,7 +71,7 @@ def survey(
         with preserve_randomness():
             return list(_look(key, reader, samples, decode, threads=1))
     version = f"{_VERSION} {paddleseg.__version__} {reader.name} {os.path.abspath(root)}"
-    memory = Memory(version)
+    memory = Memory(f"{version} {Image.MAX_IMAGE_PIXELS}")
     states = {sample: _state(sample) for sample in samples}
     known = _known(memory.load(), states, decode)
     missing = [sample for sample in samples if sample not in known]

@@ -15,6 +15,7 @@ import visualdl
 from paddleseg.utils import logger
 
 from paddleseg_autoloss.data_checks import check_data, reader_errors
+from paddleseg_autoloss.data_checks.image_limit import set_image_limit
 from paddleseg_autoloss.errors import (
     CheckpointError,
     ConfigError,
@@ -225,4 +226,5 @@ def install() -> None:
     _stock_train = redirect(LOOP.train, train)
     extend_builder()
     install_safety()
+    set_image_limit()
     guard_loaders()

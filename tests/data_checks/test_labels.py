@@ -18,10 +18,11 @@ from support.data import SIZE, build, dataset_config, square, write_config, writ
 from support.processes import ROOT, run_tool
 
 from paddleseg_autoloss.data_checks import build_dataset, check_data
+from paddleseg_autoloss.data_checks.image_limit import set_image_limit
 from paddleseg_autoloss.data_checks.labels import LabelReader
 from paddleseg_autoloss.data_checks.survey import Sample, chosen_samples
 from paddleseg_autoloss.datasets import SyntheticFundus
-from paddleseg_autoloss.errors import DataError
+from paddleseg_autoloss.errors import ConfigError, DataError
 
 EXAMINATION = "paddleseg_autoloss.data_checks.examination"
 
@@ -262,6 +263,17 @@ class TestUnreadable:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
         assert "cannot read" in error_of(tmp_path)
         assert "0_label.png: Image size (1024 pixels) exceeds limit" in error_of(tmp_path)
+        assert "set the environment variable AUTOLOSS_MAX_IMAGE_PIXELS to" in error_of(tmp_path)
+        monkeypatch.setenv("AUTOLOSS_MAX_IMAGE_PIXELS", "1024")
+        set_image_limit()
+        assert Image.MAX_IMAGE_PIXELS == 512
+        build(tmp_path)
+
+    @pytest.mark.parametrize("value", ["0", "-1", "1e9", ""])
+    def test_a_limit_that_is_no_number_of_pixels(self, monkeypatch, value):
+        monkeypatch.setenv("AUTOLOSS_MAX_IMAGE_PIXELS", value)
+        with pytest.raises(ConfigError, match="AUTOLOSS_MAX_IMAGE_PIXELS: expected a positive int"):
+            set_image_limit()
 
 
 class TestWhatReachesTheLoss:
