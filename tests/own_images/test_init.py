@@ -90,7 +90,7 @@ def test_blanks_chinese_names_nested_folders_and_0_255_masks(init, tmp_path):
         assert image.is_file()
         np.testing.assert_array_equal(np.asarray(Image.open(mask)), disc(number))
     assert len(set(all_pairs())) == 10
-    assert "train_dataset: 8 images and labels, nothing is wrong with them" in check()
+    assert "train_dataset: 8 images and labels, no errors found" in check()
 
 
 def test_table_of_pixel_shares(init, tmp_path):
@@ -316,7 +316,7 @@ def test_files_that_links_lead_to(init, tmp_path):
         for path in folder.rglob("*.*"):
             (tmp_path / "links" / name / path.name).symlink_to(path)
     made(init, tmp_path / "links/images", tmp_path / "links/masks")
-    assert "train_dataset: 6 images and labels, nothing is wrong with them" in check()
+    assert "train_dataset: 6 images and labels, no errors found" in check()
 
 
 class TestErrors:
