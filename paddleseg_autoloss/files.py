@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from paddleseg_autoloss.errors import DataError, OutputError
+from paddleseg_autoloss.errors import DataError, OutputError, one_line
 
 __all__ = [
     "json_number",
@@ -153,7 +153,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)
         raise DataError(f"{path}: expected a JSON file: {reason}") from error
 
 

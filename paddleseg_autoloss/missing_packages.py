@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from paddleseg_autoloss.errors import AutoLossError, MissingPackageError
+from paddleseg_autoloss.errors import AutoLossError, MissingPackageError, one_line
 
 __all__ = ["explained_imports"]
 
@@ -49,7 +49,7 @@ def _explanation(error: ImportError) -> str:
         package = error.name.partition(".")[0]
         package = _NAMES_OF_PIP.get(package, package)
         return f"{importer} needs the package {package}, which is missing: pip install {package}"
-    return f"{importer} cannot import {error.name or 'a package'}: {' '.join(str(error).split())}"
+    return f"{importer} cannot import {error.name or 'a package'}: {one_line(error)}"
 
 
 def _importer(trace: TracebackType | None) -> str:

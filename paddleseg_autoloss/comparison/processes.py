@@ -7,15 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import paddle
 
 from paddleseg_autoloss.errors import TrainingStopped
+from paddleseg_autoloss.signals import handled_signals
 
 __all__ = [
     "Interruption",
@@ -89,18 +89,12 @@ class Interruption:
 
     def __init__(self) -> None:
         self._number: int | None = None
-        self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> Interruption:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # A background job of a shell ignores Ctrl-C by default.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
+    @contextmanager
+    def delayed(self) -> Iterator[None]:
+        """Context in which signals are delayed."""
+        with handled_signals(self._note):
+            yield
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._number is not None:

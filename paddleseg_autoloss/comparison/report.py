@@ -31,7 +31,7 @@ from paddleseg_autoloss.comparison.pictures import (
 )
 from paddleseg_autoloss.comparison.results import METRICS, Results
 from paddleseg_autoloss.comparison.statistics import Difference, compare
-from paddleseg_autoloss.errors import DataError
+from paddleseg_autoloss.errors import DataError, one_line
 from paddleseg_autoloss.files import read_json, write_json
 
 __all__ = ["write_report", "write_setup"]
@@ -201,7 +201,7 @@ def _read_samples(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DataError(f"{path}: expected arrays of numbers: {reason}") from error
 
 

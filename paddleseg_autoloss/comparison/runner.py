@@ -61,7 +61,8 @@ class Runner:
         total = sum(folder.run.config["iters"] for folder in self._waiting)
         seconds = 1 if sys.stderr.isatty() else 60
         progress = tqdm(total=total, unit="it", smoothing=0, mininterval=seconds)
-        with Interruption() as interruption, progress:
+        interruption = Interruption()
+        with interruption.delayed(), progress:
             try:
                 self._work(progress, interruption)
             except BaseException:

@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,21 +89,19 @@ class CheckpointWriter:
             raise CheckpointError(f"save_dir: cannot write {path}: {error.strerror}") from error
         if file.name == _STATE:
             self._own.add(file.parent)
-            self._delete_older()
+            # PaddleSeg deletes those of this run by itself.
+            self.delete_oldest(spared=self._own)
 
-    def delete_oldest(self) -> None:
-        """Delete the oldest checkpoints if there are too many, at the end of a run."""
-        there = _checkpoint_folders(self.save_dir)
-        if self.keep > 0:
-            for folder in there[: max(0, len(there) - self.keep)]:
-                shutil.rmtree(folder, ignore_errors=True)
+    def delete_oldest(self, spared: Collection[Path] = ()) -> None:
+        """Delete the oldest checkpoints if there are more than `keep`.
 
-    def _delete_older(self) -> None:
-        """Delete the oldest checkpoints from before a resume; PaddleSeg deletes only newer ones."""
+        Args:
+            spared: folders to leave alone.
+        """
         there = _checkpoint_folders(self.save_dir)
-        older = [folder for folder in there if folder not in self._own]
+        others = [folder for folder in there if folder not in spared]
         if self.keep > 0:
-            for folder in older[: max(0, len(there) - self.keep)]:
+            for folder in others[: max(0, len(there) - self.keep)]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

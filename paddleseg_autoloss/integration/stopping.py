@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 import paddle
 
 from paddleseg_autoloss.errors import TrainingStopped
+from paddleseg_autoloss.signals import handled_signals
 
 __all__ = ["StopRequest"]
 
-_SIGNALS: list[int] = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 #: Seconds in which more signals count as the same one: Paddle's launcher sends three in a row.
 _SAME_REQUEST = 1.0
 
@@ -41,18 +39,8 @@ class StopRequest:
     @contextmanager
     def noted(self) -> Iterator[None]:
         """Context that stores signals, except ignored ones and those that a script handles."""
-        defaults = (signal.SIG_DFL, signal.default_int_handler, None)
-        previous: dict[int, Any] = {}
-        # Python allows only the main thread to handle signals.
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                if signal.getsignal(number) in defaults:
-                    previous[number] = signal.signal(number, self._note)
-        try:
+        with handled_signals(self._note):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:

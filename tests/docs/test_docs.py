@@ -34,6 +34,7 @@ LAYERS = [
     "escaping",
     "files",
     "locks",
+    "signals",
     "formulas",
     "text_tables",
     "checks",
