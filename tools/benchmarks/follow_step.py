@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import paddleseg_autoloss  # isort: skip  before paddle
 
-import numpy as np
 import paddle
 import paddleseg.core
+from _noise import Noise
 from paddle import nn
 from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, MixedLoss
 
@@ -32,21 +32,6 @@ PACKAGE = Path(paddleseg_autoloss.__file__).parent
 LOOP = sys.modules["paddleseg.core.train"].__file__
 #: The step to follow: the first ones prepare what later ones reuse.
 STEP = 5
-
-
-class Noise(paddle.io.Dataset):
-    """Random images with random labels."""
-
-    num_classes = 2
-    ignore_index = 255
-
-    def __len__(self) -> int:
-        return 16
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        random = np.random.default_rng(index)
-        image = random.standard_normal([3, 16, 16]).astype("float32")
-        return {"img": image, "label": random.integers(0, 2, [16, 16])}
 
 
 class Network(nn.Layer):

@@ -10,9 +10,9 @@ the network, the losses and the optimizer is that of a run which was left alone.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -21,18 +21,21 @@ import time
 import xml.etree.ElementTree as ElementTree
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
 
 import paddleseg_autoloss  # isort: skip  before paddle
 
 import numpy as np
 import paddle
 import paddleseg.core
+from _noise import Noise
+from markers import fill
 from paddle import nn
 from paddleseg.models.losses import CrossEntropyLoss, DiceLoss
 
@@ -66,21 +69,6 @@ SUITES = {
     ],
     "YAML bombs: aliases, chains, diamonds, nesting, size": ["tests/test_yaml_files.py"],
 }
-
-
-class Noise(paddle.io.Dataset):
-    """Random images with random labels."""
-
-    num_classes = 2
-    ignore_index = 255
-
-    def __len__(self) -> int:
-        return 16
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        generator = np.random.default_rng(index)
-        image = generator.standard_normal([3, 16, 16]).astype("float32")
-        return {"img": image, "label": generator.integers(0, 2, [16, 16])}
 
 
 class Network(nn.Layer):
@@ -204,12 +192,14 @@ def is_same(folder: Path, whole: Path) -> bool:
     return True
 
 
-def killed_run(folder: Path, kills: int, seconds: float) -> tuple[Counter[str], list[str]]:
+def killed_run(
+    folder: Path, kills: int, kinds: Iterator[Callable[[Path, int, float], int]], seconds: float
+) -> tuple[Counter[str], list[str]]:
     """Train while processes are killed; return the kills of each kind, and what went wrong."""
     done, faults, newest = Counter[str](), [], 0
     while True:
         child = start(folder)
-        kind = KINDS[sum(done.values()) % len(KINDS)] if sum(done.values()) < kills else None
+        kind = next(kinds) if sum(done.values()) < kills else None
         number = kind(folder, child, seconds) if kind is not None else 0
         if number and not is_over(child):
             os.kill(child, number)
@@ -230,9 +220,10 @@ def try_kills(folder: Path, kills: int) -> tuple[Counter[str], list[str]]:
     whole, begun = folder / "whole", time.monotonic()
     os.waitpid(start(whole), 0)
     seconds, done, faults = time.monotonic() - begun, Counter[str](), []
+    kinds = itertools.cycle(KINDS)
     while sum(done.values()) < kills:
         run = folder / f"killed{len(list(folder.glob('killed*.log')))}"
-        some, wrong = killed_run(run, min(8, kills - sum(done.values())), seconds)
+        some, wrong = killed_run(run, min(8, kills - sum(done.values())), kinds, seconds)
         faults += wrong if is_same(run, whole) else [*wrong, f"{run.name}: other numbers"]
         done += some
         print(f"{sum(done.values())} kills, {len(faults)} faults", flush=True)
@@ -284,9 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(*lines, sep="\n")
     if not args.without_tests:
-        begin, end = "<!-- failures: begin -->", "<!-- failures: end -->"
-        table = "\n".join([begin, *lines, end])
-        page = re.sub(f"{begin}.*{end}", lambda _: table, PAGE.read_text(), flags=re.DOTALL)
+        page = fill(PAGE.read_text(), "failures", "\n".join(lines))
         PAGE.write_text(page)
     return 0
 
