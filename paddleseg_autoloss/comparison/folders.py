@@ -18,6 +18,7 @@ from paddleseg.cvlibs import SegBuilder
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.comparison.data import Split, check_same_data, split_data
 from paddleseg_autoloss.comparison.plan import Plan, Run
+from paddleseg_autoloss.data_checks import read_batch
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.escaping import unescape_cell
 from paddleseg_autoloss.files import read_json, write_file, write_json
@@ -103,6 +104,17 @@ class RunFolder:
         builder = SegBuilder(load_config(str(self.path / _CONFIGS[0])))
         with redirect_stdout(StringIO()):
             build(f"{self.run.variant.name}: loss", lambda: builder.loss)
+
+    def read_first_images(self) -> None:
+        """Read a training batch and a validation image, to check the transforms.
+
+        Raises:
+            DataError: a transform fails, or the images do not form a batch.
+        """
+        config = load_config(str(self.path / _CONFIGS[0]))
+        builder = SegBuilder(config)
+        for dataset, size in ((builder.train_dataset, config.batch_size), (builder.val_dataset, 1)):
+            read_batch(dataset, range(min(size, len(dataset))))
 
     def _write_once(self, path: Path, content: dict[str, Any]) -> None:
         if path.is_file():
@@ -218,11 +230,14 @@ class RunFolder:
         return dict(zip(last.term, last.weight))
 
     def weights(self) -> pd.DataFrame | None:
-        """Return ``loss_weights.csv``: iteration, term, raw, weight, weighted; None without it."""
+        """Return ``loss_weights.csv``: iteration, term, raw, weight, weighted; None without it.
+
+        A loss that learns weights of its own has no weight there and is left out.
+        """
         path = self.path / "loss_weights.csv"
         if not path.is_file():
             return None
-        return pd.read_csv(path, converters={"term": unescape_cell})
+        return pd.read_csv(path, converters={"term": unescape_cell}).dropna(subset=["weight"])
 
     def validation_curve(self) -> dict[int, float]:
         """Return the mIoU on the validation images by iteration, from VisualDL's records."""
@@ -264,4 +279,11 @@ def prepare(plan: Plan, save_dir: Path) -> list[RunFolder]:
         folder.write_configs(split)
     for folder in {folder.run.variant.name: folder for folder in folders}.values():
         folder.check_loss()
+    for folder in {_reading(folder.run.config): folder for folder in folders}.values():
+        folder.read_first_images()
     return folders
+
+
+def _reading(config: dict[str, Any]) -> str:
+    """Return the part of a config on which reading depends."""
+    return _yaml({key: config.get(key) for key in ("train_dataset", "val_dataset", "batch_size")})

@@ -27,7 +27,8 @@ class Row:
         iteration: the window's last iteration.
         term: name of the term.
         raw: the loss value before weighting.
-        weight: the weight, which multiplies the raw value.
+        weight: the weight, which multiplies the raw value; NaN for a loss that learns weights of
+            its own.
         weighted: the product, which is the term's part of the total loss.
     """
 

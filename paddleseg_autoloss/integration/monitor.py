@@ -148,16 +148,20 @@ class TermMonitor:
         return TrainingDiverged(f"iteration {self.iteration}: {what}", rescue)
 
     def log_window(self) -> list[Row]:
-        """Return the means since the last call, one row for each term that was computed."""
+        """Return the means since the last call, one row for each term that was computed.
+
+        A loss that learns its own weights has NaN as weight.
+        """
         self.check_latest()
         window, self._window = self._window, []
         if not window:
             return []
-        means = np.mean(window, axis=0)
+        raw, weights, weighted = np.mean(window, axis=0)
+        weights[[term.is_learned for term in self.terms]] = math.nan
         return [
-            Row(self.iteration, term.name, *map(float, means[:, column]))
-            for column, term in enumerate(self.terms)
-            if self._ran[column]
+            Row(self.iteration, term.name, *map(float, numbers))
+            for term, ran, *numbers in zip(self.terms, self._ran, raw, weights, weighted)
+            if ran
         ]
 
     def gradient_window(self) -> list[PairRow]:

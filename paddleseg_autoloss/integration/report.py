@@ -58,10 +58,9 @@ class RunReport:
         """Write the means since the last log line, and return the weights as text for this line."""
         rows = self.monitor.log_window()
         self.history.append(rows)
-        constant = {t.name for t in self.monitor.terms if own_parameters(t.layer) and not t.sources}
         for row in rows:
             values = {f"Loss_raw/{row.term}": row.raw, f"Loss_weighted/{row.term}": row.weighted}
-            if row.term not in constant:
+            if not math.isnan(row.weight):
                 values[f"Loss_weight/{row.term}"] = row.weight
             self._add_scalars(values)
         self._add_scalars(self._learned_parameters())
@@ -127,9 +126,9 @@ class RunReport:
 
 def _describe(term: Term, weight: float) -> str:
     """Return the weight of a term as text for a log line; or its loss's own learned parameters."""
-    learned = own_parameters(term.layer)
-    if learned and not term.sources:
-        numbers = ", ".join(f"{name} {value:.4f}" for name, value in learned.items())
+    if term.is_learned:
+        learned = own_parameters(term.layer).items()
+        numbers = ", ".join(f"{name} {value:.4f}" for name, value in learned)
         return f"{term.name} ({numbers})"
     return f"{term.name} {weight:.4f}"
 

@@ -38,6 +38,11 @@ class Term:
     coef: float
     sources: tuple[tuple[LossAggregator, int], ...] = ()
 
+    @property
+    def is_learned(self) -> bool:
+        """Whether the loss itself learns, and no method weighs it; so it has no weight to show."""
+        return not self.sources and bool(own_parameters(self.layer))
+
 
 def terms_of(losses: dict[str, list[Any]]) -> list[Term]:
     """Return the terms of PaddleSeg's loss dict, which has the keys ``types`` and ``coef``."""

@@ -6,9 +6,10 @@ import pytest
 import yaml
 from paddleseg.cvlibs import manager
 from support.comparison import comparison_file
+from support.data import square, write_config, write_data
 
 from paddleseg_autoloss.comparison.folders import prepare
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.errors import ConfigError, DataError
 from paddleseg_autoloss.integration.config import load_config
 
 
@@ -101,3 +102,10 @@ def test_bad_arguments_stop_it_before_anything_is_trained(parse, tmp_path, base)
     plan = parse(comparison_file(tmp_path, base=str(base), variants=variants))
     with pytest.raises(ConfigError, match=r"CAGrad: loss: .*calpha"):
         prepare(plan, tmp_path / "out")
+
+
+def test_images_that_make_no_batch_are_found_before_the_first_run(parse, tmp_path):
+    write_data(tmp_path, [square(size=size) for size in (32, 48, 64, 32, 48, 64)])
+    path = write_config(tmp_path, [{"type": "Normalize"}])
+    with pytest.raises(DataError, match=r"^train_dataset\.transforms: expected images that make"):
+        prepare(parse("--config", path, "--methods", "PCGrad"), tmp_path / "out")

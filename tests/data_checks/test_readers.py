@@ -210,20 +210,22 @@ def test_commands_end_with_one_line(command, num_workers, tmp_path):
     last = done.stderr.rstrip().splitlines()[-1]
     key = "val_dataset" if command == "val" else "train_dataset"
     files = r"\S+/\d.png with \S+"
-    assert re.match(rf"error: .*{key}: cannot read {files}: Resize failed: OpenCV", last)
+    assert re.match(rf"error: {key}: cannot read {files}: Resize failed: OpenCV", last)
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("out/runs/**/train.log")), "a comparison started a run"
 
 
-def test_a_comparison_ends_at_the_first_images_that_make_no_batch(tmp_path):
-    write_data(tmp_path, [square(size=size) for size in (32, 48, 64, 32, 48, 64)])
-    config = write_config(tmp_path, [{"type": "Normalize"}])
-    words = ["compare", "--config", config, "--device", "cpu", "--methods", "PCGrad,CAGrad"]
-    done = run_tool(
-        "-m", "paddleseg_autoloss", *words, "--save_dir", "out", cwd=tmp_path, PYTHONPATH=str(ROOT)
-    )
+def test_a_comparison_ends_at_the_first_run_that_cannot_read_its_images(tmp_path):
+    write_data(tmp_path, [square()] * 8)
+    write_png_with_few_pixels(tmp_path / "7.png")
+    config = write_config(tmp_path)
+    words = ["compare", "--config", config, "--methods", "PCGrad,CAGrad", "--validation", "0"]
+    words += ["--device", "cpu", "--save_dir", "out"]
+    done = run_tool("-m", "paddleseg_autoloss", *words, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 1
     last = done.stderr.rstrip().splitlines()[-1]
-    assert re.match(r"error: .*train_dataset\.transforms: expected images that make a batch", last)
+    assert re.match(r"error: \S+, lr 0.01, seed 0: .* cannot read \S+/7.png with", last)
+    assert len(list(tmp_path.glob("out/runs/**/train.log"))) == 1
 
 
 def test_a_broken_image_at_the_end_of_an_evaluation(tmp_path):

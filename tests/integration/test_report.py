@@ -166,6 +166,10 @@ def test_a_learned_loss_of_ones_own_is_shown_by_its_parameters(tmp_path, capfd):
         assert len(shown[f"Loss_parameter/LearnedMix/{name}"]) == 2
     line = next(line for line in capfd.readouterr().out.splitlines() if "| weights:" in line)
     assert re.search(r"weights: LearnedMix \(log_variances\[0\] .*, offset ", line)
+    rows = history(tmp_path)
+    assert {row["weight"] for row in rows} == {"nan"}
+    assert all(row["raw"] == row["weighted"] for row in rows)
+    assert (tmp_path / "loss_weights.png").is_file()
 
 
 def test_picture_is_written_when_interrupted(tmp_path, capfd):
