@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
@@ -17,13 +18,19 @@ __all__ = ["default_device", "non_negative_int", "positive_int", "run_command"]
 
 #: Exit status of a run that was stopped with Ctrl-C, the same as in shells.
 _INTERRUPTED = 130
+#: Exit status if the program that reads the output has ended, the same as in shells.
+_CLOSED_PIPE = 141
 
 
 def run_command(command: Callable[[], Any]) -> int:
     """Call ``command`` and return the exit status; print errors of this package as one line."""
     try:
-        with output_errors():
+        with output_errors("the output"):
             command()
+            sys.stdout.flush()
+    except BrokenPipeError:
+        print("error: the program that reads the output has ended", file=sys.stderr)
+        return _CLOSED_PIPE
     except AutoLossError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -31,7 +38,17 @@ def run_command(command: Callable[[], Any]) -> int:
         return stop.exit_status
     except KeyboardInterrupt:
         return _INTERRUPTED
+    finally:
+        _discard_unwritten()
     return 0
+
+
+def _discard_unwritten() -> None:
+    """Discard output that cannot be written: at exit Python would try again, with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def positive_int(text: str) -> int:

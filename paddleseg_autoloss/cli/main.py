@@ -33,7 +33,8 @@ COMMANDS: dict[str, ModuleType] = {
 
 _EXIT_STATUS = (
     "Exit status: 0: done; 1: an error, named in the last line on standard error; 2: the command "
-    "line cannot be read; 130, 143, 129: stopped by Ctrl-C, SIGTERM, SIGHUP."
+    "line cannot be read; 130, 143, 129: stopped by Ctrl-C, SIGTERM, SIGHUP; 141: the program that "
+    "reads the output has ended."
 )
 
 

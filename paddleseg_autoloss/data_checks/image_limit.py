@@ -12,13 +12,14 @@ __all__ = ["LIMIT", "describe", "set_image_limit"]
 
 #: The environment variable with which users allow larger images.
 LIMIT = "AUTOLOSS_MAX_IMAGE_PIXELS"
+_LIMIT_OF_OPENCV = "OPENCV_IO_MAX_IMAGE_PIXELS"
 
 
 def set_image_limit() -> None:
     """Let Pillow read images of as many pixels as the environment variable `LIMIT` says.
 
     Without the variable it reads up to 178,956,970 pixels.  OpenCV has a limit of its own, 2^30
-    pixels, and a variable of its own, ``OPENCV_IO_MAX_IMAGE_PIXELS``.
+    pixels, and a variable of its own, `_LIMIT_OF_OPENCV`.
 
     Raises:
         ConfigError: the variable is not a positive integer.
@@ -34,6 +35,11 @@ def set_image_limit() -> None:
 
 def describe(error: BaseException) -> str:
     """Return the message of an error in one line, and how to read a larger image if that is it."""
-    advice = f"; to read it, set the environment variable {LIMIT} to its number of pixels"
-    is_too_large = isinstance(error, Image.DecompressionBombError)
-    return one_line(error) + (advice if is_too_large else "")
+    text = one_line(error)
+    limit = None
+    if isinstance(error, Image.DecompressionBombError):
+        limit = LIMIT
+    elif "CV_IO_MAX_IMAGE_PIXELS" in text:
+        limit = _LIMIT_OF_OPENCV
+    advice = f"; to read it, set the environment variable {limit} to its number of pixels"
+    return text + (advice if limit else "")

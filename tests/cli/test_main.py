@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import sys
 from argparse import ArgumentParser
 
 import paddleseg.core
@@ -15,6 +17,7 @@ import paddleseg_autoloss
 from paddleseg_autoloss.cli import options, train
 from paddleseg_autoloss.cli.main import COMMANDS, main, parse_args
 from paddleseg_autoloss.compat import quiet
+from paddleseg_autoloss.flags import run_command
 
 REQUIRED = {
     "predict": ["--model_path", "m", "--image_path", "i"],
@@ -35,6 +38,25 @@ def actions(name: str) -> list:
     parser = ArgumentParser()
     COMMANDS[name].add_flags(parser)
     return parser._actions
+
+
+@pytest.mark.parametrize("text", ["one line", 100_000 * "a line\n"])
+class TestOutputThatCannotBeWritten:
+    def test_full_disk(self, text, capsys, monkeypatch):
+        with open("/dev/full", "w") as output:
+            monkeypatch.setattr(sys, "stdout", output)
+            assert run_command(lambda: print(text)) == 1
+        message = "error: cannot write the output: No space left on device; free some space"
+        assert capsys.readouterr().err.startswith(message)
+
+    def test_program_that_does_not_read_on(self, text, capsys, monkeypatch):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with open(writing, "w") as output:
+            monkeypatch.setattr(sys, "stdout", output)
+            assert run_command(lambda: print(text)) == 141
+        message = "error: the program that reads the output has ended\n"
+        assert capsys.readouterr().err == message
 
 
 def test_version(capsys):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import time
 from unittest import mock
 
+import cv2
 import numpy as np
 import paddle
 import pytest
@@ -18,7 +22,7 @@ from support.data import SIZE, build, dataset_config, square, write_config, writ
 from support.processes import ROOT, run_tool
 
 from paddleseg_autoloss.data_checks import build_dataset, check_data
-from paddleseg_autoloss.data_checks.image_limit import set_image_limit
+from paddleseg_autoloss.data_checks.image_limit import describe, set_image_limit
 from paddleseg_autoloss.data_checks.labels import LabelReader
 from paddleseg_autoloss.data_checks.survey import Sample, chosen_samples
 from paddleseg_autoloss.datasets import SyntheticFundus
@@ -268,6 +272,22 @@ class TestUnreadable:
         set_image_limit()
         assert Image.MAX_IMAGE_PIXELS == 512
         build(tmp_path)
+
+    def test_an_image_that_is_too_large_for_opencv(self, tmp_path):
+        """OpenCV reads its limit when it is imported, so a process of its own finds the error."""
+        write_data(tmp_path, [square()])
+        code = "import cv2, sys; cv2.imread(sys.argv[1])"
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "0.png")],
+            env=os.environ | {"OPENCV_IO_MAX_IMAGE_PIXELS": "100"},
+            capture_output=True,
+            text=True,
+        )
+        error = cv2.error(done.stderr[done.stderr.index("OpenCV(") :])
+        assert describe(error).endswith(
+            "; to read it, set the environment variable OPENCV_IO_MAX_IMAGE_PIXELS to its number "
+            "of pixels"
+        )
 
     @pytest.mark.parametrize("value", ["0", "-1", "1e9", ""])
     def test_a_limit_that_is_no_number_of_pixels(self, monkeypatch, value):
