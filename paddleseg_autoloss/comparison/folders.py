@@ -113,7 +113,9 @@ class RunFolder:
         """
         config = load_config(str(self.path / _CONFIGS[0]))
         builder = SegBuilder(config)
-        for dataset, size in ((builder.train_dataset, config.batch_size), (builder.val_dataset, 1)):
+        with redirect_stdout(StringIO()):
+            datasets = ((builder.train_dataset, config.batch_size), (builder.val_dataset, 1))
+        for dataset, size in datasets:
             read_batch(dataset, range(min(size, len(dataset))))
 
     def _write_once(self, path: Path, content: dict[str, Any]) -> None:
