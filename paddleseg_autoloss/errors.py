@@ -27,6 +27,7 @@ __all__ = [
     "one_line",
     "root_cause",
     "shown",
+    "typed_line",
 ]
 
 
@@ -124,6 +125,11 @@ def root_cause(error: BaseException) -> str:
 def one_line(error: BaseException) -> str:
     """Return the message of an error in one line."""
     return " ".join(str(error).split())
+
+
+def typed_line(error: BaseException) -> str:
+    """Return the type and the message of an error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def shown(value: object) -> str:

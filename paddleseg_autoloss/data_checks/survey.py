@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,17 +11,16 @@ from typing import Any
 import numpy as np
 import paddleseg
 from PIL import Image
-from tqdm import tqdm
 
 from paddleseg_autoloss.data_checks.cache import Memory
 from paddleseg_autoloss.data_checks.labels import Facts, LabelReader, preserve_randomness
+from paddleseg_autoloss.data_checks.parallel import in_threads
 
 __all__ = ["MOST_FILES", "Sample", "chosen_samples", "survey"]
 
 #: Most samples that are checked before training; of more, this many are spread over the list.
 MOST_FILES = 2000
 
-_MOST_THREADS = 8
 #: Increase it with every change of the content of `Facts`.
 _VERSION = 1
 
@@ -69,7 +67,7 @@ def survey(
     if not reader.is_paddleseg:
         # The user's code may change between two runs, and may not be thread-safe.
         with preserve_randomness():
-            return list(_look(key, reader, samples, decode, threads=1))
+            return _look(key, reader, samples, decode, threads=1)
     version = f"{_VERSION} {paddleseg.__version__} {reader.name} {os.path.abspath(root)}"
     memory = Memory(f"{version} {Image.MAX_IMAGE_PIXELS}")
     states = {sample: _state(sample) for sample in samples}
@@ -81,7 +79,7 @@ def survey(
             known |= _known(entries, states, decode)
             missing = [sample for sample in samples if sample not in known]
         if missing:
-            found = list(_look(key, reader, missing, decode, _threads()))
+            found = _look(key, reader, missing, decode)
             known |= zip(missing, found)
             new = zip(missing, found)
             memory.save(entries | {_name(s): [states[s], asdict(facts)] for s, facts in new})
@@ -89,24 +87,16 @@ def survey(
 
 
 def _look(
-    key: str, reader: LabelReader, samples: Sequence[Sample], decode: bool, threads: int
-) -> Iterator[Facts]:
-    progress = tqdm(total=len(samples), desc=f"{key}: labels", unit="file", delay=1, leave=False)
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for facts in pool.map(lambda sample: reader.facts(sample.index, decode), samples):
-            progress.update()
-            yield facts
-    finally:
-        # After Ctrl-C, do not read the other files.
-        pool.shutdown(cancel_futures=True)
-        progress.close()
+    key: str,
+    reader: LabelReader,
+    samples: Sequence[Sample],
+    decode: bool,
+    threads: int | None = None,
+) -> list[Facts]:
+    def facts(sample: Sample) -> Facts:
+        return reader.facts(sample.index, decode)
 
-
-def _threads() -> int:
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return min(cores, _MOST_THREADS)
+    return list(in_threads(facts, samples, f"{key}: labels", threads))
 
 
 def _name(sample: Sample) -> str:

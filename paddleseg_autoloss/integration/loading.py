@@ -18,7 +18,7 @@ import paddle
 from paddle import Tensor, nn
 from paddleseg.utils import utils
 
-from paddleseg_autoloss.errors import AutoLossError, CheckpointError
+from paddleseg_autoloss.errors import AutoLossError, CheckpointError, typed_line
 from paddleseg_autoloss.integration.proof import check_iteration, check_proof
 from paddleseg_autoloss.seams import redirect, replace, replaced
 from paddleseg_autoloss.tensor_files import read_tensor_file
@@ -54,7 +54,7 @@ def load_tensors(path: str, what: str = "pretrained") -> Any:
     try:
         return _with_tensors(content)
     except Exception as error:
-        raise CheckpointError(f"{what}: cannot read {path}: {_reason(error)}") from error
+        raise CheckpointError(f"{what}: cannot read {path}: {typed_line(error)}") from error
 
 
 def load_weights(model: nn.Layer, pretrained_model: str | None, what: str = "pretrained") -> int:
@@ -86,7 +86,7 @@ def load_weights(model: nn.Layer, pretrained_model: str | None, what: str = "pre
         with replaced(paddle, "load", lambda path: weights):
             _stock_load_pretrained_model(model, path)
     except Exception as error:
-        raise CheckpointError(f"{what}: cannot load {path}: {_reason(error)}") from error
+        raise CheckpointError(f"{what}: cannot load {path}: {typed_line(error)}") from error
     return len(own) - found
 
 
@@ -125,7 +125,7 @@ def _local(path: str, what: str) -> str:
     except AutoLossError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{what}: cannot download {path}: {_reason(error)}") from error
+        raise CheckpointError(f"{what}: cannot download {path}: {typed_line(error)}") from error
 
 
 def _fits(weights: Any, name: str, own: Tensor, what: str, path: str) -> bool:
@@ -198,7 +198,3 @@ def _tensor(array: np.ndarray, name: str | None = None) -> Tensor:
     if name:
         tensor.name = name
     return tensor
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

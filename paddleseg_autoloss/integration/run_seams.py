@@ -11,7 +11,7 @@ import visualdl
 from paddle import nn
 from paddle.optimizer import Optimizer
 
-from paddleseg_autoloss.errors import AutoLossError, CheckpointError
+from paddleseg_autoloss.errors import AutoLossError, CheckpointError, typed_line
 from paddleseg_autoloss.files import output_errors
 from paddleseg_autoloss.integration.checkpoint import load_with_check, non_finite
 from paddleseg_autoloss.integration.evaluation import capture_figures
@@ -74,7 +74,7 @@ def _resume(stock: Callable) -> Callable:
         except AutoLossError:
             raise
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = typed_line(error)
             raise CheckpointError(f"--resume_model: cannot read {folder}: {reason}") from error
 
     return resume

@@ -6,18 +6,16 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from PIL import Image
-from tqdm import tqdm
 
 from paddleseg_autoloss.data_checks.labels import check_image, image_size
 from paddleseg_autoloss.data_checks.lists import SEPARATORS
+from paddleseg_autoloss.data_checks.parallel import in_threads
 from paddleseg_autoloss.errors import ConfigError, DataError, one_line
 from paddleseg_autoloss.files import write_file
 from paddleseg_autoloss.own_images.config import Plan, config_text
@@ -34,12 +32,8 @@ from paddleseg_autoloss.own_images.pairing import LeftOut, Pair, Pairing, pair_b
 __all__ = ["Options", "Result", "make_folder"]
 
 _FEWEST_PAIRS = 3
-_MOST_THREADS = 8
 #: What a list cannot hold, as it has a line for each pair.
 _LINE_BREAKS = ("\n", "\r")
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -152,7 +146,7 @@ def _check_number(options: Options, pairing: Pairing) -> None:
 def _usable(pairing: Pairing) -> dict[str, MaskFacts]:
     """Keep the pairs that can be trained on; return what their masks hold, by their names."""
     facts, kept = {}, []
-    for pair, found in zip(pairing.pairs, _parallel(_look, pairing.pairs, "images and masks")):
+    for pair, found in zip(pairing.pairs, in_threads(_look, pairing.pairs, "images and masks")):
         if isinstance(found, LeftOut):
             pairing.left_out.append(found)
         else:
@@ -187,14 +181,6 @@ def _fits_in_list(path: Path) -> bool:
     return is_utf8 and not has_blank_end and not any(one in text for one in _LINE_BREAKS)
 
 
-def _parallel(work: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
-    progress = tqdm(total=len(items), desc=what, unit="file", delay=1, leave=False)
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool, progress:
-        for result in pool.map(work, items):
-            progress.update()
-            yield result
-
-
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[None]:
     """Make a folder, and remove it again if the block raises an error."""
@@ -220,7 +206,7 @@ def _class_counts(
         Image.fromarray(label).save(path)
         return Counter(count_values(label))
 
-    return {pair.name: one for pair, one in zip(pairs, _parallel(count, pairs, "copies of masks"))}
+    return {pair.name: one for pair, one in zip(pairs, in_threads(count, pairs, "copies of masks"))}
 
 
 def _copy_of(pair: Pair, folder: Path) -> Path:
