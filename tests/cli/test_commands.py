@@ -218,6 +218,7 @@ def test_ctrl_c_and_resume(fundus, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.once
 def test_kill_leaves_every_checkpoint_whole(fundus, tmp_path):
     """Killed while it saves at every iteration, five times."""
     for round_ in range(5):
@@ -269,6 +270,7 @@ def fetch(url: str, seconds: float = 60) -> bytes:
             time.sleep(0.2)
 
 
+@pytest.mark.once
 def test_quiet_training_prints_warnings_only(fundus, tmp_path):
     options = ["--iters", 2, "--save_dir", tmp_path, "--do_eval", "--quiet", "--to_static_training"]
     result = run_tool("-m", "paddleseg_autoloss", "train", *demo(fundus, *options))

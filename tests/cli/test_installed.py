@@ -26,7 +26,7 @@ from support.processes import ROOT
 
 import paddleseg_autoloss
 
-pytestmark = pytest.mark.packaging
+pytestmark = pytest.mark.once
 
 #: What the wheel is made from; the rest of a checkout does not count.
 SOURCES = ["setup.py", "pyproject.toml", "README.md", "LICENSE", "configs", "paddleseg_autoloss"]

@@ -344,6 +344,7 @@ loss:
 """
 
 
+@pytest.mark.once
 def test_run_that_was_killed_after_its_last_checkpoint(tmp_path, fundus):
     """The same command finishes it as the run that was left alone."""
     (tmp_path / "c.yml").write_text(CONFIG.format(root=fundus), encoding="utf-8")

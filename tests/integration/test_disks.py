@@ -13,6 +13,8 @@ from support.training import run_training
 
 from paddleseg_autoloss.errors import ConfigError
 
+pytestmark = pytest.mark.once
+
 SCRIPT = (
     SCRIPT_HEAD
     + """

@@ -102,6 +102,7 @@ while True:
 )
 
 
+@pytest.mark.once
 def test_twenty_kills_change_nothing(tmp_path):
     """SIGKILL at random moments, resumed with `latest` each time: the state is bit for bit that of
     the run that was left alone."""

@@ -17,6 +17,8 @@ from support.processes import ROOT, SCRIPT_HEAD, logs_of_ranks
 
 from paddleseg_autoloss.integration.checkpoint import fault_of, whole_checkpoints
 
+pytestmark = pytest.mark.once
+
 TRAIN = (
     SCRIPT_HEAD
     + """
