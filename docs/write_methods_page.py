@@ -1,4 +1,4 @@
-"""Write docs/methods.md and README's lists of methods from the registered methods."""
+"""Write docs/methods.md and the lists of docs/which_method.md from the registered methods."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from markers import fill
 
 from paddleseg_autoloss.catalog import markdown_lists, markdown_page
 
-ROOT = Path(__file__).resolve().parents[1]
-README, PAGE = ROOT / "README.md", ROOT / "docs" / "methods.md"
+DOCS = Path(__file__).resolve().parent
+PAGE, LISTS = DOCS / "methods.md", DOCS / "which_method.md"
 
 
-def readme() -> str:
-    """Return README with its lists as the registry has them."""
-    return fill(README.read_text(encoding="utf-8"), "methods", markdown_lists())
+def lists_page() -> str:
+    """Return docs/which_method.md with its lists as the registry has them."""
+    return fill(LISTS.read_text(encoding="utf-8"), "methods", markdown_lists())
 
 
 if __name__ == "__main__":
     PAGE.write_text(markdown_page(), encoding="utf-8")
-    README.write_text(readme(), encoding="utf-8")
+    LISTS.write_text(lists_page(), encoding="utf-8")

@@ -223,7 +223,7 @@ def text_entry(name: str) -> str:
 
 
 def markdown_lists() -> str:
-    """Return README's lists: the names of the methods, grouped by the inputs of their weights."""
+    """Return the names of the methods as lists, grouped by the inputs of their weights."""
     names: dict[str, list[str]] = {"losses": [], "Gramian": [], "Jacobian": []}
     for name, _, _, needs, *_ in table()[1:]:
         names[needs].append(f"`{name}`")
@@ -238,9 +238,9 @@ _PAGE = """\
 
 <!-- Written by docs/write_methods_page.py from the docstrings; change those. -->
 
-Every method is a component for `loss.types` and a `type` for `loss_aggregator`; README has both
-forms. `autoloss list` prints this table, and `autoloss show CAGrad` one of the
-sections.
+Every method is a component for `loss.types` and a `type` for `loss_aggregator`;
+[In your config](configs.md) shows both. `autoloss list` prints this table, and
+`autoloss show CAGrad` one of the sections.
 
 K is the number of losses, n the number of parameters. *Needs* is the input of the weights: only the
 values of the losses, the Gramian of their gradients (the K x K inner products), or the whole

@@ -226,6 +226,15 @@ SOURCE_FIXES = (
         versions="every PaddleSeg",
     ),
     SourceFix(
+        "paddleseg.core.predict:predict",
+        faulty="cv2.imwrite(added_image_path, added_image)",
+        cure="cv2.imwrite(os.path.splitext(added_image_path)[0] + '.ppm' if "
+        "added_image_path.lower().endswith('.pgm') else added_image_path, added_image)",
+        symptom="images of the format PGM, which has no colours: their overlays are missing, "
+        "without a word",
+        versions="every PaddleSeg",
+    ),
+    SourceFix(
         "paddleseg.utils.train_profiler:add_profiler_step",
         faulty="paddle.utils.profiler.start_profiler(_profiler_options['state'], "
         "_profiler_options['tracer_option'])",

@@ -7,11 +7,12 @@ from argparse import ArgumentParser, Namespace
 from paddleseg.core import predict
 from paddleseg.cvlibs import SegBuilder
 from paddleseg.transforms import Compose
-from paddleseg.utils import get_image_list, logger, utils
+from paddleseg.utils import logger, utils
 
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.cli import options
 from paddleseg_autoloss.data_checks import check_files
+from paddleseg_autoloss.data_checks.image_files import find_images
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.config import find_config, load_config
 from paddleseg_autoloss.seams import replaced
@@ -56,7 +57,8 @@ def run(args: Namespace) -> None:
     of_config = {k: v for k, v in config.test_config.items() if k not in of_evaluation}
     model = build("model", lambda: builder.model)
     options.load_trained(model, args.model_path)
-    images, image_dir = build("--image_path", lambda: get_image_list(args.image_path or ""))
+    list_root = (config.dic.get("val_dataset") or {}).get("dataset_root")
+    images, image_dir = find_images("--image_path", args.image_path, list_root)
     check_files("--image_path", Namespace(file_list=[(image,) for image in images]))
     logger.info(f"The number of images: {len(images)}")
     transforms = Compose(build("val_dataset.transforms", lambda: builder.val_transforms))

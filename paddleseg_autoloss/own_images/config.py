@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-__all__ = ["Plan", "config_text"]
+__all__ = ["SAVE_INTERVAL", "Plan", "config_text"]
 
 #: The longest and the shortest side of the network's input; sides are multiples of 32.
 _LONGEST, _SHORTEST, _MULTIPLE = 256, 64, 32
 _BATCH_SIZE = 4
 #: As long as so many epochs, within limits: a CPU trains it, and `autoloss compare` many of it.
-_EPOCHS, _FEWEST_ITERS, _MOST_ITERS, _ROUND_ITERS = 40, 300, 1000, 100
+_EPOCHS, _FEWEST_ITERS, _MOST_ITERS = 40, 300, 1000
+#: Iterations between checkpoints; the number of all is a multiple of it.
+SAVE_INTERVAL = 100
 
 _CONFIG = """\
 # Written by autoloss init, for a CPU: a light model, small images, few iterations.
@@ -101,7 +103,7 @@ class Plan:
     def iters(self) -> int:
         """Iterations to train for."""
         iters = _EPOCHS * self.num_train / self.batch_size
-        rounded = round(iters / _ROUND_ITERS) * _ROUND_ITERS
+        rounded = round(iters / SAVE_INTERVAL) * SAVE_INTERVAL
         return min(max(rounded, _FEWEST_ITERS), _MOST_ITERS)
 
     @property

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from paddleseg_autoloss.data_checks.image_files import IMAGE_ENDINGS, files_below
 from paddleseg_autoloss.errors import ConfigError
 
 __all__ = ["LeftOut", "Pair", "Pairing", "pair_by_name"]
 
-#: Formats that training reads: images by OpenCV, masks by Pillow.
-_IMAGES = {".bmp", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-_MASKS = _IMAGES | {".gif"}
+#: Formats of masks, which Pillow reads.
+_MASK_ENDINGS = IMAGE_ENDINGS | {".gif"}
 #: Words that tell a mask, or an image, from its partner: ``001_mask.png``, ``mask-001.png``.
 _WORDS = (
     "annotation", "annotations", "gt", "groundtruth", "image", "images", "img", "label", "labels",
@@ -91,8 +90,8 @@ def pair_by_name(images: Path, masks: Path) -> Pairing:
             raise ConfigError(f"{flag}: expected a folder, found none at {folder}")
     found = Pairing()
     image_files, mask_files = _split_files(images, masks)
-    open_images = dict.fromkeys(_readable(image_files, _IMAGES, found))
-    open_masks = dict.fromkeys(_readable(mask_files, _MASKS, found))
+    open_images = dict.fromkeys(_readable(image_files, IMAGE_ENDINGS, found))
+    open_masks = dict.fromkeys(_readable(mask_files, _MASK_ENDINGS, found))
     for key_of in (_same_path, _plain_path, _same_name, _plain_name):
         _pair(images, open_images, masks, open_masks, key_of, found)
     found.left_out += _without_partner(images, open_images, masks, open_masks)
@@ -103,7 +102,7 @@ def pair_by_name(images: Path, masks: Path) -> Pairing:
 
 def _split_files(images: Path, masks: Path) -> tuple[list[Path], list[Path]]:
     """Return the files of both folders; one may lie in the other, or be the same."""
-    image_files, mask_files = _files_below(images), _files_below(masks)
+    image_files, mask_files = files_below(images), files_below(masks)
     if images == masks:
         marked = {path for path in image_files if _is_marked(path)}
         return [path for path in image_files if path not in marked], sorted(marked)
@@ -114,15 +113,7 @@ def _split_files(images: Path, masks: Path) -> tuple[list[Path], list[Path]]:
     return image_files, mask_files
 
 
-def _files_below(folder: Path) -> list[Path]:
-    found = []
-    for place, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(found)
-
-
-def _readable(files: Sequence[Path], endings: set[str], found: Pairing) -> list[Path]:
+def _readable(files: Sequence[Path], endings: Set[str], found: Pairing) -> list[Path]:
     kept = []
     for path in files:
         if path.suffix.lower() in endings:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from paddleseg_autoloss.own_images.config import SAVE_INTERVAL
 from paddleseg_autoloss.own_images.folder import Options, Result
 from paddleseg_autoloss.own_images.masks import IGNORE
 from paddleseg_autoloss.text_tables import align_columns
@@ -107,7 +108,7 @@ def _commands(options: Options, result: Result) -> Iterator[str]:
     run = _word(folder / "run")
     yield f"  autoloss diagnose --config {config} --save_dir {_word(folder / 'diagnosis')}"
     yield (
-        f"  autoloss train --config {config} --do_eval --save_interval {result.plan.iters // 5} "
+        f"  autoloss train --config {config} --do_eval --save_interval {SAVE_INTERVAL} "
         f"--save_dir {run}"
     )
     yield f"  autoloss val --config {config} --model_path {model}"

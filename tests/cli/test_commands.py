@@ -21,6 +21,7 @@ from PIL import Image
 from support import ROOT, run_tool
 
 from paddleseg_autoloss.cli.main import parse_args
+from paddleseg_autoloss.data_checks.image_files import IMAGE_ENDINGS
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 
 #: The flags of tools/train.py, val.py and predict.py of PaddleSeg's release 2.8, with defaults.
@@ -153,17 +154,24 @@ def test_val_of_weights_that_are_not_there(fundus):
 def test_predict(trained, fundus, tmp_path):
     """The config goes without --opts here, as in PaddleSeg; it needs no data set to predict."""
     weights = trained[0] / "best_model" / "model.pdparams"
-    image = sorted((fundus / "JPEGImages").iterdir())[0]
+    image = Image.open(sorted((fundus / "JPEGImages").iterdir())[0])
+    folder = tmp_path / "所有 格式"
+    for ending in IMAGE_ENDINGS:
+        folder.joinpath(ending[1:]).mkdir(parents=True)
+        form = image.convert("L") if ending == ".pgm" else image
+        form.save(folder / ending[1:] / f"眼底 1{ending}")
     result = run_tool(
         "tools/predict.py", "--config", "auto_ce_dice_demo.yml", "--model_path", weights,
-        "--image_path", image, "--save_dir", tmp_path,
+        "--image_path", folder, "--save_dir", tmp_path / "out",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    with Image.open(tmp_path / "added_prediction" / image.name) as overlay:
-        assert overlay.size == (64, 64)
-    with Image.open(tmp_path / "pseudo_color_prediction" / f"{image.stem}.png") as mask:
-        assert mask.mode == "P"
-        assert set(np.unique(mask)) <= {0, 1}
+    for ending in IMAGE_ENDINGS:
+        overlay = {".pgm": ".ppm"}.get(ending, ending)
+        with Image.open(tmp_path / f"out/added_prediction/{ending[1:]}/眼底 1{overlay}") as drawn:
+            assert drawn.size == (64, 64)
+        with Image.open(tmp_path / f"out/pseudo_color_prediction/{ending[1:]}/眼底 1.png") as mask:
+            assert mask.mode == "P"
+            assert set(np.unique(mask)) <= {0, 1}
 
 
 def test_unreadable_image_stops_before_training(fundus, tmp_path):

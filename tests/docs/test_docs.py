@@ -1,4 +1,4 @@
-"""What the docs say runs: docstring examples, README's snippets and commands, the layers."""
+"""What the docs say runs: docstring examples, the methods' page, the layers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-import warnings
 
-import paddle
 import pytest
 import yaml
 from paddleseg.cvlibs import manager
@@ -21,7 +19,6 @@ from paddleseg_autoloss.catalog import LEFT_OUT, config_snippet, entries, markdo
 from paddleseg_autoloss.cli.main import main
 from paddleseg_autoloss.weighting import METHODS
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(paddleseg_autoloss.__path__, "paddleseg_autoloss.")
@@ -98,69 +95,16 @@ def test_imports_go_down_the_layers(name):
             assert LAYERS.index(node.module.split(".")[1]) <= own, f"{name} imports {node.module}"
 
 
-def snippets(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
-@pytest.mark.parametrize("snippet", snippets("yaml"))
-def test_readme_configs_name_real_components(snippet):
-    def check(value):
-        if isinstance(value, dict):
-            if "type" in value:
-                assert value["type"] in manager.LOSSES.components_dict
-            for inner in value.values():
-                check(inner)
-        elif isinstance(value, list):
-            for inner in value:
-                check(inner)
-
-    check(yaml.safe_load(snippet))
-
-
-@pytest.mark.parametrize("snippet", snippets("python"))
-def test_readme_python_compiles_and_imports(snippet):
-    tree = ast.parse(snippet)
-    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    assert imports
-    exec(compile(ast.Module(imports, []), "README", "exec"), {})
-
-
-def test_readme_loop_of_ones_own_learns_without_decay():
-    """Adam's steps have at most the length of the learning rate; decay of 100 would add to them."""
-    (code,) = (snippet for snippet in snippets("python") if "for images" in snippet)
-    assert code.count("weight_decay=0.01") == 1
-    batches = [(paddle.rand([2, 3, 4, 4]), paddle.randint(0, 2, [2, 4, 4])) for _ in range(5)]
-    convolution = paddle.nn.Conv2D(3, 2, 1)
-    model = paddle.nn.LayerList([convolution])
-    model.forward = lambda images: [convolution(images)]
-    names = {"model": model, "loader": batches}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        exec(code.replace("weight_decay=0.01", "weight_decay=100.0"), names)
-    learned = names["loss"].aggregator.weighting.learned().numpy()
-    assert (learned != 1).all()
-    assert abs(learned - 1).max() < 5 * 0.001 * 1.05
-
-
-def test_readme_commands_name_files_that_exist():
-    commands = "\n".join(snippets("bash"))
-    for tool in set(re.findall(r"tools/\w+\.py", commands)):
-        assert (ROOT / tool).is_file(), tool
-    for config in set(re.findall(r"--config (\S+\.yml)", commands)):
-        if not config.startswith(("my_", "path/")):
-            assert (ROOT / "configs" / config).is_file(), config
-
-
 def test_page_of_the_methods_is_up_to_date():
     """If it is not: python docs/write_methods_page.py."""
     assert (ROOT / "docs/methods.md").read_text(encoding="utf-8") == markdown_page()
-    assert "docs/methods.md" in README
 
 
-def test_lists_of_the_readme_are_up_to_date(page_writer):
+def test_lists_of_the_methods_are_up_to_date(page_writer):
     """If they are not: python docs/write_methods_page.py."""
-    assert page_writer("write_methods_page").readme() == README
-    assert README.count("<!-- methods: begin -->\n- **losses**: ") == 1
+    page = (ROOT / "docs/which_method.md").read_text(encoding="utf-8")
+    assert page_writer("write_methods_page").lists_page() == page
+    assert page.count("<!-- methods: begin -->\n- **losses**: ") == 1
 
 
 def test_formulas_of_the_page_can_be_shown():
@@ -241,14 +185,3 @@ def test_show_of_a_method_that_is_not_there(capsys):
 def test_package_version_is_in_the_changelog():
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"[{paddleseg_autoloss.__version__}]" in changelog
-
-
-def test_readme_is_finished_and_its_links_lead_somewhere():
-    assert "@@" not in README
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert link.startswith("http") or (ROOT / link).exists(), link
-
-
-def test_readme_states_the_length_of_the_demo():
-    demo = yaml.safe_load((ROOT / "configs/_base_/fastscnn_demo.yml").read_text())
-    assert f"Fast-SCNN, {demo['iters']} iterations" in README

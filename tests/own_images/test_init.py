@@ -14,7 +14,7 @@ from PIL import Image
 from support.own_images import disc, photograph, save, write_folders
 from support.processes import run_tool
 
-from paddleseg_autoloss.cli.main import main
+from paddleseg_autoloss.cli.main import main, parse_args
 
 COLOURS = {0: (0, 0, 0), 1: (0, 128, 0), 2: (255, 0, 0)}
 
@@ -416,17 +416,15 @@ def test_sizes_in_the_config(init, tmp_path, count, size, expected):
         assert found[part]["transforms"][0]["target_size"] == expected["target_size"]
 
 
-def test_printed_commands_work_at_once(init, tmp_path):
-    """As printed, for a folder whose names need quotes; training is cut to two iterations."""
+def test_printed_commands_suit_a_folder_whose_name_needs_quotes(init, tmp_path):
+    """The tests of README run them."""
     folder = "my data's"
-    output = made(init, *write_folders(tmp_path), "--save_dir", folder)
-    commands = [shlex.split(line) for line in output.splitlines() if line.startswith("  autoloss")]
-    assert [words[1] for words in commands] == ["diagnose", "train", "val", "predict"]
-    few = {"diagnose": ["--iters", "2"], "train": ["--iters", "2"]}
-    for _, name, *words in commands:
-        done = run_tool(
-            "-m", "paddleseg_autoloss", name, *words, *few.get(name, []), cwd=Path.cwd()
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    pictures = list(Path(folder, "pictures").rglob("眼底*.png"))
-    assert len(pictures) == 8
+    images, masks = write_folders(tmp_path)
+    output = made(init, images, masks, "--save_dir", folder)
+    printed = [shlex.split(line) for line in output.splitlines() if line.startswith("  autoloss")]
+    assert [words[1] for words in printed] == ["diagnose", "train", "val", "predict"]
+    flags = [vars(parse_args(words[1:])) for words in printed]
+    assert {one["config"] for one in flags} == {f"{folder}/config.yml"}
+    assert flags[1]["save_dir"] == f"{folder}/run"
+    assert flags[3]["model_path"] == f"{folder}/run/best_model/model.pdparams"
+    assert flags[3]["image_path"] == str(images)
