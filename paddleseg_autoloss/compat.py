@@ -235,6 +235,15 @@ SOURCE_FIXES = (
         versions="every PaddleSeg",
     ),
     SourceFix(
+        "paddleseg.utils.logger:log",
+        faulty=r"'{} [{}]\t{}'.format(current_time, levels[level], message).encode('utf-8')"
+        ".decode('latin1')",
+        cure=r"'{} [{}]\t{}'.format(current_time, levels[level], message)"
+        ".encode(sys.stdout.encoding or 'utf-8', 'replace').decode(sys.stdout.encoding or 'utf-8')",
+        symptom="names and paths in Chinese are unreadable in the log",
+        versions="PaddleSeg 2.8.0",
+    ),
+    SourceFix(
         "paddleseg.utils.train_profiler:add_profiler_step",
         faulty="paddle.utils.profiler.start_profiler(_profiler_options['state'], "
         "_profiler_options['tracer_option'])",
@@ -303,10 +312,14 @@ def apply_source_fixes(target: str, fixes: Iterable[SourceFix]) -> list[SourceFi
     """Apply those ``fixes`` whose fault is in the function ``target``, and return them.
 
     Only the code of the function object is replaced.  So the cure also works for modules that
-    imported the function earlier, and tracebacks still point into PaddleSeg's file.
+    imported the function earlier, and tracebacks still point into PaddleSeg's file.  A function
+    that the installed PaddleSeg does not have needs no cure.
     """
     module_name, qualified_name = target.split(":")
-    function: FunctionType = attrgetter(qualified_name)(importlib.import_module(module_name))
+    module = importlib.import_module(module_name)
+    if not hasattr(module, qualified_name.partition(".")[0]):
+        return []
+    function: FunctionType = attrgetter(qualified_name)(module)
     lines, first_line = inspect.getsourcelines(function)
     replacer = _Replacer(fixes)
     tree = ast.parse(textwrap.dedent("".join(lines)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import numpy as np
 import paddle
 import pytest
 from paddleseg.cvlibs import manager
 from paddleseg.models import PointRend, ResNet18_vd, decoupled_segnet, sfnet
 from paddleseg.models.pointrend import PointHead, calculate_uncertainty
-from paddleseg.utils import metrics
+from paddleseg.utils import logger, metrics
 from support import run_tool
 
 from paddleseg_autoloss import compat
@@ -163,6 +166,20 @@ def test_a_mended_source_is_left_alone():
     )
     assert compat.apply_source_fixes(fix.target, [fix]) == []
     assert metrics.mean_iou.__code__ is code
+
+
+def test_a_function_that_is_not_there_needs_no_cure():
+    fix = compat.SourceFix("paddleseg.utils.logger:of_another_version", "a", "b", "none", "none")
+    assert compat.apply_source_fixes(fix.target, [fix]) == []
+
+
+def test_log_in_chinese(capsys, monkeypatch):
+    logger.info("权重: 交叉熵 0.8")
+    assert capsys.readouterr().out.endswith("[INFO]\t权重: 交叉熵 0.8\n")
+    old_terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", old_terminal)
+    logger.info("交叉熵 0.8")
+    assert old_terminal.buffer.getvalue().endswith(b"\t??? 0.8\n")
 
 
 def test_tracebacks_point_into_paddlesegs_file():

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from paddleseg_autoloss.comparison.results import METRICS, Results
 from paddleseg_autoloss.comparison.statistics import Difference
 from paddleseg_autoloss.escaping import escape_math
+from paddleseg_autoloss.fonts import choose_fonts
 
 __all__ = ["plot_curves", "plot_differences", "plot_runs", "plot_samples", "plot_weights"]
 
@@ -178,5 +179,6 @@ def _label(axes: Sequence[Any], quantity: str, shared: bool = True) -> None:
 
 def _png(figure: Figure) -> bytes:
     stream = BytesIO()
+    choose_fonts(figure)
     figure.savefig(stream, format="png")
     return stream.getvalue()

@@ -11,6 +11,7 @@ from paddleseg_autoloss.diagnosis.advice import MOST_PAIRS
 from paddleseg_autoloss.diagnosis.numbers import Diagnosis, LossFigures
 from paddleseg_autoloss.escaping import escape_math
 from paddleseg_autoloss.files import replace_file
+from paddleseg_autoloss.fonts import choose_fonts
 
 __all__ = ["plot_diagnosis"]
 
@@ -34,6 +35,7 @@ def plot_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
     for axes in (norms, cosines):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    choose_fonts(figure)
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png")
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from paddleseg_autoloss.escaping import escape_cell, escape_math, unescape_cell
 from paddleseg_autoloss.files import output_errors, replace_file
+from paddleseg_autoloss.fonts import choose_fonts
 from paddleseg_autoloss.integration.gradient_statistics import PairRow
 
 __all__ = ["Row", "WeightHistory"]
@@ -145,6 +146,7 @@ class WeightHistory:
         for one in figure.axes:
             one.set_xlabel("iteration")
             one.grid(alpha=0.3)
+        choose_fonts(figure)
         with replace_file(self.png_path) as temporary:
             figure.savefig(temporary, format="png")
         return True

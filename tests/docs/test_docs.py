@@ -39,6 +39,7 @@ LAYERS = [
     "tensor_files",
     "seams",
     "compat",
+    "fonts",
     "flags",
     "ranks",
     "tensors",
