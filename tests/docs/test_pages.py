@@ -12,7 +12,16 @@ import paddle
 import pytest
 import yaml
 from paddleseg.cvlibs import manager
-from support.pages import PAGES, README, all_snippets, commands, page_name, snippets
+from support.pages import (
+    PAGES,
+    README,
+    README_CN,
+    all_snippets,
+    blocks,
+    commands,
+    page_name,
+    snippets,
+)
 from support.processes import ROOT
 
 from paddleseg_autoloss.cli.main import COMMANDS, parse_args
@@ -101,6 +110,21 @@ def anchors(page: Path) -> set[str]:
     """What GitHub calls the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [("README.md", "README_CN.md")]
+    + [(f"docs/{name}.md", f"docs/zh/{name}.md") for name in ("own_images", "which_method")],
+)
+def test_chinese_pages_have_the_same_code(english, chinese):
+    """Commands and configs are not translated."""
+    assert blocks(ROOT / chinese) == blocks(ROOT / english)
+
+
+def test_readmes_link_to_each_other():
+    assert "\nEnglish | [简体中文](README_CN.md)\n" in README.read_text(encoding="utf-8")
+    assert "\n[English](README.md) | 简体中文\n" in README_CN.read_text(encoding="utf-8")
 
 
 def test_readme_is_short():

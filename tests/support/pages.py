@@ -7,10 +7,11 @@ from pathlib import Path
 
 from support.processes import ROOT
 
-README = ROOT / "README.md"
+README, README_CN = ROOT / "README.md", ROOT / "README_CN.md"
 #: Every page that is written by hand; the methods' page and the reports of comparisons are not.
 PAGES = [
     README,
+    README_CN,
     ROOT / "CONTRIBUTING.md",
     *sorted(
         path
@@ -28,6 +29,12 @@ def snippets(page: Path, language: str) -> list[str]:
     """The code blocks of a page in one language."""
     text = page.read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path) -> list[str]:
+    """The code blocks of a page in any language, with the names of their languages."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"^```\w+\n.*?^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def all_snippets(language: str) -> list[tuple[str, str]]:
