@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from paddleseg_autoloss import fonts
 from paddleseg_autoloss.integration.history import Row, WeightHistory
 
+pytestmark = pytest.mark.once
+
 
 def make_font(path: Path, characters: str) -> str:
     """Make a font in which each character is a square of its own size."""
