@@ -54,8 +54,8 @@ _CONFIG = """\
 {note}
 
 All keys that a config can have, with the defaults of PaddleSeg 2.8.0 and of this package. A key
-that is not here is an error that names the nearest known key. [Config files](config_files.md) has
-complete examples.
+that is not here is an error that names the nearest known key. [configs/](../configs) has complete
+examples.
 
 ## Top level
 
