@@ -25,9 +25,7 @@ def to_markdown(docstring: str) -> str:
         L is the loss.
     """
     text = re.sub(r":math:`(.+?)`", _inline, docstring, flags=re.DOTALL).replace("``", "`")
-    text = re.sub(
-        r"^( *)\.\. math::(.*(?:\n(?:\1 +\S.*|(?=\n)))*)", _block, text, flags=re.MULTILINE
-    )
+    text = re.sub(r"^( *)\.\. math::\s*((?:.*\S.*\n?)+)", _block, text, flags=re.MULTILINE)
     # A literal block: its indentation alone says so in Markdown.
     return re.sub(r"::$", ":", text, flags=re.MULTILINE)
 
@@ -39,7 +37,7 @@ def _inline(match: re.Match[str]) -> str:
 
 def _block(match: re.Match[str]) -> str:
     lines = ["```math", *_aligned(inspect.cleandoc(match[2])).splitlines(), "```"]
-    return "\n".join(match[1] + line for line in lines) + "\n" * match[2].endswith("\n")
+    return "".join(f"{match[1]}{line}\n" for line in lines)
 
 
 def _aligned(formula: str) -> str:

@@ -150,7 +150,7 @@ Entries of `variants` have one of `method`, `coef`, `config` and `retrain_of`, o
 """
 
 #: What the keys at the top level of a config mean.
-_TOP = {
+TOP = {
     "batch_size": "images per card and step",
     "iters": "number of iterations",
     "train_dataset": "the images to train on, see [Data sets](#data-sets)",
@@ -175,7 +175,7 @@ _TOP = {
     "hpi_config_path": "newer PaddleSeg: the config of PaddleX's inference",
 }
 
-_COMPARISON = {
+COMPARISON = {
     "base": "the config from which variants with `method`, `coef` and `retrain_of` are made",
     "variants": "two or more variants",
     "baseline": "name of the variant that the others are compared with; default: the first",
@@ -187,7 +187,7 @@ _COMPARISON = {
     "save_interval": "iterations between the points of the curves",
 }
 
-_VARIANTS = {
+VARIANTS = {
     "method": "a name, or `type` and arguments: the losses of `base`, weighed by it",
     "coef": "fixed coefficients for the losses of `base`",
     "config": "path of a config of its own",
@@ -197,7 +197,7 @@ _VARIANTS = {
     "name": "its name in the report; by default it follows from the other keys",
 }
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "AUTOLOSS_OUTSIDE_ROOT": "`1`: lists of a data set may name files outside of `dataset_root`",
     "AUTOLOSS_MAX_IMAGE_PIXELS": "most pixels of an image; Pillow alone allows 178,956,970",
     "XDG_CACHE_HOME": "folder whose folder `paddleseg_autoloss` keeps what was seen of the labels; "
@@ -263,8 +263,8 @@ def config_reference() -> str:
         and kind not in (kinds.LRScheduler, kinds.LinearWarmup)
     )
     top = [
-        (f"`{key}`", "yes" if key in REQUIRED else "", _TOP[key])
-        for key in [key for key in _TOP if key in KEYS or key == "_base_"]
+        (f"`{key}`", "yes" if key in REQUIRED else "", TOP[key])
+        for key in [key for key in TOP if key in KEYS or key == "_base_"]
     ]
     return _CONFIG.format(
         note=_NOTE,
@@ -280,9 +280,9 @@ def config_reference() -> str:
         ),
         methods=_methods(),
         test_config=_table(("Key", "Default"), _rows(evaluate, _GIVEN)),
-        comparison=_meanings(_COMPARISON),
-        variants=_meanings(_VARIANTS),
-        environment=_meanings(_ENVIRONMENT),
+        comparison=_meanings(COMPARISON),
+        variants=_meanings(VARIANTS),
+        environment=_meanings(ENVIRONMENT),
     )
 
 
