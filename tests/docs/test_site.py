@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -149,3 +150,18 @@ def test_python_pages_have_the_public_names(pages):
         assert re.search(rf"\b{method}\b", text), method
     assert "LossAggregator" in pages["api/aggregator.html"].text
     assert "AutoLossError" in pages["api/errors.html"].text
+
+
+def test_search_finds_from_files(site):
+    """A page that is opened as a file can start no worker; a frame does its work."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+    address = f"{(site / 'index.html').as_uri()}?q=NashMTL"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000"]
+    command = [browser, *flags, "--dump-dom", address]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    found = re.search(r'md-search-result__meta">(\d+) matching documents', shown)
+    assert found is not None
+    assert int(found[1]) >= 3
+    assert "methods/NashMTL.html" in shown
