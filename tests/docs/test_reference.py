@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from support.processes import ROOT
 
@@ -36,3 +38,10 @@ def test_flags_and_components_are_there():
     keys = (DOCS / "config_reference.md").read_text(encoding="utf-8")
     for name in (*METHODS, "DiceLoss", "PolynomialDecay", "PPLiteSeg", "RandomPaddingCrop"):
         assert f"`{name}`" in keys
+
+
+def test_concepts_name_the_methods_that_learn():
+    page = (DOCS / "concepts.md").read_text(encoding="utf-8")
+    sentence = page.split("## Learned weights\n")[1].split(" have weights")[0]
+    learning = {name for name, m in METHODS.items() if m(m.least_losses).learned() is not None}
+    assert set(re.findall(r"`(\w+)`", sentence)) == learning
