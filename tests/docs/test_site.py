@@ -9,6 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -140,6 +141,12 @@ def test_search_knows_the_pages(site):
     assert {"index.html", "commands.html", "troubleshooting.html", "methods/CAGrad.html"} <= found
 
 
+def test_pages_in_chinese_say_so(site):
+    """Browsers draw some characters in another way for Japanese, and guess without it."""
+    assert '<html lang="zh-CN"' in (site / "zh" / "own_images.html").read_text(encoding="utf-8")
+    assert '<html lang="en"' in (site / "own_images.html").read_text(encoding="utf-8")
+
+
 def test_scripts_are_not_published(site):
     assert not list(site.rglob("*.py"))
 
@@ -152,16 +159,19 @@ def test_python_pages_have_the_public_names(pages):
     assert "AutoLossError" in pages["api/errors.html"].text
 
 
-def test_search_finds_from_files(site):
+@pytest.mark.parametrize(
+    ("words", "page"), [("NashMTL", "methods/NashMTL.html"), ("混合损失", "zh/index.html")]
+)
+def test_search_finds_from_files(site, words, page):
     """A page that is opened as a file can start no worker; a frame does its work."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium is installed")
-    address = f"{(site / 'index.html').as_uri()}?q=NashMTL"
+    address = f"{(site / 'index.html').as_uri()}?q={quote(words)}"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000"]
     command = [browser, *flags, "--dump-dom", address]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     found = re.search(r'md-search-result__meta">(\d+) matching documents', shown)
     assert found is not None
     assert int(found[1]) >= 3
-    assert "methods/NashMTL.html" in shown
+    assert page in shown
