@@ -9,6 +9,14 @@ ROOT = Path(__file__).parent
 SOURCE = (ROOT / "paddleseg_autoloss/__init__.py").read_text(encoding="utf-8")
 VERSION = re.search(r'__version__ = "(.+)"', SOURCE)[1]
 
+#: What the documentation site is made with.
+DOCS = [
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.6,<10",
+    "mkdocstrings[python]>=1,<2; python_version >= '3.10'",
+    "latex2mathml>=3.77,<4",
+]
+
 setup(
     name="paddleseg-autoloss",
     version=VERSION,
@@ -68,6 +76,10 @@ setup(
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<3.4"],
         "gpu": ["paddlepaddle-gpu==2.6.2"],
-        "test": ["build", "pytest", "pytest-xdist", "hypothesis", "mypy", "ruff", "types-PyYAML"],
+        "docs": DOCS,
+        "test": [
+            *("build", "pytest", "pytest-xdist", "hypothesis", "mypy", "ruff", "types-PyYAML"),
+            *DOCS,
+        ],
     },
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,6 @@ __all__ = [
     "entries",
     "example_losses",
     "markdown_lists",
-    "markdown_page",
     "table",
     "text_entry",
     "text_table",
@@ -231,97 +229,3 @@ def markdown_lists() -> str:
         textwrap.fill(f"- **{needs}**: {', '.join(found)}", width=100, subsequent_indent="  ")
         for needs, found in names.items()
     )
-
-
-_PAGE = """\
-# The methods
-
-<!-- Written by docs/write_methods_page.py from the docstrings; change those. -->
-
-Every method is a component for `loss.types` and a `type` for `loss_aggregator`;
-[In your config](configs.md) shows both. `autoloss list` prints this table, and
-`autoloss show CAGrad` one of the sections.
-
-K is the number of losses, n the number of parameters. *Needs* is the input of the weights: only the
-values of the losses, the Gramian of their gradients (the K x K inner products), or the whole
-Jacobian. With `level: logits`, methods that need the Gramian need about one backward pass in
-total. Methods that need the Jacobian need memory for K n more numbers. *State* is the content of a
-checkpoint. *Scale* shows whether the update has the scale of the losses' sum or of their
-mean; `reduction: sum` or `reduction: mean` changes it for every method. If the method has a
-scale of its own, `mean` divides it by K. Gradients can be as long or as short as single precision
-allows; only `ExcessMTL` and `MConFIG` have a smaller range, see their sections. If only some of the
-losses depend on a parameter, as in an auxiliary head, weights below 0 count as 0 there, because
-they would increase these losses; if this is impossible, a method with such weights is refused.
-
-*Losses* is the range of losses that a method accepts; some losses are negative by design, such as
-`RMILoss`. Methods for *any* accept them. If the weights are learned, the weight of a term does not
-change while the term is negative, and one warning names the term. For all other methods a negative
-loss is an error that names it: the method would ignore the loss or increase it. A loss of 0 is not
-an error, nor is -1e-6, which may be 0 with a rounding error. `paddleseg.core.train` reads the
-losses in any case. In your own training loop this check waits for the device once per step, except
-for methods that accept any losses or learn their weights.
-
-{table}
-
-Left out:
-
-{left_out}
-
-{sections}
-"""
-
-
-def markdown_page() -> str:
-    """Return ``docs/methods.md``."""
-    header, *rows = table()
-    linked = [(f"[{name}](#{name.lower()})", *cells) for name, *cells in rows]
-    lines = [header, tuple("---" for _ in header), *linked]
-    return _PAGE.format(
-        table="\n".join(f"| {' | '.join(line)} |" for line in lines),
-        left_out="\n".join(f"- {name}: {reason}." for name, reason in LEFT_OUT.items()),
-        sections="\n\n".join(_section(entry) for entry in entries()),
-    )
-
-
-def _section(entry: Entry) -> str:
-    parts = [f"## {entry.name}", _markdown(entry.docstring())]
-    parts.append(f"```yaml\n{config_snippet(entry.name)}\n```")
-    return "\n\n".join(parts)
-
-
-def _markdown(docstring: str) -> str:
-    """Translate the mathematics, the sections and the entries of a docstring to Markdown."""
-    # GitHub requires a formula within text to be on one line.
-    text = re.sub(
-        r":math:`(.+?)`", lambda m: f"$`{' '.join(m[1].split())}`$", docstring, flags=re.DOTALL
-    )
-    text = text.replace("``", "`")
-    return "\n\n".join(_blocks(text.split("\n")))
-
-
-def _blocks(lines: list[str]) -> Iterator[str]:
-    """Yield the paragraphs, formulas and lists of a docstring."""
-    text = "\n".join(lines)
-    for block in re.split(r"\n\s*\n(?=\S)", text):
-        head, _, body = block.partition("\n")
-        if head.startswith(".. math::"):
-            formula = inspect.cleandoc(head.removeprefix(".. math::") + "\n" + body)
-            if "&" in formula or r"\\" in formula:
-                formula = f"\\begin{{aligned}}\n{formula}\n\\end{{aligned}}"
-            yield f"```math\n{formula}\n```"
-        elif head in ("Args:", "Attributes:", "Raises:"):
-            yield f"**{_TITLES[head]}**"
-            yield _list(inspect.cleandoc(body))
-        elif head == "Deviations:":
-            yield "**Deviations**"
-            yield inspect.cleandoc(body)
-        else:
-            yield block
-
-
-_TITLES = {"Args:": "Arguments", "Attributes:": "Attributes", "Raises:": "Errors"}
-
-
-def _list(body: str) -> str:
-    """Make a Markdown list of ``name: meaning`` entries; their continuation lines are indented."""
-    return re.sub(r"^(\w+):", r"- `\1`:", body.replace("\n    ", "\n  "), flags=re.MULTILINE)

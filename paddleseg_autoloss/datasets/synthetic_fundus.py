@@ -616,7 +616,7 @@ class SyntheticFundus(OpticDiscSeg):
             written to.
         TypeError: ``transforms`` is neither a list nor None.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from paddleseg_autoloss.datasets import SyntheticFundus
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -74,7 +74,8 @@ def test_these_files_change_and_no_others(checkout, outputs):
 
     before, after = contents(ROOT), contents(checkout)
     changed = {name for name in before | after if before.get(name) != after.get(name)}
-    written = {"docs/which_method.md", "docs/methods.md", "paddleseg_autoloss/__init__.pyi"}
+    pages = {"docs/methods.md", "docs/methods/InverseMean.md", "docs/config_reference.md"}
+    written = {"docs/which_method.md", "mkdocs.yml", *pages, "paddleseg_autoloss/__init__.pyi"}
     assert changed == {*blocks(), *written}
     assert "`InverseMean`" in (checkout / "docs/which_method.md").read_text()
 

@@ -15,7 +15,7 @@ from paddleseg.cvlibs import manager
 from support import ROOT
 
 import paddleseg_autoloss
-from paddleseg_autoloss.catalog import LEFT_OUT, config_snippet, entries, markdown_page
+from paddleseg_autoloss.catalog import LEFT_OUT, config_snippet, entries
 from paddleseg_autoloss.cli.main import main
 from paddleseg_autoloss.weighting import METHODS
 
@@ -96,9 +96,14 @@ def test_imports_go_down_the_layers(name):
             assert LAYERS.index(node.module.split(".")[1]) <= own, f"{name} imports {node.module}"
 
 
-def test_page_of_the_methods_is_up_to_date():
-    """If it is not: python docs/write_methods_page.py."""
-    assert (ROOT / "docs/methods.md").read_text(encoding="utf-8") == markdown_page()
+def test_pages_of_the_methods_are_up_to_date(page_writer):
+    """If they are not: python docs/write_methods_page.py."""
+    writer = page_writer("write_methods_page")
+    assert writer.OVERVIEW.read_text(encoding="utf-8") == writer.overview()
+    assert writer.MENU.read_text(encoding="utf-8") == writer.menu()
+    files = {path.name: path.read_text(encoding="utf-8") for path in writer.FOLDER.iterdir()}
+    assert files == writer.pages()
+    assert files.keys() == {f"{name}.md" for name in METHODS}
 
 
 def test_lists_of_the_methods_are_up_to_date(page_writer):
@@ -108,9 +113,9 @@ def test_lists_of_the_methods_are_up_to_date(page_writer):
     assert page.count("<!-- methods: begin -->\n- **losses**: ") == 1
 
 
-def test_formulas_of_the_page_can_be_shown():
+def test_formulas_of_the_pages_can_be_shown(page_writer):
     """One line within text; lines that are aligned say so; braces and environments match."""
-    page = markdown_page()
+    page = "\n".join(page_writer("write_methods_page").pages().values())
     for formula in re.findall(r"\$`(.*?)`\$", page, flags=re.DOTALL):
         assert "\n" not in formula
         assert formula.count("{") == formula.count("}"), formula
