@@ -43,8 +43,8 @@ class LossAggregator(nn.Layer):
 
     An auxiliary head has parameters on which only its own losses depend.  A negative weight would
     increase these losses, so negative weights count as 0 for such parameters.  This is impossible
-    with ``level: logits`` and in the steps between updates; methods with negative weights are then
-    refused.
+    with ``level: logits``, with ``level: features`` if the heads use different features, and in the
+    steps between updates; methods with negative weights are then refused.
 
     Args:
         names: the K names of the losses, all different.

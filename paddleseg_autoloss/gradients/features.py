@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -56,6 +57,7 @@ class Features:
 
     def __init__(self, model: nn.Layer, pattern: str | None) -> None:
         self.name, layer = _find_layer(model, pattern)
+        self._model = model
         self._calls: list[Any] = []
         self._hooks = [
             model.register_forward_pre_hook(lambda *_: self.clear()),
@@ -112,12 +114,14 @@ class Features:
     def _find_below(self, parameters: Sequence[Tensor], losses: Sequence[Tensor]) -> set[int]:
         features = self.tensors()
         below = [p for p, g in zip(parameters, _grad(features, parameters)) if g is not None]
-        past = _grad([loss for loss in losses if not loss.stop_gradient], below, cut=features)
+        with _cut(features):
+            past = _grad([loss for loss in losses if not loss.stop_gradient], below)
         for parameter, gradient in zip(below, past):
-            if gradient is not None:
+            if gradient is not None and bool(gradient.any()):
+                names = {id(p): name for name, p in self._model.named_parameters()}
                 raise ConfigError(
-                    f"layer: expected a layer that all paths from its parameters to the losses go "
-                    f"through, found {self.name}: a path from {parameter.name} goes past it"
+                    "layer: expected a layer that everything below it is used through, found "
+                    f"{self.name}: a path from {names.get(id(parameter))} goes past it"
                 )
         return set(map(id, below))
 
@@ -148,16 +152,22 @@ class Features:
 
 
 def _grad(
-    outputs: list[Tensor],
-    inputs: Sequence[Tensor],
-    gradients: list[Tensor] | None = None,
-    cut: list[Tensor] | None = None,
+    outputs: list[Tensor], inputs: Sequence[Tensor], gradients: list[Tensor] | None = None
 ) -> list[Tensor | None]:
     if not outputs or not inputs:
         return [None] * len(inputs)
-    return paddle.grad(
-        outputs, list(inputs), gradients, retain_graph=True, allow_unused=True, no_grad_vars=cut
-    )
+    return paddle.grad(outputs, list(inputs), gradients, retain_graph=True, allow_unused=True)
+
+
+@contextmanager
+def _cut(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Context in which no gradient flows through some tensors."""
+    hooks = [tensor.register_hook(paddle.zeros_like) for tensor in tensors]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _copies(outputs: Any) -> Any:

@@ -127,7 +127,7 @@ class Jacobian:
         """Return how many losses depend on at least one target."""
         return len({loss for block in self._blocks for loss in block.losses})
 
-    def combine(self, weights: Tensor, keep_signs: bool = False) -> list[Tensor | None]:
+    def combine(self, weights: Tensor) -> list[Tensor | None]:
         """Return J^T w, one tensor for each target; None for a target that no loss depends on.
 
         If some losses depend on a target and others do not, negative weights count as 0 there: they
@@ -136,16 +136,13 @@ class Jacobian:
 
         Args:
             weights: w, shape [K].
-            keep_signs: whether negative weights count everywhere: the targets are features, and all
-                losses train the parameters below them.
         """
         gradients: list[Tensor | None] = [None] * len(self.targets)
         reaching = self._count_reaching()
         while self._blocks:
             block = self._blocks.pop()
             own = weights if len(block.losses) == self._num_losses else weights[block.losses]
-            if len(block.losses) < reaching and not keep_signs:
-                own = own.clip(min=0)
+            own = own if len(block.losses) == reaching else own.clip(min=0)
             self._unpack(block, own @ paddle.stack(block.rows), gradients)
         return gradients
 

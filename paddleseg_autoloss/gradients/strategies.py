@@ -216,13 +216,15 @@ class FromGramianOfFeatures(FromGramian):
         below, above = features.split(parameters, losses.each)
         jacobian, above_jacobian = Jacobian.for_groups(losses.each, [tensors, above], scale)
         gradients = _read_gramian(aggregator, losses, jacobian)
-        if aggregator.weighting.may_be_negative and aggregator.update_interval > 1:
-            _check_shared(aggregator, above_jacobian)
+        if aggregator.weighting.may_be_negative:
+            _check_shared(aggregator, jacobian)
+            if aggregator.update_interval > 1:
+                _check_shared(aggregator, above_jacobian)
         if gradients.is_finite:
             weights = self._weighting.solve(gradients.losses, gradients.gramian)
             aggregator.weights.set_value(weights.astype("float32"))
         factors = aggregator.weights * aggregator.scale_factor
-        found = features.hand_down(jacobian.combine(factors, keep_signs=True), below)
+        found = features.hand_down(jacobian.combine(factors), below)
         found += above_jacobian.combine(factors)
         update = inject(paddle.zeros([], dtype="float32"), [*below, *above], found, divisor=scale)
         return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
@@ -386,12 +388,12 @@ def _targets(aggregator: LossAggregator, given: Any) -> list[Tensor]:
 
 def _check_shared(aggregator: LossAggregator, jacobian: Jacobian) -> None:
     if not jacobian.is_shared:
-        expected = "update_interval: expected 1"
-        if aggregator.level == "logits":
-            expected = "level: expected parameters"
+        expected = "level: expected parameters"
+        if aggregator.level == "parameters":
+            expected = "update_interval: expected 1"
         raise ConfigError(
             f"{expected} with {aggregator.weighting.short_name}, whose weights can be negative, "
-            "if some outputs have losses of their own: negative weights would increase those"
+            "if some heads have losses of their own: negative weights would increase those"
         )
 
 
