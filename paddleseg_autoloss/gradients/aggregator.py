@@ -16,10 +16,11 @@ from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.checks import checked_choice, checked_integer
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.gradients.features import Features
 from paddleseg_autoloss.gradients.held_parameters import HeldParameter
 from paddleseg_autoloss.gradients.loss_range import LossRange
 from paddleseg_autoloss.gradients.stale_gradients import StaleGradient
-from paddleseg_autoloss.gradients.strategies import LossesOfStep, choose_strategy
+from paddleseg_autoloss.gradients.strategies import LossesOfStep, Network, choose_strategy
 from paddleseg_autoloss.gradients.substeps import Substeps
 from paddleseg_autoloss.ranks import mean_over_ranks
 from paddleseg_autoloss.tensors import as_vector
@@ -42,23 +43,27 @@ class LossAggregator(nn.Layer):
 
     An auxiliary head has parameters on which only its own losses depend.  A negative weight would
     increase these losses, so negative weights count as 0 for such parameters.  This is impossible
-    with ``level: logits`` and in the steps between updates; methods with negative weights are then
-    refused.
+    with ``level: logits``, with ``level: features`` if the heads use different features, and in the
+    steps between updates; methods with negative weights are then refused.
 
     Args:
         names: the K names of the losses, all different.
         weighting: the method, constructed for K losses.
         level: the tensors with respect to which gradients are computed.  ``"parameters"``: all
             trainable parameters of the network; this is exact and needs K backward passes.
-            ``"logits"``: the outputs of the network; this needs little more than one backward pass,
-            and losses of different outputs never conflict. (Sener and Koltun, NeurIPS 2018, section
-            3.3, show that the problem for the outputs gives an upper bound of the exact one, if the
-            outputs are a representation that all losses share.)
+            ``"features"``: the outputs of ``layer``; this needs K backward passes through what
+            follows the layer and one through what comes before it, and the update is exact for
+            these weights. ``"logits"``: the outputs of the network; this needs little more than one
+            backward pass, and losses of different outputs never conflict. (Sener and Koltun,
+            NeurIPS 2018, section 3.3, show that the problem for features gives an upper bound of
+            the exact one, if they are a representation that all losses share.)
         update_interval: number of steps from one update of the weights to the next, at least 1.
             The steps between two updates keep the weights and need only one backward pass.
         reduction: ``"sum"`` or ``"mean"`` multiplies the total, so that its gradient has the scale
             of the sum or of the mean of the losses.  By default it has the scale of the method's
             paper, which is ``weighting.scale``.
+        layer: for level ``"features"``, the name of the layer, see `Features`; by default
+            ``backbone``.
 
     Attributes:
         held_by_optimizer: True if an optimizer is known to hold the learned weights, or if the
@@ -68,6 +73,7 @@ class LossAggregator(nn.Layer):
             no gradients were computed.
         scale_factor: factor by which ``reduction`` multiplies the total.
         network_parameters: the parameters that `bind` got; None before `bind`.
+        features: what the layer of level ``"features"`` returned; None for other levels.
         substeps: the additional optimizer steps for ``step: each``; None for other methods.
         loss_scale: function that returns the loss scale of the gradient scaler, or None; it is None
             if there is no scaler.
@@ -100,6 +106,7 @@ class LossAggregator(nn.Layer):
         level: str = "parameters",
         update_interval: int = 1,
         reduction: str | None = None,
+        layer: str | None = None,
     ) -> None:
         super().__init__()
         if len(set(names)) != len(names):
@@ -112,7 +119,12 @@ class LossAggregator(nn.Layer):
         self.names = list(names)
         weighting.take_names(self.names)
         self.weighting = weighting
-        self.level = checked_choice("level", level, ["parameters", "logits"])
+        self.level = checked_choice("level", level, ["parameters", "features", "logits"])
+        if layer is not None and (level != "features" or not isinstance(layer, str)):
+            raise ConfigError(
+                f"layer: expected the name of a layer, with level: features; found {layer!r}"
+            )
+        self.layer = layer
         self.update_interval = checked_integer("update_interval", update_interval, least=1)
         self.reduction = reduction
         self.scale_factor = 1.0
@@ -131,6 +143,7 @@ class LossAggregator(nn.Layer):
         self.in_session = False
         self.not_finite: str | None = None
         self.network_parameters: list[Tensor] | None = None
+        self.features: Features | None = None
         self.substeps: Substeps | None = None
         self.held_by_optimizer = weighting.learned() is None
         self._held_parameter = HeldParameter(weighting)
@@ -148,20 +161,27 @@ class LossAggregator(nn.Layer):
         """Whether the optimizer takes a step for each loss."""
         return self._strategy.steps_each
 
-    def bind(self, parameters: Iterable[Tensor], optimizer: Optimizer | None = None) -> None:
+    def bind(
+        self,
+        parameters: Iterable[Tensor],
+        optimizer: Optimizer | None = None,
+        model: nn.Layer | None = None,
+    ) -> None:
         """Set the network that the losses train; within PaddleSeg's loop this is already done.
 
         Args:
             parameters: all parameters of the network; frozen ones are ignored.
             optimizer: the optimizer that trains them, for ``step: each``.
+            model: the network, for level ``"features"``.
 
         Raises:
-            ConfigError: ``step: each`` was asked for and no optimizer is given.
+            ConfigError: the optimizer or the network is needed and not given, or the network has no
+                such layer.
         """
         self.unbind()
         self.network_parameters = list(parameters)
         unique = {id(p): p for p in self.network_parameters if not p.stop_gradient}
-        self._strategy.bind(self, list(unique.values()), optimizer)
+        self._strategy.bind(self, Network(list(unique.values()), optimizer, model))
 
     def clear_substeps(self) -> None:
         """Delete the gradients of substeps that were not taken, as ``clear_grad`` does."""
@@ -172,6 +192,9 @@ class LossAggregator(nn.Layer):
         """Remove the references to the network, its optimizer and the gradient scaler."""
         self.loss_scale = None
         self.network_parameters = None
+        if self.features is not None:
+            self.features.remove()
+            self.features = None
         if self.substeps is not None:
             self.substeps.remove()
             self.substeps = None
@@ -260,7 +283,7 @@ def method_arguments(method: type[Weighting]) -> list[inspect.Parameter]:
     """Return the arguments that a config can have for a method: its own and the aggregator's."""
     shared = ["reduction"]
     if not issubclass(method, (LossWeighting, JacobianWeighting)):
-        shared += ["level", "update_interval"]
+        shared += ["level", "update_interval", "layer"]
     of_aggregator = inspect.signature(LossAggregator).parameters
     return [*own_arguments(method).values(), *(of_aggregator[name] for name in shared)]
 

@@ -41,6 +41,8 @@ class Jacobian:
         replicated: whether every card has the same targets, which is true for parameters.  J is
             then the Jacobian for the batches of all cards together.  Otherwise the targets belong
             to this card's batch, and `gramian` is the mean over the cards.
+        rows: the gradient of each loss with respect to each target, if they are known already; None
+            for 0.
 
     Attributes:
         targets: the argument ``targets``.
@@ -63,17 +65,41 @@ class Jacobian:
         targets: Sequence[Tensor],
         scale: Tensor | None = None,
         replicated: bool = True,
+        rows: list[list[Tensor | None]] | None = None,
     ) -> None:
         self.targets = list(targets)
         self._num_losses = len(losses)
         self.scale = scale
         self._replicated = replicated
         sizes = [math.prod(target.shape) for target in self.targets]
-        rows = [_gradients(loss, self.targets, scale) for loss in losses]
+        if rows is None:
+            rows = [_gradients(loss, self.targets, scale) for loss in losses]
         if replicated and paddle.distributed.get_world_size() > 1:
             _take_means_over_ranks(rows, sizes)
         self._blocks = list(_make_blocks(rows, sizes))
         self._reached = {column for block in self._blocks for column in block.columns}
+
+    @classmethod
+    def for_groups(
+        cls, losses: Sequence[Tensor], groups: Sequence[Sequence[Tensor]], scale: Tensor | None
+    ) -> list[Jacobian]:
+        """Differentiate each loss once, and return a Jacobian for each group of targets.
+
+        The targets belong to this card's batch, see ``replicated``.
+
+        Args:
+            losses: K losses, with one element each.
+            groups: groups of targets.
+            scale: factor by which the losses are multiplied, or None.
+        """
+        targets = [target for group in groups for target in group]
+        rows = [_gradients(loss, targets, scale) for loss in losses]
+        found = []
+        for group in groups:
+            own = [row[: len(group)] for row in rows]
+            rows = [row[len(group) :] for row in rows]
+            found.append(cls(losses, group, scale, replicated=False, rows=own))
+        return found
 
     def gramian(self, dtype: str = "float32") -> Tensor:
         """Return the inner products of the rows, shape [K, K].

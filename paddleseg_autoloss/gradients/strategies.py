@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import paddle
-from paddle import Tensor
+from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
+from paddleseg_autoloss.gradients.features import Features
+from paddleseg_autoloss.gradients.injection import inject
 from paddleseg_autoloss.gradients.jacobian import Jacobian
 from paddleseg_autoloss.gradients.substeps import Substeps
 from paddleseg_autoloss.ranks import mean_over_ranks
@@ -27,7 +29,7 @@ from paddleseg_autoloss.weighting import (
 if TYPE_CHECKING:
     from paddleseg_autoloss.gradients.aggregator import LossAggregator
 
-__all__ = ["LossesOfStep", "Strategy", "WeightedLosses", "choose_strategy"]
+__all__ = ["LossesOfStep", "Network", "Strategy", "WeightedLosses", "choose_strategy"]
 
 
 class LossesOfStep(NamedTuple):
@@ -59,6 +61,20 @@ class WeightedLosses(NamedTuple):
     update: Tensor | None = None
 
 
+class Network(NamedTuple):
+    """The network that the losses train.
+
+    Args:
+        trainable: its trainable parameters.
+        optimizer: the optimizer that trains them, or None if that is not known.
+        model: the network itself, or None if only its parameters are known.
+    """
+
+    trainable: list[Tensor]
+    optimizer: Optimizer | None
+    model: nn.Layer | None
+
+
 class Strategy(ABC):
     """Computes the weights of a step.  It has no state; the aggregator stores all state."""
 
@@ -76,15 +92,12 @@ class Strategy(ABC):
             losses: the losses of the step.
         """
 
-    def bind(  # noqa: B027  most strategies need no preparation
-        self, aggregator: LossAggregator, trainable: list[Tensor], optimizer: Optimizer | None
-    ) -> None:
-        """Prepare for a network; by default nothing is done.
+    def bind(self, aggregator: LossAggregator, network: Network) -> None:  # noqa: B027
+        """Prepare for a network; most strategies do nothing.
 
         Args:
             aggregator: has the state.
-            trainable: the trainable parameters of the network.
-            optimizer: the optimizer that trains them, or None if that is not known.
+            network: the network.
         """
 
 
@@ -170,22 +183,68 @@ class FromGramianOfOutputs(FromGramian):
         return WeightedLosses(losses.values, aggregator.weights.clone())
 
 
+class FromGramianOfFeatures(FromGramian):
+    """Computes the weights from the Gramian of gradients with respect to the network's features.
+
+    The K backward passes end at the features; one more, from the features' weighted gradient, goes
+    on to the parameters below.
+    """
+
+    def bind(self, aggregator: LossAggregator, network: Network) -> None:
+        """Find the layer whose outputs are the features.
+
+        Raises:
+            ConfigError: the network is not given, or has no such layer.
+        """
+        if network.model is None:
+            raise ConfigError("level: features needs the network, found none; pass it to bind")
+        aggregator.features = Features(network.model, aggregator.layer)
+
+    def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
+        """Return the weights; see `FromGradients.weigh`."""
+        try:
+            return super().weigh(aggregator, losses)
+        finally:
+            if aggregator.features is not None:
+                aggregator.features.clear()
+
+    def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
+        parameters = _targets(aggregator, aggregator.network_parameters)
+        features = aggregator.features
+        assert features is not None, "bind has found them"
+        tensors, scale = features.tensors(), _scale(aggregator)
+        below, above = features.split(parameters, losses.each)
+        jacobian, above_jacobian = Jacobian.for_groups(losses.each, [tensors, above], scale)
+        gradients = _read_gramian(aggregator, losses, jacobian)
+        if aggregator.weighting.may_be_negative:
+            _check_shared(aggregator, jacobian)
+            if aggregator.update_interval > 1:
+                _check_shared(aggregator, above_jacobian)
+        if gradients.is_finite:
+            weights = self._weighting.solve(gradients.losses, gradients.gramian)
+            aggregator.weights.set_value(weights.astype("float32"))
+        factors = aggregator.weights * aggregator.scale_factor
+        found = features.hand_down(jacobian.combine(factors), below)
+        found += above_jacobian.combine(factors)
+        update = inject(paddle.zeros([], dtype="float32"), [*below, *above], found, divisor=scale)
+        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
+
+
 class FromGramianInSubsteps(FromGramian):
     """Computes the weights from the Gramian; every loss gets an optimizer step of its own."""
 
     steps_each = True
 
-    def bind(
-        self, aggregator: LossAggregator, trainable: list[Tensor], optimizer: Optimizer | None
-    ) -> None:
+    def bind(self, aggregator: LossAggregator, network: Network) -> None:
         """Add the substeps to the optimizer.
 
         Raises:
             ConfigError: no optimizer is given.
         """
-        if optimizer is None:
+        if network.optimizer is None:
             raise ConfigError("step: each needs the optimizer, found none; pass it to bind")
-        aggregator.substeps = Substeps(optimizer, trainable, self._weighting.substep_rates or [])
+        rates = self._weighting.substep_rates or []
+        aggregator.substeps = Substeps(network.optimizer, network.trainable, rates)
 
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients, substeps = _take_gradients(aggregator, losses), aggregator.substeps
@@ -207,11 +266,9 @@ class FromJacobian(FromGradients):
     def __init__(self, weighting: JacobianWeighting) -> None:
         self._weighting = weighting
 
-    def bind(
-        self, aggregator: LossAggregator, trainable: list[Tensor], optimizer: Optimizer | None
-    ) -> None:
+    def bind(self, aggregator: LossAggregator, network: Network) -> None:
         """Let the method allocate its state, whose size depends on the network."""
-        self._weighting.prepare(sum(math.prod(p.shape) for p in trainable))
+        self._weighting.prepare(sum(math.prod(p.shape) for p in network.trainable))
 
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients = _take_gradients(aggregator, losses)
@@ -230,7 +287,8 @@ def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> S
 
     Args:
         weighting: the method.
-        level: with respect to what gradients are computed: ``"parameters"`` or ``"logits"``.
+        level: with respect to what gradients are computed: ``"parameters"``, ``"features"`` or
+            ``"logits"``.
         update_interval: steps between updates of the weights.
 
     Raises:
@@ -255,7 +313,9 @@ def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> S
         if not every_exact:
             raise ConfigError("step: each needs level parameters and update_interval 1")
         return FromGramianInSubsteps(weighting)
-    return FromGramianOfOutputs(weighting) if level == "logits" else FromGramian(weighting)
+    if level == "logits":
+        return FromGramianOfOutputs(weighting)
+    return FromGramianOfFeatures(weighting) if level == "features" else FromGramian(weighting)
 
 
 def _is_due(aggregator: LossAggregator) -> bool:
@@ -274,13 +334,23 @@ def _mean_over_cards(losses: Tensor) -> Tensor:
 
 def _take_gradients(aggregator: LossAggregator, losses: LossesOfStep) -> Gradients:
     """Differentiate every loss separately, and copy the Gramian to the host."""
-    shared = _mean_over_cards(losses.values)
-    exact, count = aggregator.level == "parameters", len(losses.each)
-    targets = aggregator.network_parameters if exact else losses.outputs
-    scale = None if aggregator.loss_scale is None else aggregator.loss_scale()
-    jacobian = Jacobian(losses.each, _targets(aggregator, targets), scale, replicated=exact)
+    exact = aggregator.level == "parameters"
+    targets = _targets(aggregator, aggregator.network_parameters if exact else losses.outputs)
+    jacobian = Jacobian(losses.each, targets, _scale(aggregator), replicated=exact)
     if aggregator.weighting.may_be_negative and (not exact or aggregator.update_interval > 1):
         _check_shared(aggregator, jacobian)
+    return _read_gramian(aggregator, losses, jacobian)
+
+
+def _scale(aggregator: LossAggregator) -> Tensor | None:
+    return None if aggregator.loss_scale is None else aggregator.loss_scale()
+
+
+def _read_gramian(
+    aggregator: LossAggregator, losses: LossesOfStep, jacobian: Jacobian
+) -> Gradients:
+    """Copy the Gramian and the losses to the host, and check that they are finite."""
+    shared, scale, count = _mean_over_cards(losses.values), jacobian.scale, len(losses.each)
     factor = paddle.ones([1], dtype="float32") if scale is None else scale.reshape([1])
     # This is the only transfer to the host.
     parts = [jacobian.gramian().flatten(), shared, factor]
@@ -303,26 +373,27 @@ def _take_gradients(aggregator: LossAggregator, losses: LossesOfStep) -> Gradien
 
 def _targets(aggregator: LossAggregator, given: Any) -> list[Tensor]:
     """Return the tensors with respect to which to differentiate, without duplicates."""
+    of_logits = aggregator.level == "logits"
     if given is None:
-        level = aggregator.level
-        missing = "bind with them" if level == "parameters" else "the aggregator with outputs"
+        level = "logits" if of_logits else "parameters"
+        missing = "the aggregator with outputs" if of_logits else "bind with them"
         raise ConfigError(
             f"{aggregator.weighting.class_name}: level {level} needs the network's {level}: call "
             f"{missing}, or train with paddleseg.core.train"
         )
-    targets = given if aggregator.level == "parameters" else tensors_in(given)
+    targets = tensors_in(given) if of_logits else given
     unique = {id(target): target for target in targets}.values()
     return [target for target in unique if not target.stop_gradient]
 
 
 def _check_shared(aggregator: LossAggregator, jacobian: Jacobian) -> None:
     if not jacobian.is_shared:
-        expected = "update_interval: expected 1"
-        if aggregator.level == "logits":
-            expected = "level: expected parameters"
+        expected = "level: expected parameters"
+        if aggregator.level == "parameters":
+            expected = "update_interval: expected 1"
         raise ConfigError(
             f"{expected} with {aggregator.weighting.short_name}, whose weights can be negative, "
-            "if some outputs have losses of their own: negative weights would increase those"
+            "if some heads have losses of their own: negative weights would increase those"
         )
 
 

@@ -253,7 +253,7 @@ class TrainingSession:
         for aggregator in self.aggregators:
             aggregator.in_session = True
             if aggregator.uses_gradients:
-                aggregator.bind(parameters, self.optimizer)
+                aggregator.bind(parameters, self.optimizer, self.model)
 
     @contextmanager
     def saved_when_stopped(self) -> Iterator[None]:

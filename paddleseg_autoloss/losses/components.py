@@ -46,8 +46,10 @@ _DOCSTRING = """{summary}
 
 _GRADIENT_ARGUMENTS = """\
         level: gradients are computed with respect to the ``"parameters"`` of the network, which is
-            exact, or its ``"logits"``, which needs one backward pass through the network.
+            exact, to its ``"features"``, the outputs of ``layer``, or to its ``"logits"``, which
+            needs one backward pass through the network.
         update_interval: number of steps from one update of the weights to the next, at least 1.
+        layer: name of the layer for level ``"features"``; by default ``backbone``.
 """
 
 

@@ -32,6 +32,7 @@ class WeightedLoss(nn.Layer):
         level: for methods that need gradients, see `LossAggregator`.
         update_interval: for methods that need gradients, see `LossAggregator`.
         reduction: ``"sum"`` or ``"mean"``, see `LossAggregator`.
+        layer: for level ``"features"``, see `LossAggregator`.
 
     Raises:
         ConfigError: there are fewer than two losses, one of them is not a loss, ``names`` has
@@ -47,6 +48,7 @@ class WeightedLoss(nn.Layer):
         level: str = "parameters",
         update_interval: int = 1,
         reduction: str | None = None,
+        layer: str | None = None,
     ) -> None:
         super().__init__()
         losses = _checked_losses(type(self).__name__, losses)
@@ -58,7 +60,7 @@ class WeightedLoss(nn.Layer):
             )
         self.losses = nn.LayerList(losses)
         method = weighting(len(losses))
-        self.aggregator = LossAggregator(names, method, level, update_interval, reduction)
+        self.aggregator = LossAggregator(names, method, level, update_interval, reduction, layer)
         self.ignore_index = ignore_index
         if ignore_index is not None:
             _hand_on_ignore_index(losses, ignore_index)
@@ -77,7 +79,7 @@ class WeightedLoss(nn.Layer):
             model: the network.
             optimizer: its optimizer, for ``step: each``.
         """
-        self.aggregator.bind(model.parameters(), optimizer)
+        self.aggregator.bind(model.parameters(), optimizer, model)
         return self
 
     def forward(self, logits: Any, labels: Any) -> Tensor:
