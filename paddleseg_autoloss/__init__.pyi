@@ -23,6 +23,7 @@ class AGDA(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class AlignedMTL(WeightedLoss):
@@ -37,6 +38,7 @@ class AlignedMTL(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class AutoWeightedLoss(WeightedLoss):
@@ -65,6 +67,7 @@ class CAGrad(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class ConFIG(WeightedLoss):
@@ -78,6 +81,7 @@ class ConFIG(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class COSMOS(WeightedLoss):
@@ -106,6 +110,7 @@ class CRMOGM(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class DBMTL(WeightedLoss):
@@ -132,6 +137,7 @@ class DualProj(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class DWA(WeightedLoss):
@@ -172,6 +178,7 @@ class FairGrad(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class FAMO(WeightedLoss):
@@ -224,6 +231,7 @@ class GradNorm(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class GradVac(WeightedLoss):
@@ -238,6 +246,7 @@ class GradVac(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class IMTL(WeightedLoss):
@@ -252,6 +261,7 @@ class IMTL(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class IMTLG(WeightedLoss):
@@ -265,6 +275,7 @@ class IMTLG(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class IMTLL(WeightedLoss):
@@ -292,6 +303,7 @@ class Krum(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class MConFIG(WeightedLoss):
@@ -319,6 +331,7 @@ class MGDA(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class MoCo(WeightedLoss):
@@ -349,6 +362,7 @@ class NashMTL(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class NTK(WeightedLoss):
@@ -362,6 +376,7 @@ class NTK(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class PBI(WeightedLoss):
@@ -391,6 +406,7 @@ class PCD(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class PCGrad(WeightedLoss):
@@ -404,6 +420,7 @@ class PCGrad(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class Relobralo(WeightedLoss):
@@ -473,6 +490,7 @@ class SeparateBackward(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class SoftAdapt(WeightedLoss):
@@ -549,6 +567,7 @@ class UPGrad(WeightedLoss):
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
+        layer: str | None = None,
     ) -> None: ...
 
 class UWO(WeightedLoss):
