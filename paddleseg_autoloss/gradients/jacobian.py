@@ -12,7 +12,7 @@ from paddle import Tensor
 
 from paddleseg_autoloss.gradients.injection import inject
 from paddleseg_autoloss.ranks import mean_over_ranks
-from paddleseg_autoloss.tensors import as_float32, inner_product
+from paddleseg_autoloss.tensors import as_float32, beyond_float32, inner_product
 
 __all__ = ["Jacobian"]
 
@@ -116,6 +116,23 @@ class Jacobian:
         upper = paddle.stack(list(map(paddle.stack, entries)))
         total = upper + paddle.triu(upper, 1).T
         return total if self._replicated else mean_over_ranks(total)
+
+    def read(self, losses: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Copy the Gramian, without `scale`, and the losses to the host, in double precision.
+
+        This is the only transfer of a step, unless the squares are `beyond_float32`.
+
+        Args:
+            losses: the loss values, shape [K].
+        """
+        factor = paddle.ones([1], dtype="float32") if self.scale is None else self.scale
+        parts = [self.gramian().flatten(), losses, factor.reshape([1])]
+        numbers = paddle.concat(parts).numpy().astype("float64")
+        count = self._num_losses
+        products = numbers[: count * count].reshape([count, count])
+        if beyond_float32(products.diagonal()):
+            products = self.gramian("float64").numpy()
+        return products / numbers[-1] ** 2, numbers[-count - 1 : -1]
 
     @property
     def is_shared(self) -> bool:

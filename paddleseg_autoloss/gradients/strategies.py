@@ -18,7 +18,7 @@ from paddleseg_autoloss.gradients.injection import inject
 from paddleseg_autoloss.gradients.jacobian import Jacobian
 from paddleseg_autoloss.gradients.substeps import Substeps
 from paddleseg_autoloss.ranks import mean_over_ranks
-from paddleseg_autoloss.tensors import beyond_float32, describe_broken, tensors_in
+from paddleseg_autoloss.tensors import describe_broken, tensors_in
 from paddleseg_autoloss.weighting import (
     GramianWeighting,
     JacobianWeighting,
@@ -215,7 +215,8 @@ class FromGramianOfFeatures(FromGramian):
         tensors, scale = features.tensors(), _scale(aggregator)
         below, above = features.split(parameters, losses.each)
         jacobian, above_jacobian = Jacobian.for_groups(losses.each, [tensors, above], scale)
-        gradients = _read_gramian(aggregator, losses, jacobian)
+        shared = _mean_over_cards(losses.values)
+        gradients = _checked(aggregator, jacobian, shared, *jacobian.read(shared))
         if aggregator.weighting.may_be_negative:
             _check_shared(aggregator, jacobian)
             if aggregator.update_interval > 1:
@@ -334,37 +335,33 @@ def _mean_over_cards(losses: Tensor) -> Tensor:
 
 def _take_gradients(aggregator: LossAggregator, losses: LossesOfStep) -> Gradients:
     """Differentiate every loss separately, and copy the Gramian to the host."""
+    shared = _mean_over_cards(losses.values)
     exact = aggregator.level == "parameters"
     targets = _targets(aggregator, aggregator.network_parameters if exact else losses.outputs)
     jacobian = Jacobian(losses.each, targets, _scale(aggregator), replicated=exact)
     if aggregator.weighting.may_be_negative and (not exact or aggregator.update_interval > 1):
         _check_shared(aggregator, jacobian)
-    return _read_gramian(aggregator, losses, jacobian)
+    return _checked(aggregator, jacobian, shared, *jacobian.read(shared))
 
 
 def _scale(aggregator: LossAggregator) -> Tensor | None:
     return None if aggregator.loss_scale is None else aggregator.loss_scale()
 
 
-def _read_gramian(
-    aggregator: LossAggregator, losses: LossesOfStep, jacobian: Jacobian
+def _checked(
+    aggregator: LossAggregator,
+    jacobian: Jacobian,
+    shared: Tensor,
+    products: np.ndarray,
+    on_host: np.ndarray,
 ) -> Gradients:
-    """Copy the Gramian and the losses to the host, and check that they are finite."""
-    shared, scale, count = _mean_over_cards(losses.values), jacobian.scale, len(losses.each)
-    factor = paddle.ones([1], dtype="float32") if scale is None else scale.reshape([1])
-    # This is the only transfer to the host.
-    parts = [jacobian.gramian().flatten(), shared, factor]
-    numbers = paddle.concat(parts).numpy().astype("float64")
-    products, on_host = numbers[: -count - 1].reshape([count, count]), numbers[-count - 1 : -1]
-    if beyond_float32(products.diagonal()):
-        products = jacobian.gramian("float64").numpy()
-    products = products / numbers[-1] ** 2
+    """Check that the Gramian and the losses are finite and in the range of the method."""
     aggregator.last_gramian = products
     is_finite = bool(np.isfinite(products).all() and np.isfinite(on_host).all())
     aggregator.not_finite = None
     if not is_finite:
         aggregator.not_finite = _name_not_finite(aggregator.names, on_host, products)
-        if scale is None and not aggregator.in_session:
+        if jacobian.scale is None and not aggregator.in_session:
             raise TrainingDiverged(aggregator.not_finite)
     elif aggregator.loss_range.refuses:
         aggregator.loss_range.refuse(on_host)
