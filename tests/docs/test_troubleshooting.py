@@ -13,6 +13,7 @@ from support.processes import ROOT
 from paddleseg_autoloss import errors
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+CHINESE_PAGE = (ROOT / "docs" / "zh" / "troubleshooting.md").read_text(encoding="utf-8")
 PACKAGE = ROOT / "paddleseg_autoloss"
 WARN = ("logger.warning", "warnings.warn")
 #: Texts that only put a key before the message of another place.
@@ -78,7 +79,13 @@ def is_in(quote: str, text: str) -> bool:
     return re.search(".*".join(map(re.escape, parts)), text, flags=re.DOTALL) is not None
 
 
-@pytest.mark.parametrize("quote", quotes())
+def chinese_quotes() -> list[str]:
+    """Messages that stand in the bold line above an entry."""
+    heads = re.findall(r"^\*\*(.+)\*\*", CHINESE_PAGE, flags=re.MULTILINE)
+    return [quote for head in heads for quote in re.findall(r"`(.+?)`", head)]
+
+
+@pytest.mark.parametrize("quote", [*quotes(), *chinese_quotes()])
 def test_message_exists(quote):
     assert any(is_in(quote, text) for text in texts())
 
@@ -102,5 +109,5 @@ def test_every_entry_says_something():
 
 
 def test_no_quote_fits_everything():
-    for quote in quotes():
+    for quote in [*quotes(), *chinese_quotes()]:
         assert max(len(part) for part in quote.split("...")) >= 7, quote
