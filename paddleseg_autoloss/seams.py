@@ -262,7 +262,7 @@ SEAMS = (
     Seam(
         "visualdl.LogWriter",
         f"{_RUN_SEAMS}: _log_writer",
-        "our curves go to the same run as PaddleSeg's",
+        "PaddleSeg's curves and ours go to every logger of the run",
         _RUN,
         uses=("visualdl.LogWriter",),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from paddleseg.utils import logger, utils
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.flags import default_device, non_negative_int
 from paddleseg_autoloss.integration.loading import load_weights
+from paddleseg_autoloss.integration.loggers import LOGGERS
 
 __all__ = [
     "add_augmentation",
     "add_config",
     "add_data_format",
     "add_device",
+    "add_loggers",
     "add_multilabel",
     "add_num_workers",
     "add_opts",
@@ -61,6 +63,28 @@ def add_num_workers(parser: ArgumentParser) -> None:
         default=0,
         help="processes that load data; default: %(default)s",
     )
+
+
+def add_loggers(parser: ArgumentParser) -> None:
+    """Add ``--logger``."""
+    parser.add_argument(
+        "--logger",
+        type=_loggers,
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help=f"write the curves with {', '.join(LOGGERS)}; several with commas, or by several "
+        "such flags; default: none",
+    )
+
+
+def _loggers(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in LOGGERS:
+            known = ", ".join(LOGGERS)
+            raise ArgumentTypeError(f"expected one of {known}, found {name!r}")
+    return names
 
 
 def add_seed(parser: ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from paddleseg_autoloss.flags import positive_int
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.checkpoint import checkpoint_iteration
 from paddleseg_autoloss.integration.config import find_config, load_config
+from paddleseg_autoloss.integration.loggers import check_loggers
 from paddleseg_autoloss.integration.loss_trial import try_losses
 from paddleseg_autoloss.integration.parts import build_parts
 
@@ -27,6 +28,7 @@ def add_flags(parser: ArgumentParser) -> None:
     options.add_num_workers(parser)
     add("--do_eval", action="store_true", help="evaluate at every save_interval")
     add("--use_vdl", action="store_true", help="write VisualDL curves")
+    options.add_loggers(parser)
     add("--use_ema", action="store_true", help="keep a moving average of the model")
 
     add("--resume_model", help="folder to continue from, such as output/iter_1000, or latest")
@@ -97,6 +99,7 @@ def run(args: Namespace) -> None:
     """Run the command."""
     if args.resume_model not in (None, "latest"):
         checkpoint_iteration(args.resume_model)
+    check_loggers(args.logger)
     config = load_config(
         find_config(args.config, CONFIG_DIR),
         learning_rate=args.learning_rate,
@@ -123,6 +126,7 @@ def run(args: Namespace) -> None:
         log_iters=args.log_iters,
         num_workers=args.num_workers,
         use_vdl=args.use_vdl,
+        loggers=args.logger,
         use_ema=args.use_ema,
         losses=parts.losses,
         keep_checkpoint_max=args.keep_checkpoint_max,
