@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType, TracebackType
 
+from paddleseg_autoloss.conflicts import find_conflicts, installed_versions
 from paddleseg_autoloss.errors import AutoLossError, MissingPackageError, one_line
 
 __all__ = ["explained_imports", "import_for"]
@@ -48,7 +49,10 @@ def _explanation(error: ImportError) -> str:
     importer = _importer(error.__traceback__)
     if isinstance(error, ModuleNotFoundError) and error.name:
         return _need(importer, error.name)
-    return f"{importer} cannot import {error.name or 'a package'}: {one_line(error)}"
+    cures = find_conflicts(installed_versions())
+    return "; ".join(
+        [f"{importer} cannot import {error.name or 'a package'}: {one_line(error)}", *cures]
+    )
 
 
 def _need(user: str, module: str) -> str:

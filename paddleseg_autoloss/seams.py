@@ -260,6 +260,12 @@ SEAMS = (
         uses=("paddle.amp.GradScaler",),
     ),
     Seam(
+        "paddleseg.core.train.time",
+        "installation_checks/trial.py",
+        "a training of five steps does not sleep for a second at its end",
+        _RUN,
+    ),
+    Seam(
         "visualdl.LogWriter",
         f"{_RUN_SEAMS}: _log_writer",
         "PaddleSeg's curves and ours go to every logger of the run",
