@@ -12,15 +12,10 @@ import paddleseg
 import paddleseg_autoloss
 from paddleseg_autoloss.compat import APPLIED_FIXES, SOURCE_FIXES
 from paddleseg_autoloss.conflicts import find_conflicts, installed_versions
+from paddleseg_autoloss.fonts import chinese_font
 from paddleseg_autoloss.seams import SEAMS
 
 __all__ = ["describe_environment", "gpu_count"]
-
-#: Parts of the names of files of fonts that have Chinese letters.
-_CJK_FONTS = (
-    "cjk", "sourcehan", "simhei", "simsun", "msyh", "pingfang", "heiti", "songti", "hiragino",
-    "wqy", "droidsansfallback", "uming", "ukai", "arialuni",
-)  # fmt: skip
 
 
 def gpu_count() -> int:
@@ -41,7 +36,7 @@ def describe_environment() -> tuple[list[tuple[str, str]], list[str]]:
         *(("conflict", text) for text in conflicts or ["none known"]),
         ("cures", _cures()),
         ("stand-ins", f"{len(SEAMS)}, all of which PaddleSeg uses"),
-        ("Chinese font", _cjk_font()),
+        ("Chinese font", chinese_font() or "none: Chinese names in pictures are boxes"),
         ("processor", f"{_processor()}, {os.cpu_count()} cores"),
         ("GPUs", _gpus()),
     ]
@@ -62,15 +57,6 @@ def _cures() -> str:
     """Say which of the faults that `compat` knows are in this PaddleSeg and cured."""
     functions = dict.fromkeys(fix.target.split(":")[1] for fix in APPLIED_FIXES)
     return f"{len(APPLIED_FIXES)} of {len(SOURCE_FIXES)} needed: {', '.join(functions)}"
-
-
-def _cjk_font() -> str:
-    from matplotlib.font_manager import findSystemFonts
-
-    for path in sorted(findSystemFonts()):
-        if any(part in Path(path).name.lower() for part in _CJK_FONTS):
-            return path
-    return "none, so Chinese names are drawn as boxes; install one, such as Noto Sans CJK"
 
 
 def _processor() -> str:
