@@ -90,14 +90,18 @@ def _loggers(text: str) -> list[str]:
 def add_seed(parser: ArgumentParser) -> None:
     """Add ``--seed``."""
     parser.add_argument(
-        "--seed", type=non_negative_int, help="seed of initial weights, data order and augmentation"
+        "--seed",
+        type=non_negative_int,
+        help="seed of initial weights, data order and augmentation; default: another one each time",
     )
 
 
 def add_opts(parser: ArgumentParser) -> None:
     """Add ``--opts``."""
     parser.add_argument(
-        "--opts", nargs="+", help="config keys to change, as key=value or key.inner=value"
+        "--opts",
+        nargs="+",
+        help="config keys to change, as key=value or key.inner=value; default: none",
     )
 
 
@@ -191,8 +195,13 @@ def add_window(parser: ArgumentParser) -> None:
     """Add the flags of a sliding window."""
     add = parser.add_argument
     add("--is_slide", action="store_true", help="process the image in a sliding window")
-    add("--crop_size", nargs=2, type=int, help="width and height of the window, pixels")
-    add("--stride", nargs=2, type=int, help="horizontal and vertical step of the window, pixels")
+    add("--crop_size", nargs=2, type=int, help="width and height of the window, pixels; no default")
+    add(
+        "--stride",
+        nargs=2,
+        type=int,
+        help="horizontal and vertical step of the window, pixels; no default",
+    )
 
 
 def check_window(args: Namespace) -> None:

@@ -31,10 +31,13 @@ def add_flags(parser: ArgumentParser) -> None:
     options.add_loggers(parser)
     add("--use_ema", action="store_true", help="keep a moving average of the model")
 
-    add("--resume_model", help="folder to continue from, such as output/iter_1000, or latest")
-    add("--iters", type=positive_int, help="iterations, instead of the config's")
-    add("--batch_size", type=positive_int, help="images per card and step, instead of the config's")
-    add("--learning_rate", type=float, help="learning rate, instead of the config's")
+    add(
+        "--resume_model",
+        help="folder to continue from, such as output/iter_1000, or latest; default: a new run",
+    )
+    add("--iters", type=positive_int, help="iterations; default: the config's")
+    add("--batch_size", type=positive_int, help="images per card and step; default: the config's")
+    add("--learning_rate", type=float, help="learning rate; default: the config's")
     add(
         "--save_interval",
         type=positive_int,
@@ -55,9 +58,16 @@ def add_flags(parser: ArgumentParser) -> None:
     )
 
     options.add_seed(parser)
-    add("--loss_aggregator", help="weigh all terms of the loss with this method, such as PCGrad")
+    add(
+        "--loss_aggregator",
+        help="weigh all terms of the loss with this method, such as PCGrad; default: the config's",
+    )
     policies = ["stop", "skip"]
-    add("--on_nonfinite", choices=policies, help="reaction to NaN or infinity; default: stop")
+    add(
+        "--on_nonfinite",
+        choices=policies,
+        help="reaction to NaN or infinity; default: the config's, else stop",
+    )
     add(
         "--precision",
         choices=["fp32", "fp16"],
@@ -70,7 +80,7 @@ def add_flags(parser: ArgumentParser) -> None:
         default="O1",
         help="level of mixed precision; default: %(default)s",
     )
-    add("--profiler_options", help="see paddleseg/utils/train_profiler.py")
+    add("--profiler_options", help="see paddleseg/utils/train_profiler.py; default: no profile")
     options.add_data_format(parser)
     add(
         "--repeats",

@@ -204,5 +204,5 @@ def try_kind(method: str, precision: str, folder: Path) -> Outcome:
     named = {"weights": weights, "gradient": optimizer.gradient, "parameters": parameters}
     for name, numbers in named.items():
         if not np.isfinite(numbers).all():
-            raise TrainingDiverged(f"the {name} are not finite")
+            raise TrainingDiverged(f"{name}: expected finite numbers, found NaN or infinity")
     return Outcome(weights.tolist(), digest(optimizer.gradient), digest(parameters))
