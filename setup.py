@@ -77,8 +77,12 @@ setup(
         "cpu": ["paddlepaddle>=2.6.2,<3.4"],
         "gpu": ["paddlepaddle-gpu==2.6.2"],
         "docs": DOCS,
+        "tensorboard": ["tensorboard"],
+        "wandb": ["wandb"],
+        "swanlab": ["swanlab>=0.10"],
         "test": [
             *("build", "pytest", "pytest-xdist", "hypothesis", "mypy", "ruff", "types-PyYAML"),
+            "tensorboard",
             *DOCS,
         ],
     },

@@ -12,6 +12,7 @@ _LONGEST = 120
 __all__ = [
     "AutoLossError",
     "CheckpointError",
+    "ChecksFailed",
     "ConfigError",
     "DataError",
     "MissingPackageError",
@@ -57,6 +58,10 @@ class TensorFileError(CheckpointError):
 
 class RunsFailed(AutoLossError, RuntimeError):
     """Some runs of a comparison failed; the others are done."""
+
+
+class ChecksFailed(AutoLossError, RuntimeError):
+    """The installation does not compute what it should."""
 
 
 class TrainingDiverged(AutoLossError, FloatingPointError):

@@ -12,7 +12,7 @@ from paddleseg.utils import logger
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["choose_fonts"]
+__all__ = ["chinese_font", "choose_fonts"]
 
 #: Words in the names of fonts that are less easy to read in a picture, the worst last.
 _UNLIKELY = ("serif", "mono", "condensed", "light", "thin", "black", "bold", "italic", "oblique")
@@ -41,6 +41,12 @@ def choose_fonts(figure: Figure) -> None:
     families = _families_with("".join(sorted(missing)))
     for text in texts:
         text.set_family([*text.get_family(), *families])
+
+
+def chinese_font() -> str | None:
+    """Return the file of a font that has Chinese characters, or None if none is installed."""
+    wanted = set("损失")
+    return next((path for path in _fonts() if _covered(path, wanted) == wanted), None)
 
 
 def _texts(figure: Figure) -> list[Any]:

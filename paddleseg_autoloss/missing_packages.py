@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from types import ModuleType, TracebackType
 
+from paddleseg_autoloss.conflicts import find_conflicts, installed_versions
 from paddleseg_autoloss.errors import AutoLossError, MissingPackageError, one_line
 
-__all__ = ["explained_imports"]
+__all__ = ["explained_imports", "import_for"]
 
 #: Names in pip of packages that are imported under another name.
 _NAMES_OF_PIP = {
@@ -46,10 +48,35 @@ def explained_imports() -> Iterator[None]:
 def _explanation(error: ImportError) -> str:
     importer = _importer(error.__traceback__)
     if isinstance(error, ModuleNotFoundError) and error.name:
-        package = error.name.partition(".")[0]
-        package = _NAMES_OF_PIP.get(package, package)
-        return f"{importer} needs the package {package}, which is missing: pip install {package}"
-    return f"{importer} cannot import {error.name or 'a package'}: {one_line(error)}"
+        return _need(importer, error.name)
+    cures = find_conflicts(installed_versions())
+    return "; ".join(
+        [f"{importer} cannot import {error.name or 'a package'}: {one_line(error)}", *cures]
+    )
+
+
+def _need(user: str, module: str) -> str:
+    package = module.partition(".")[0]
+    package = _NAMES_OF_PIP.get(package, package)
+    return f"{user} needs the package {package}, which is missing: pip install {package}"
+
+
+def import_for(user: str, module: str) -> ModuleType:
+    """Import a module of a package that is not installed with this one.
+
+    Args:
+        user: what needs it, for the error.
+        module: name of the module.
+
+    Raises:
+        MissingPackageError: the package is not installed, or cannot be loaded.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(_need(user, error.name or module)) from error
+    except ImportError as error:
+        raise MissingPackageError(f"{user} cannot import {module}: {one_line(error)}") from error
 
 
 def _importer(trace: TracebackType | None) -> str:

@@ -260,9 +260,15 @@ SEAMS = (
         uses=("paddle.amp.GradScaler",),
     ),
     Seam(
+        "paddleseg.core.train.time",
+        "installation_checks/trial.py",
+        "a training of five steps does not sleep for a second at its end",
+        _RUN,
+    ),
+    Seam(
         "visualdl.LogWriter",
         f"{_RUN_SEAMS}: _log_writer",
-        "our curves go to the same run as PaddleSeg's",
+        "PaddleSeg's curves and ours go to every logger of the run",
         _RUN,
         uses=("visualdl.LogWriter",),
     ),

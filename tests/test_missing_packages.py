@@ -63,6 +63,20 @@ def test_package_that_cannot_be_loaded(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_conflict_that_is_the_cause(tmp_path):
+    """What an OpenCV for NumPy 1 says with NumPy 2, of which only the name is here."""
+    reason = "numpy.core.multiarray failed to import"
+    path = without(tmp_path, "cv2", f"raise ImportError({reason!r}, name='cv2')\n")
+    for name, version in (("numpy", "2.3.5"), ("opencv_python", "4.5.5.64")):
+        folder = tmp_path / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    done = run_tool("-m", "paddleseg_autoloss", "checks", PYTHONPATH=path)
+    assert done.returncode == 1
+    end = "OpenCV before 4.10 is compiled for NumPy 1 and cannot be imported with NumPy 2: pip "
+    assert done.stderr.splitlines()[-1].endswith(f"{reason}; {end}install 'numpy<2'")
+
+
 def test_other_errors_of_a_script_keep_their_traceback(tmp_path):
     code = (
         "try:\n    import paddleseg_autoloss\n"

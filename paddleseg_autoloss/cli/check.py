@@ -1,6 +1,7 @@
 """Check all images and labels of a config: find unreadable files, and list the label values.
 
 Training itself checks up to 2,000 labels first and decodes no image; this command checks all.
+For this installation and its devices see "autoloss checks".
 """
 
 from __future__ import annotations

@@ -16,10 +16,19 @@ def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("configs", nargs="*", help="a comparison file, or the train configs to compare")
     add("--config", help="one train config, for --methods and --grid")
-    add("--methods", help="methods to weigh the config's losses with, such as PCGrad,CAGrad")
-    add("--grid", help="fixed mixes of its two losses, as first:last:step, such as 0.1:0.9:0.2")
+    add(
+        "--methods",
+        help="methods to weigh the config's losses with, such as PCGrad,CAGrad; default: none",
+    )
+    add(
+        "--grid",
+        help="fixed mixes of its two losses, as first:last:step, like 0.1:0.9:0.2; default: none",
+    )
     add("--seeds", help="number of seeds, or a list such as 3,5,8; default: 5")
-    add("--lr_grid", help="learning rates to train each variant with, such as 0.001,0.002")
+    add(
+        "--lr_grid",
+        help="learning rates to train each variant with, like 0.001,0.002; default: the configs'",
+    )
     add("--baseline", help="variant that the others are compared with; default: the first")
     add("--validation", type=float, help="share of the training list to hold out; default: 0.2")
 
@@ -37,8 +46,12 @@ def add_flags(parser: ArgumentParser) -> None:
         default=0,
         help="processes that load data, for each run; default: %(default)s",
     )
-    add("--iters", type=positive_int, help="iterations, instead of the configs'")
-    add("--save_interval", type=positive_int, help="iterations between points of the curves")
+    add("--iters", type=positive_int, help="iterations; default: the configs'")
+    add(
+        "--save_interval",
+        type=positive_int,
+        help="iterations between points of the curves; default: a tenth of all",
+    )
     add(
         "--log_iters",
         type=positive_int,

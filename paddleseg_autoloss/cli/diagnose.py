@@ -25,7 +25,7 @@ def add_flags(parser: ArgumentParser) -> None:
         default=50,
         help="number of iterations; default: %(default)s",
     )
-    add("--batch_size", type=positive_int, help="images per step, instead of the config's")
+    add("--batch_size", type=positive_int, help="images per step; default: the config's")
     options.add_device(parser)
     options.add_num_workers(parser)
     options.add_seed(parser)

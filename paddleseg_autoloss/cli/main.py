@@ -10,7 +10,18 @@ from contextlib import nullcontext
 from types import ModuleType
 
 import paddleseg_autoloss
-from paddleseg_autoloss.cli import check, compare, diagnose, init, predict, run, show, train, val
+from paddleseg_autoloss.cli import (
+    check,
+    checks,
+    compare,
+    diagnose,
+    init,
+    predict,
+    run,
+    show,
+    train,
+    val,
+)
 from paddleseg_autoloss.cli import list as list_
 from paddleseg_autoloss.compat import quiet
 from paddleseg_autoloss.flags import run_command
@@ -29,6 +40,7 @@ COMMANDS: dict[str, ModuleType] = {
     "list": list_,
     "show": show,
     "run": run,
+    "checks": checks,
 }
 
 _EXIT_STATUS = (

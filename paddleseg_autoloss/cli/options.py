@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from paddleseg.utils import logger, utils
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.flags import default_device, non_negative_int
 from paddleseg_autoloss.integration.loading import load_weights
+from paddleseg_autoloss.integration.loggers import LOGGERS
 
 __all__ = [
     "add_augmentation",
     "add_config",
     "add_data_format",
     "add_device",
+    "add_loggers",
     "add_multilabel",
     "add_num_workers",
     "add_opts",
@@ -63,17 +65,43 @@ def add_num_workers(parser: ArgumentParser) -> None:
     )
 
 
+def add_loggers(parser: ArgumentParser) -> None:
+    """Add ``--logger``."""
+    parser.add_argument(
+        "--logger",
+        type=_loggers,
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help=f"write the curves with {', '.join(LOGGERS)}; several with commas, or by several "
+        "such flags; default: none",
+    )
+
+
+def _loggers(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in LOGGERS:
+            known = ", ".join(LOGGERS)
+            raise ArgumentTypeError(f"expected one of {known}, found {name!r}")
+    return names
+
+
 def add_seed(parser: ArgumentParser) -> None:
     """Add ``--seed``."""
     parser.add_argument(
-        "--seed", type=non_negative_int, help="seed of initial weights, data order and augmentation"
+        "--seed",
+        type=non_negative_int,
+        help="seed of initial weights, data order and augmentation; default: another one each time",
     )
 
 
 def add_opts(parser: ArgumentParser) -> None:
     """Add ``--opts``."""
     parser.add_argument(
-        "--opts", nargs="+", help="config keys to change, as key=value or key.inner=value"
+        "--opts",
+        nargs="+",
+        help="config keys to change, as key=value or key.inner=value; default: none",
     )
 
 
@@ -167,8 +195,13 @@ def add_window(parser: ArgumentParser) -> None:
     """Add the flags of a sliding window."""
     add = parser.add_argument
     add("--is_slide", action="store_true", help="process the image in a sliding window")
-    add("--crop_size", nargs=2, type=int, help="width and height of the window, pixels")
-    add("--stride", nargs=2, type=int, help="horizontal and vertical step of the window, pixels")
+    add("--crop_size", nargs=2, type=int, help="width and height of the window, pixels; no default")
+    add(
+        "--stride",
+        nargs=2,
+        type=int,
+        help="horizontal and vertical step of the window, pixels; no default",
+    )
 
 
 def check_window(args: Namespace) -> None:

@@ -35,7 +35,12 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--device_id", type=int, default=0, help="which of the devices; default: %(default)s")
     options.add_augmentation(parser, "aug_pred")
     options.add_window(parser)
-    add("--custom_color", nargs="+", type=int, help="colours of the classes, as R G B R G B ...")
+    add(
+        "--custom_color",
+        nargs="+",
+        type=int,
+        help="colours of the classes, as R G B R G B ...; default: PaddleSeg's",
+    )
     options.add_multilabel(parser, predict)
     options.add_quiet(parser)
 

@@ -12,6 +12,7 @@ from paddleseg_autoloss.flags import positive_int
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.checkpoint import checkpoint_iteration
 from paddleseg_autoloss.integration.config import find_config, load_config
+from paddleseg_autoloss.integration.loggers import check_loggers
 from paddleseg_autoloss.integration.loss_trial import try_losses
 from paddleseg_autoloss.integration.parts import build_parts
 
@@ -27,12 +28,16 @@ def add_flags(parser: ArgumentParser) -> None:
     options.add_num_workers(parser)
     add("--do_eval", action="store_true", help="evaluate at every save_interval")
     add("--use_vdl", action="store_true", help="write VisualDL curves")
+    options.add_loggers(parser)
     add("--use_ema", action="store_true", help="keep a moving average of the model")
 
-    add("--resume_model", help="folder to continue from, such as output/iter_1000, or latest")
-    add("--iters", type=positive_int, help="iterations, instead of the config's")
-    add("--batch_size", type=positive_int, help="images per card and step, instead of the config's")
-    add("--learning_rate", type=float, help="learning rate, instead of the config's")
+    add(
+        "--resume_model",
+        help="folder to continue from, such as output/iter_1000, or latest; default: a new run",
+    )
+    add("--iters", type=positive_int, help="iterations; default: the config's")
+    add("--batch_size", type=positive_int, help="images per card and step; default: the config's")
+    add("--learning_rate", type=float, help="learning rate; default: the config's")
     add(
         "--save_interval",
         type=positive_int,
@@ -53,9 +58,16 @@ def add_flags(parser: ArgumentParser) -> None:
     )
 
     options.add_seed(parser)
-    add("--loss_aggregator", help="weigh all terms of the loss with this method, such as PCGrad")
+    add(
+        "--loss_aggregator",
+        help="weigh all terms of the loss with this method, such as PCGrad; default: the config's",
+    )
     policies = ["stop", "skip"]
-    add("--on_nonfinite", choices=policies, help="reaction to NaN or infinity; default: stop")
+    add(
+        "--on_nonfinite",
+        choices=policies,
+        help="reaction to NaN or infinity; default: the config's, else stop",
+    )
     add(
         "--precision",
         choices=["fp32", "fp16"],
@@ -68,7 +80,7 @@ def add_flags(parser: ArgumentParser) -> None:
         default="O1",
         help="level of mixed precision; default: %(default)s",
     )
-    add("--profiler_options", help="see paddleseg/utils/train_profiler.py")
+    add("--profiler_options", help="see paddleseg/utils/train_profiler.py; default: no profile")
     options.add_data_format(parser)
     add(
         "--repeats",
@@ -97,6 +109,7 @@ def run(args: Namespace) -> None:
     """Run the command."""
     if args.resume_model not in (None, "latest"):
         checkpoint_iteration(args.resume_model)
+    check_loggers(args.logger)
     config = load_config(
         find_config(args.config, CONFIG_DIR),
         learning_rate=args.learning_rate,
@@ -123,6 +136,7 @@ def run(args: Namespace) -> None:
         log_iters=args.log_iters,
         num_workers=args.num_workers,
         use_vdl=args.use_vdl,
+        loggers=args.logger,
         use_ema=args.use_ema,
         losses=parts.losses,
         keep_checkpoint_max=args.keep_checkpoint_max,

@@ -26,10 +26,13 @@ def add_flags(parser: ArgumentParser) -> None:
     """Add the flags of the command."""
     add = parser.add_argument
     options.add_config(parser)
-    add("--model_path", help="trained weights, such as output/best_model/model.pdparams")
+    add(
+        "--model_path",
+        help="trained weights, such as output/best_model/model.pdparams; default: untrained",
+    )
     options.add_num_workers(parser)
     options.add_device(parser)
-    add("--json", help="file to write the metrics to")
+    add("--json", help="file to write the metrics to; default: none")
     options.add_augmentation(parser, "aug_eval")
     options.add_window(parser)
     options.add_data_format(parser)
@@ -40,7 +43,7 @@ def add_flags(parser: ArgumentParser) -> None:
         const=True,
         default=False,
         metavar="True",
-        help="also compute the area under the ROC curve; PaddleSeg's --auc_roc True works too",
+        help="compute the area under the ROC curve too, also as --auc_roc True; default: no",
     )
     options.add_multilabel(parser, evaluate)
     options.add_quiet(parser)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import visualdl
 from paddleseg.utils import logger
 
 from paddleseg_autoloss.integration.checkpoint import newest_good_checkpoint
 from paddleseg_autoloss.integration.evaluation import Figures
 from paddleseg_autoloss.integration.gradient_statistics import PairRow
 from paddleseg_autoloss.integration.history import WeightHistory
+from paddleseg_autoloss.integration.loggers import Curves
 from paddleseg_autoloss.integration.mix import equivalent_mix
 from paddleseg_autoloss.integration.monitor import TermMonitor, current_weights
 from paddleseg_autoloss.integration.terms import Term, own_parameters
@@ -22,7 +23,7 @@ __all__ = ["RunReport", "TrainLogger"]
 
 
 class RunReport:
-    """Writes the monitor's records to VisualDL, to a CSV file, to a picture and to the log.
+    """Writes the monitor's records to the loggers, to a CSV file, to a picture and to the log.
 
     Args:
         losses: PaddleSeg's loss dict.
@@ -31,7 +32,8 @@ class RunReport:
         start_iter: iteration that the run continues from.
 
     Attributes:
-        writer: the VisualDL writer of PaddleSeg's loop, once there is one.
+        loggers: names of the loggers that the curves go to, if PaddleSeg's loop writes curves.
+        curves: where PaddleSeg's loop writes its curves, once it does.
     """
 
     def __init__(
@@ -41,7 +43,8 @@ class RunReport:
         self.monitor = monitor
         self.save_dir = Path(save_dir)
         self.history = WeightHistory(save_dir, start_iter)
-        self.writer: visualdl.LogWriter | None = None
+        self.loggers: Sequence[str] = ["visualdl"]
+        self.curves: Curves | None = None
 
     def add_figures(self, figures: Figures, prefix: str) -> None:
         """Add curves for the metrics of an evaluation that PaddleSeg does not plot itself.
@@ -71,9 +74,9 @@ class RunReport:
         return ", ".join(map(_describe, self.monitor.terms, weights))
 
     def _add_scalars(self, values: dict[str, float]) -> None:
-        if self.writer is not None:
+        if self.curves is not None:
             for tag, value in values.items():
-                self.writer.add_scalar(tag, value, self.monitor.iteration)
+                self.curves.add_scalar(tag, value, self.monitor.iteration)
 
     def _learned_parameters(self) -> dict[str, float]:
         """Return the learned parameters of the methods and of the losses."""
@@ -88,6 +91,17 @@ class RunReport:
                     tag = f"Loss_parameter/{weighting.parameter_name}/{term.name}"
                     values[tag] = float(learned[index])
         return values
+
+    def close_curves(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Close the loggers after an error; PaddleSeg's loop does so at its end.
+
+        Args:
+            kind: type of the error.
+            error: what ended the run, or None.
+            trace: where it was raised.
+        """
+        if self.curves is not None:
+            self.curves.close(error)
 
     def finish(self) -> None:
         """Draw the curves, and report the fixed mix that corresponds to the weights."""

@@ -12,9 +12,9 @@ from paddle import nn
 from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.errors import AutoLossError, CheckpointError, typed_line
-from paddleseg_autoloss.files import output_errors
 from paddleseg_autoloss.integration.checkpoint import load_with_check, non_finite
 from paddleseg_autoloss.integration.evaluation import capture_figures
+from paddleseg_autoloss.integration.loggers import Curves
 from paddleseg_autoloss.integration.loop import LOOP, ContinuedSampler
 from paddleseg_autoloss.integration.report import TrainLogger
 from paddleseg_autoloss.seams import replaced
@@ -44,7 +44,7 @@ def stand_ins(session: TrainingSession) -> list[tuple[Any, str, Any]]:
         (paddle.io, "DistributedBatchSampler", _sampler(session)),
         (paddle.amp, "auto_cast", _auto_cast(session, paddle.amp.auto_cast)),
         (paddle.amp, "GradScaler", _grad_scaler(session, paddle.amp.GradScaler)),
-        (visualdl, "LogWriter", _log_writer(session, visualdl.LogWriter)),
+        (visualdl, "LogWriter", _log_writer(session)),
     ]
 
 
@@ -135,39 +135,9 @@ def _grad_scaler(session: TrainingSession, stock: Any) -> Callable:
     return grad_scaler
 
 
-def _log_writer(session: TrainingSession, stock: Any) -> Callable:
-    @functools.wraps(stock)
-    def log_writer(*args: Any, **kwargs: Any) -> visualdl.LogWriter:
-        writer = stock(*args, **kwargs)
-        writer.add_scalar = _checked_add_scalar(writer)
-        session.report.writer = writer
-        return writer
+def _log_writer(session: TrainingSession) -> Callable:
+    def log_writer(logdir: str) -> Curves:
+        session.report.curves = Curves(session.report.loggers, logdir, session.start_iter)
+        return session.report.curves
 
     return log_writer
-
-
-def _checked_add_scalar(writer: visualdl.LogWriter) -> Callable:
-    """Return ``add_scalar`` that raises what VisualDL's thread meets and only prints."""
-    stock = writer.add_scalar
-    records = writer._get_file_writer()._async_writer._record_writer
-    failures: list[OSError] = []
-    records.write = _noting(records.write, failures)
-    records.flush = _noting(records.flush, failures)
-
-    def add_scalar(*args: Any, **kwargs: Any) -> None:
-        with output_errors(writer.file_name):
-            if failures:
-                raise failures[0]
-            stock(*args, **kwargs)
-
-    return add_scalar
-
-
-def _noting(write: Callable, failures: list[OSError]) -> Callable:
-    def noting(*args: Any) -> None:
-        try:
-            write(*args)
-        except OSError as error:
-            failures.append(error)
-
-    return noting

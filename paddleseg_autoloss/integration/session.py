@@ -227,6 +227,7 @@ class TrainingSession:
     def attached(self) -> Iterator[None]:
         """Attach the session to PaddleSeg's loop; call the loop inside this context."""
         with ExitStack() as stack:
+            stack.push(self.report.close_curves)
             stack.callback(self.monitor.close)
             stack.callback(self._release)
             stack.callback(self.guard.remove)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from paddleseg_autoloss.integration.checkpoint import (
     latest_checkpoint,
 )
 from paddleseg_autoloss.integration.loading import guard_loaders, load_weights
+from paddleseg_autoloss.integration.loggers import check_loggers
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.proof import PROOF, has_proof
 from paddleseg_autoloss.integration.report import TrainLogger
@@ -45,7 +46,7 @@ _stock_train: Callable = LOOP.train
 
 
 @functools.wraps(_stock_train)
-def train(*args: Any, **kwargs: Any) -> Any:
+def train(*args: Any, loggers: Sequence[str] = (), **kwargs: Any) -> Any:
     """Train as ``paddleseg.core.train`` does, and train the parameters of the losses too.
 
     All arguments are those of PaddleSeg's function.  ``optimizer`` may be made with
@@ -53,11 +54,19 @@ def train(*args: Any, **kwargs: Any) -> Any:
     means the newest usable checkpoint in ``save_dir``.  If it already has ``iters`` iterations,
     only the evaluation and the report that follow the last iteration are done.
 
+    Args:
+        *args: as PaddleSeg's function takes them.
+        loggers: where the curves go besides VisualDL: ``"tensorboard"``, ``"wandb"``,
+            ``"swanlab"``.  ``"visualdl"`` is the same as ``use_vdl=True``.
+        **kwargs: as PaddleSeg's function takes them.
+
     Raises:
         CheckpointError: ``resume_model`` is incomplete, or of another network, optimizer or losses;
             or a checkpoint cannot be written.
         DataError: an image or a label cannot be read or is unusable for training.
-        ConfigError: ``save_dir`` cannot be written to, or an argument is invalid.
+        ConfigError: ``save_dir`` cannot be written to, or an argument is invalid, or a logger does
+            not start.
+        MissingPackageError: the package of a logger is not installed.
         TrainingDiverged: a loss or a gradient became NaN or infinite; the network, the optimizer
             and the losses have their state from before that step.
         TrainingStopped: Ctrl-C, SIGTERM or SIGHUP; the iteration that was reached is saved.
@@ -65,6 +74,9 @@ def train(*args: Any, **kwargs: Any) -> Any:
     call = inspect.signature(_stock_train).bind(*args, **kwargs)
     call.apply_defaults()
     arguments = call.arguments
+    loggers = check_loggers(loggers, arguments["use_vdl"])
+    # The loop writes its curves only then.
+    arguments["use_vdl"] = bool(loggers)
     _check_sizes(arguments)
     _check_datasets(arguments)
     check_writable(arguments["save_dir"])
@@ -72,10 +84,10 @@ def train(*args: Any, **kwargs: Any) -> Any:
     is_first = paddle.distributed.ParallelEnv().rank == 0
     lock = lock_folder(arguments["save_dir"], "training") if is_first else nullcontext()
     with lock, output_errors(arguments["save_dir"]):
-        return _prepared(call)
+        return _prepared(call, loggers)
 
 
-def _prepared(call: inspect.BoundArguments) -> Any:
+def _prepared(call: inspect.BoundArguments, loggers: Sequence[str]) -> Any:
     """Train in a folder that this process has locked."""
     arguments = call.arguments
     if arguments["resume_model"] == "latest":
@@ -90,6 +102,7 @@ def _prepared(call: inspect.BoundArguments) -> Any:
         save_interval=arguments["save_interval"],
         keep_checkpoint_max=arguments["keep_checkpoint_max"],
     )
+    session.report.loggers = loggers
     if "logger" in arguments:
         # In PaddleSeg after 2.9 the loop uses this logger, on every card.
         arguments["logger"] = TrainLogger(arguments["logger"], session.report)

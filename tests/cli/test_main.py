@@ -195,3 +195,12 @@ def test_flags_of_newer_releases_are_there_where_the_loop_has_them(monkeypatch):
         == train.newer_arguments(parse_args(["train"]))
         == {}
     )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_the_default_of_every_flag_with_a_value(name):
+    """``--config`` has none."""
+    for action in actions(name):
+        takes_value = action.option_strings and action.nargs != 0 and not action.required
+        if takes_value and action.dest != "config":
+            assert "default" in action.help, action.option_strings

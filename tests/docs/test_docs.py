@@ -27,6 +27,7 @@ MODULES = sorted(
 LAYERS = [
     "installation",
     "errors",
+    "conflicts",
     "missing_packages",
     "escaping",
     "files",
@@ -54,6 +55,7 @@ LAYERS = [
     "integration",
     "diagnosis",
     "comparison",
+    "installation_checks",
     "cli",
     "__main__",
 ]

@@ -71,11 +71,12 @@ run("gradients", "size=64k", losses=lambda: [paddleseg_autoloss.PCGrad(ce_and_di
 run("checkpoint", "size=700k", Large, save_interval=1)
 run("inodes", "size=4m,nr_inodes=14", Large, save_interval=1)
 run("visualdl", "size=24k", prepare=no_curves, use_vdl=True)
+run("tensorboard", "size=24k", prepare=no_curves, loggers=["tensorboard"])
 run("start", "size=64k", prepare=full)
 Path(sys.argv[1], "found.json").write_text(json.dumps(found))
 """
 )
-NAMES = ["curves", "gradients", "checkpoint", "inodes", "visualdl", "start"]
+NAMES = ["curves", "gradients", "checkpoint", "inodes", "visualdl", "tensorboard", "start"]
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +103,11 @@ def test_one_line_names_the_file(disks, name):
     found = disks[name]
     files = {
         "curves": "loss_weights.csv", "gradients": "loss_gradients.csv", "checkpoint": "iter_",
-        "inodes": "iter_", "visualdl": "vdlrecords", "start": "run",
+        "inodes": "iter_", "visualdl": "vdlrecords", "tensorboard": "events.out.tfevents",
+        "start": "run",
     }  # fmt: skip
+    if name == "tensorboard":
+        pytest.importorskip(name)
     assert found["status"] == 1
     assert found["error"].startswith("error: ")
     assert files[name] in found["error"]

@@ -1,0 +1,1 @@
+"""``autoloss checks``: does this installation compute what it should, on every device?"""
