@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from support.comparison import comparison_file, pretend
 
-from paddleseg_autoloss.comparison.document import Document, Picture, Table
 from paddleseg_autoloss.comparison.report import write_report
 from paddleseg_autoloss.comparison.results import Results
 from paddleseg_autoloss.comparison.tables import runs_worth
+from paddleseg_autoloss.documents import Document, Gallery, Table
 
 
 def test_learning_rates_are_chosen_on_validation_images(parse, tmp_path, base):
@@ -66,8 +66,9 @@ def test_resumed_runs_are_named(parse, tmp_path, base):
 
 def test_document_escapes_what_people_name():
     document = Document("<b>&")
-    document.add(Table(pd.DataFrame({"a|b": ["<script>"]})), Picture("p", "t", b"", private=True))
-    assert "<script>" not in document.html()
+    document.add(Table(pd.DataFrame({"a|b": ["<script>"]})), Gallery([]))
+    assert document.html().count("<script>") == 1
+    assert "<td>&lt;script&gt;</td>" in document.html()
     assert "<b>" not in document.html()
     assert "a\\|b" in document.markdown()
     assert "figures/p.png" not in document.markdown()
