@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +16,14 @@ CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 SECONDS = 60
+#: Chromium reads commands from file 3 and writes answers to file 4.
+LAUNCHER = """
+import fcntl, os, sys
+files = [fcntl.fcntl(int(file), fcntl.F_DUPFD_CLOEXEC, 10) for file in sys.argv[1:3]]
+os.dup2(files[0], 3)
+os.dup2(files[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Browser:
@@ -23,14 +32,13 @@ class Browser:
     def __init__(self, folder: Path) -> None:
         to_read, self._output = os.pipe()
         self._input, to_write = os.pipe()
-        # Chromium reads from 3 and writes to 4.
         command = [
-            "sh", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "sh", CHROMIUM,
+            sys.executable, "-S", "-c", LAUNCHER, to_read, to_write, CHROMIUM,
             "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
             "--no-first-run", f"--user-data-dir={folder}", "about:blank",
         ]  # fmt: skip
         self._process = subprocess.Popen(
-            command,
+            list(map(str, command)),
             pass_fds=(to_read, to_write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
