@@ -52,6 +52,7 @@ LAYERS = [
     "datasets",
     "data_checks",
     "own_images",
+    "contour_files",
     "losses",
     "mtl",
     "integration",
