@@ -7,6 +7,7 @@ curve has a marker too.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +23,8 @@ __all__ = [
     "class_color",
     "line_style",
     "mark_every",
-    "set_log_scale",
     "set_scale",
+    "shortened",
 ]
 
 _BLACK, _ORANGE = "#000000", "#E69F00"
@@ -38,6 +39,8 @@ _LINE_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">", "p")
 #: A curve has about this number of markers.
 _MARKS = 8
+#: Widest name in a picture, in characters, and its most lines.
+_NAME_WIDTH, _NAME_LINES = 26, 2
 #: Powers of ten within which a symmetric logarithmic axis shows numbers next to 0.
 _DECADES = 3
 
@@ -96,13 +99,27 @@ def class_color(index: int) -> tuple[str, bool]:
     return CLASS_COLORS[color], turn % 2 == 1
 
 
+def shortened(name: str, width: int = _NAME_WIDTH) -> str:
+    r"""Return a name in at most two lines, so that it leaves room for the picture.
+
+    Args:
+        name: any text.
+        width: most characters of a line.
+
+    Example:
+        >>> shortened("a name of some length", width=12)
+        'a name of\nsome length'
+    """
+    return "\n".join(textwrap.wrap(name, width, max_lines=_NAME_LINES, placeholder=" …"))
+
+
 def set_scale(axes: Any, values: Sequence[float]) -> None:
     """Choose the scale of the y axis: logarithmic if the values span more than a factor of ten.
 
     If some of the values are not positive, the scale is linear next to 0.
 
     Args:
-        axes: Matplotlib's axes.
+        axes: Matplotlib's axes, with all their curves.
         values: any numbers; NaN and infinity do not count.
 
     Example:
@@ -120,22 +137,18 @@ def set_scale(axes: Any, values: Sequence[float]) -> None:
     if not sizes.size or sizes.max() <= 10 * sizes.min():
         return
     if found.min() > 0:
-        set_log_scale(axes)
+        _set_log_scale(axes)
     else:
         near_zero = max(sizes.min(), sizes.max() / 10**_DECADES)
         axes.set_yscale("symlog", linthresh=float(near_zero))
         axes.yaxis.set_major_formatter("{x:g}")
 
 
-def set_log_scale(axes: Any) -> None:
-    """Make the y axis logarithmic, with plain numbers; values that are not positive are left out.
-
-    Args:
-        axes: Matplotlib's axes, with all their curves.
-    """
+def _set_log_scale(axes: Any) -> None:
+    """Make the y axis logarithmic, with plain numbers."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axes.set_yscale("log", nonpositive="mask")
+    axes.set_yscale("log")
     low, high = axes.get_ylim()
     subs = (1.0, 2.0, 5.0) if high < 10**_DECADES * low else (1.0,)
     axes.yaxis.set_major_locator(LogLocator(subs=subs))

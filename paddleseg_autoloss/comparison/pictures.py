@@ -13,7 +13,7 @@ from paddleseg_autoloss.comparison.results import METRICS, Results
 from paddleseg_autoloss.comparison.statistics import Difference
 from paddleseg_autoloss.contours import classes_in, draw_contours
 from paddleseg_autoloss.documents import Notes, Panel, Tile
-from paddleseg_autoloss.documents.panels import shortened, thinned
+from paddleseg_autoloss.documents.panels import thinned
 from paddleseg_autoloss.escaping import escape_math
 from paddleseg_autoloss.plot_styles import (
     BETTER,
@@ -23,6 +23,7 @@ from paddleseg_autoloss.plot_styles import (
     class_color,
     line_style,
     set_scale,
+    shortened,
 )
 
 __all__ = [

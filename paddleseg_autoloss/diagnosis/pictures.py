@@ -11,7 +11,7 @@ from paddleseg_autoloss.diagnosis.advice import MOST_PAIRS
 from paddleseg_autoloss.diagnosis.numbers import Diagnosis
 from paddleseg_autoloss.documents import Notes, Panel
 from paddleseg_autoloss.escaping import escape_math
-from paddleseg_autoloss.plot_styles import line_style, mark_every, set_log_scale
+from paddleseg_autoloss.plot_styles import line_style, mark_every, set_scale
 
 __all__ = ["diagnosis_panels"]
 
@@ -59,10 +59,9 @@ def _draw_curve(
 def _draw_norms(diagnosis: Diagnosis, axes: Any, notes: Notes) -> None:
     for index in np.flatnonzero(diagnosis.has_gradient):
         norms = diagnosis.norms[:, index]
-        norms = np.where(norms > 0, norms, np.nan)
         _draw_curve(axes, notes, diagnosis, index, diagnosis.terms[index].name, norms)
     axes.set_xlabel("iteration")
-    set_log_scale(axes)
+    set_scale(axes, diagnosis.norms[:, diagnosis.has_gradient].ravel())
     _add_legend(axes)
 
 

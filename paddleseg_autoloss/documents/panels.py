@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from paddleseg_autoloss.escaping import escape_math
 from paddleseg_autoloss.fonts import choose_fonts
+from paddleseg_autoloss.plot_styles import shortened
 
-__all__ = ["Notes", "Panel", "draw_png", "draw_svg", "shortened", "thinned"]
+__all__ = ["Notes", "Panel", "draw_png", "draw_svg", "thinned"]
 
 #: The ids of the marks that have a note.
 _NOTE = "note-{}"
@@ -72,8 +73,8 @@ class Panel:
 
 #: Width of a panel in inches: without and with names on its left side.
 _WIDTH, _NAMES_WIDTH = 3.4, 1.6
-#: Widest title, and widest name beside a row, in characters; most lines of both.
-_TITLE_WIDTH, _NAME_WIDTH, _LINES = 40, 26, 2
+#: Widest title, in characters.
+_TITLE_WIDTH = 40
 
 
 def draw_png(panels: Sequence[Panel], columns: int) -> bytes:
@@ -114,7 +115,9 @@ def draw_svg(panel: Panel, name: str) -> str:
     """
     notes, stream = Notes(), BytesIO()
     width = _WIDTH + (_NAMES_WIDTH if panel.named_rows else 0.6)
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        # The browser draws the text, with fonts of its own.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure = Figure(figsize=(width, panel.height), layout="constrained")
         _draw(panel, figure.subplots(), notes)
         choose_fonts(figure)
@@ -196,17 +199,3 @@ def thinned(points: np.ndarray, most: int) -> np.ndarray:
     if len(points) <= most:
         return points
     return points[np.linspace(0, len(points) - 1, most).round().astype(int)]
-
-
-def shortened(text: str, width: int = _NAME_WIDTH) -> str:
-    r"""Return text in at most two lines.
-
-    Args:
-        text: any text.
-        width: most characters of a line.
-
-    Example:
-        >>> shortened("a name of some length", width=12)
-        'a name of\nsome length'
-    """
-    return "\n".join(textwrap.wrap(text, width, max_lines=_LINES, placeholder=" …"))
