@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.transforms import offset_copy
 
 from paddleseg_autoloss.diagnosis.advice import MOST_PAIRS
 from paddleseg_autoloss.diagnosis.numbers import Diagnosis
@@ -24,16 +25,15 @@ def diagnosis_panels(diagnosis: Diagnosis) -> list[Panel]:
     """
     pairs = min(len(diagnosis.known_pairs), MOST_PAIRS)
     # Legends stand below the axes, and have a line for each loss, and two for each pair.
+    losses = len(diagnosis.losses)
     return [
         Panel(
             "gradient norm, without the coefficient",
             partial(_draw_norms, diagnosis),
-            3.2 + 0.2 * len(diagnosis.losses),
+            3.4 + 0.2 * losses,
         ),
-        Panel("cosine (below 0: conflict)", partial(_draw_cosines, diagnosis), 3.2 + 0.36 * pairs),
-        Panel(
-            "share of the update", partial(_draw_shares, diagnosis), 2 + 0.4 * len(diagnosis.losses)
-        ),
+        Panel("share of the update", partial(_draw_shares, diagnosis), 2 + 0.4 * losses),
+        Panel("cosine (below 0: conflict)", partial(_draw_cosines, diagnosis), 3.4 + 0.4 * pairs),
     ]
 
 
@@ -76,8 +76,11 @@ def _draw_cosines(diagnosis: Diagnosis, axes: Any, notes: Notes) -> None:
 
 
 def _add_legend(axes: Any) -> None:
+    """Add a legend below the numbers and the name of the x axis."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.2), borderaxespad=0)
+        below = offset_copy(axes.transAxes, axes.figure, y=-40, units="points")
+        place = {"bbox_to_anchor": (0, 0), "bbox_transform": below, "borderaxespad": 0}
+        axes.legend(fontsize="small", loc="upper left", **place)
 
 
 def _draw_shares(diagnosis: Diagnosis, axes: Any, notes: Notes) -> None:
