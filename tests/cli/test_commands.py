@@ -181,7 +181,6 @@ def test_predict(trained, fundus, tmp_path):
 
 
 def test_unreadable_image_stops_before_training(fundus, tmp_path):
-    import shutil
 
     data = tmp_path / "data"
     shutil.copytree(fundus, data)
