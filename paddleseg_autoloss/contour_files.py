@@ -173,7 +173,9 @@ def write_picture(path: str, picture: np.ndarray) -> None:
     try:
         is_encoded, data = cv2.imencode(ending, np.ascontiguousarray(picture))
     except cv2.error as error:
-        raise OutputError(f"cannot write {path}: {one_line(error)}") from error
+        raise OutputError(
+            f"cannot write {path}: OpenCV cannot write these pixels as {ending}: {one_line(error)}"
+        ) from error
     if not is_encoded:
         raise OutputError(f"cannot write {path}: OpenCV cannot write these pixels as {ending}")
     write_file(path, data.tobytes())
