@@ -56,7 +56,7 @@ setup(
     ],
     package_dir={"paddleseg_autoloss.configs": "configs"},
     package_data={
-        "paddleseg_autoloss": ["py.typed", "*.pyi"],
+        "paddleseg_autoloss": ["py.typed", "*.pyi", "documents/templates/*"],
         "paddleseg_autoloss.configs": ["**/*.yml", "**/*.py"],
     },
     install_requires=[
@@ -71,6 +71,7 @@ setup(
         "visualdl",
         "opencv-python",
         "matplotlib",
+        "jinja2>=3",
         "tqdm",
     ],
     extras_require={

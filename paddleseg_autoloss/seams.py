@@ -124,6 +124,22 @@ SEAMS = (
         ("utils.utils.load_entire_model",),
     ),
     Seam(
+        "paddleseg.utils.visualize.visualize",
+        "contour_files.py",
+        "the contours of a prediction are drawn too",
+        "the prediction ends",
+        "paddleseg.core.predict:predict",
+        ("utils.visualize.visualize",),
+    ),
+    Seam(
+        "cv2.imwrite",
+        "contour_files.py",
+        "a picture that cannot be written is an error, and contours are written beside it",
+        "the prediction ends",
+        "paddleseg.core.predict:predict",
+        ("cv2.imwrite",),
+    ),
+    Seam(
         "model.loss_computation",
         f"{_SESSION}: losses_of_step",
         "the losses of a step are computed, weighed and recorded",

@@ -1,7 +1,7 @@
 """Show the effect of each loss of a config on the network, and the fixed weights that balance them.
 
-Trains for a few iterations in a temporary folder, which is deleted, and writes diagnosis.json and
-diagnosis.png.
+Trains for a few iterations in a temporary folder, which is deleted, and writes diagnosis.json,
+diagnosis.png, and diagnosis.html, a page to read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add(
         "--save_dir",
         default="output/diagnosis",
-        help="folder of the two files; default: %(default)s",
+        help="folder of the three files; default: %(default)s",
     )
     options.add_quiet(parser)
     options.add_opts(parser)

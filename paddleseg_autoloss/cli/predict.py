@@ -1,4 +1,8 @@
-"""Write overlays and pseudo-colour masks of a trained model; the flags are PaddleSeg's own."""
+"""Write contours, overlays and pseudo-colour masks of a trained model.
+
+The flags are PaddleSeg's own, and --masks.  The folder contours/ has the contour of each class on
+the image, beside the truth if there are masks.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from paddleseg.utils import logger, utils
 
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.cli import options
+from paddleseg_autoloss.contour_files import contours_of_predictions, find_masks
 from paddleseg_autoloss.data_checks import check_files
 from paddleseg_autoloss.data_checks.image_files import find_images
 from paddleseg_autoloss.installation import CONFIG_DIR
@@ -26,6 +31,11 @@ def add_flags(parser: ArgumentParser) -> None:
     options.add_config(parser)
     add("--model_path", required=True, help="trained weights")
     add("--image_path", required=True, help="an image, a list of images, or a folder of images")
+    add(
+        "--masks",
+        help="the truth, to be drawn beside the prediction: a folder of masks with the names of "
+        "the images, or a list of images and masks",
+    )
     add(
         "--save_dir",
         default="./output/result",
@@ -62,12 +72,17 @@ def run(args: Namespace) -> None:
     of_config = {k: v for k, v in config.test_config.items() if k not in of_evaluation}
     model = build("model", lambda: builder.model)
     options.load_trained(model, args.model_path)
-    list_root = (config.dic.get("val_dataset") or {}).get("dataset_root")
+    val_dataset = config.dic.get("val_dataset") or {}
+    list_root = val_dataset.get("dataset_root")
     images, image_dir = find_images("--image_path", args.image_path, list_root)
     check_files("--image_path", Namespace(file_list=[(image,) for image in images]))
     logger.info(f"The number of images: {len(images)}")
+    masks = {} if args.masks is None else find_masks(args.masks, images, val_dataset)
     transforms = Compose(build("val_dataset.transforms", lambda: builder.val_transforms))
-    with replaced(utils, "load_entire_model", lambda model, path: None):
+    with (
+        replaced(utils, "load_entire_model", lambda model, path: None),
+        contours_of_predictions(args.save_dir, masks),
+    ):
         predict(
             model,
             model_path=args.model_path,

@@ -33,7 +33,7 @@ from paddleseg_autoloss.integration.loading import load_weights
 __all__ = ["evaluate_run", "main"]
 
 #: Longer side of a sample, in pixels.
-_SAMPLE_SIZE = 192
+_SAMPLE_SIZE = 256
 
 
 def evaluate_run(folder: Path, device: str, num_workers: int, samples: int) -> None:

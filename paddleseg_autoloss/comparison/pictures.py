@@ -1,97 +1,160 @@
-"""The pictures of a report, as PNG."""
+"""The charts and images of a report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 
 from paddleseg_autoloss.comparison.results import METRICS, Results
 from paddleseg_autoloss.comparison.statistics import Difference
+from paddleseg_autoloss.contours import classes_in, draw_contours
+from paddleseg_autoloss.documents import Notes, Panel, Tile
+from paddleseg_autoloss.documents.panels import thinned
 from paddleseg_autoloss.escaping import escape_math
-from paddleseg_autoloss.fonts import choose_fonts
+from paddleseg_autoloss.plot_styles import (
+    BETTER,
+    MEAN,
+    SINGLE,
+    WORSE,
+    class_color,
+    line_style,
+    set_scale,
+    shortened,
+)
 
-__all__ = ["plot_curves", "plot_differences", "plot_runs", "plot_samples", "plot_weights"]
+__all__ = [
+    "class_key",
+    "curve_panels",
+    "difference_panels",
+    "run_panels",
+    "sample_rows",
+    "weight_panels",
+]
 
 _POINTS = 100
-_COLUMNS = 4
 #: Largest difference of equal weights, which comes from rounding.
 _ROUNDING = 1e-6
-_PALETTE = [colormaps["tab20"](index) for index in range(20)]
+#: Points of all single runs of a chart together, and of one mean.
+_MOST_POINTS, _MOST_OF_MEAN = 20_000, 40
 
 
-def plot_runs(results: Results) -> bytes:
-    """Draw every run as a dot, with mean and standard deviation, for each metric."""
-    names = [variant.name for variant in results.variants]
+def run_panels(results: Results) -> list[Panel]:
+    """Show every run as a dot, with mean and standard deviation, for each metric."""
     columns = [*(f"test_{metric}" for metric in METRICS), "step_seconds"]
     titles = [*METRICS, "seconds per step"]
-    figure, axes = _rows_figure(len(names), len(columns))
-    for one, column, title in zip(axes, columns, titles):
-        for row, name in enumerate(names):
-            values = list(results.by_seed(name, column).values())
-            _draw_spread(one, row, values, _PALETTE[row % len(_PALETTE)])
-        one.set_title(title)
-    _name_rows(axes[0], names)
-    return _png(figure)
+    names = [variant.name for variant in results.variants]
+    return [
+        Panel(title, partial(_draw_runs, results, names, column), _height(len(names)), True)
+        for title, column in zip(titles, columns)
+    ]
 
 
-def plot_differences(differences: Mapping[str, Difference], baseline: str, metric: str) -> bytes:
-    """Draw the paired differences to the baseline, in points, with their 95 % intervals."""
-    figure, (axes,) = _rows_figure(len(differences), 1)
-    for row, difference in enumerate(differences.values()):
-        values = _POINTS * np.array(difference.values)
-        axes.plot(values, np.full(len(values), row + 0.18), "o", color="gray", ms=4, alpha=0.7)
-        if difference.seeds:
-            low, high = np.nan_to_num(
-                _POINTS * np.array([difference.low, difference.high]) - 0.0, nan=np.nan
-            )
-            color = "tab:red" if difference.is_significant else "black"
-            axes.plot([low, high], [row, row], "-|", color=color, lw=2)
-            axes.plot(_POINTS * difference.mean, row, "D", color=color, ms=6)
-    axes.axvline(0, color="black", lw=0.8)
-    axes.set_xlabel(escape_math(f"{metric}, points above {baseline}"))
+def _draw_runs(
+    results: Results, names: Sequence[str], column: str, axes: Any, notes: Notes
+) -> None:
+    _name_rows(axes, names)
+    for row, name in enumerate(names):
+        values = results.by_seed(name, column)
+        known = {seed: value for seed, value in values.items() if np.isfinite(value)}
+        dots = axes.plot(list(known.values()), [row + 0.18] * len(known), "o", color=MEAN, ms=5)
+        notes.add(dots[0], [f"{name}, seed {seed}: {value:.4f}" for seed, value in known.items()])
+        _draw_spread(axes, row - 0.12, pd.Series(values), f"{name}: mean", notes)
+
+
+def _draw_spread(axes: Any, row: float, values: pd.Series, text: str, notes: Notes) -> None:
+    if values.isna().any():
+        return
+    mean, sd = values.mean(), values.std()
+    text += f" {mean:.4f}"
+    if len(values) > 1:
+        axes.plot([mean - sd, mean + sd], [row, row], "-", marker="|", color="black", lw=1.2)
+        text += f" ± {sd:.4f}"
+    notes.add(axes.plot(mean, row, "D", color="black", ms=4)[0], [text])
+
+
+def difference_panels(
+    differences: Mapping[str, Difference], baseline: str, metric: str
+) -> list[Panel]:
+    """Show the paired differences to the baseline, in points, with their 95 % intervals.
+
+    A difference that is seen has a filled triangle, which points to the right if it is better and
+    to the left if it is worse; any other mean has an empty diamond.
+    """
+    draw = partial(_draw_differences, differences, f"{metric}, points above {baseline}")
+    return [Panel(metric, draw, _height(len(differences)), True)]
+
+
+def _draw_differences(
+    differences: Mapping[str, Difference], label: str, axes: Any, notes: Notes
+) -> None:
     _name_rows(axes, list(differences))
-    return _png(figure)
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set_xlabel(escape_math(shortened(label)))
+    for row, (name, difference) in enumerate(differences.items()):
+        pairs = dict(zip(difference.seeds, _POINTS * np.array(difference.values)))
+        known = {seed: value for seed, value in pairs.items() if np.isfinite(value)}
+        dots = axes.plot(list(known.values()), [row + 0.2] * len(known), "o", color=SINGLE, ms=4)
+        notes.add(dots[0], [f"{name}, seed {seed}: {v:+.2f} points" for seed, v in known.items()])
+        if np.isfinite(difference.mean):
+            _draw_interval(axes, row, name, difference, notes)
 
 
-def plot_curves(results: Results) -> bytes:
-    """Draw the mIoU on the validation images over the iterations, one panel per variant."""
-    figure, axes = _panels(len(results.variants))
-    for one, variant in zip(axes, results.variants):
-        curves = [folder.validation_curve() for folder in results.folders_of(variant.name)]
-        for curve in filter(None, curves):
-            one.plot(list(curve), list(curve.values()), color="gray", lw=0.8, alpha=0.7)
-        mean = pd.DataFrame(curves).mean().sort_index()
-        one.plot(mean.index, mean.to_numpy(), color="tab:blue", lw=2)
-        one.set_title(escape_math(variant.name), fontsize="small")
-    _label(axes, "validation mIoU")
-    return _png(figure)
+def _draw_interval(axes: Any, row: int, name: str, difference: Difference, notes: Notes) -> None:
+    mean, low, high = (_POINTS * x for x in (difference.mean, difference.low, difference.high))
+    style = {"marker": "D", "color": "black", "markerfacecolor": "white"}
+    if difference.is_significant:
+        style = {"marker": ">", "color": BETTER} if mean > 0 else {"marker": "<", "color": WORSE}
+    text = f"{name}: {mean:+.2f} points"
+    if np.isfinite(low):
+        axes.plot([low, high], [row, row], "-", marker="|", color=style["color"], lw=2)
+        text += f" [{low:.2f}, {high:.2f}]"
+    notes.add(axes.plot(mean, row, linestyle="", markersize=7, **style)[0], [text])
 
 
-def plot_weights(results: Results) -> bytes | None:
-    """Draw the weights over the iterations, one panel per variant whose weights change."""
+def curve_panels(results: Results) -> list[Panel]:
+    """Show the mIoU on the validation images over the iterations, one panel per variant."""
+    every = {
+        variant.name: [folder.validation_curve() for folder in results.folders_of(variant.name)]
+        for variant in results.variants
+    }
+    curves = {name: found for name, found in every.items() if any(found)}
+    values = [v for found in curves.values() for curve in found for v in curve.values()]
+    limits = (min(values, default=0), max(values, default=1))
+    most = _most_points(sum(map(len, curves.values())))
+    return [
+        Panel(name, partial(_draw_curves, found, limits, most)) for name, found in curves.items()
+    ]
+
+
+def _draw_curves(
+    curves: Sequence[Mapping[int, float]],
+    limits: tuple[float, float],
+    most: int,
+    axes: Any,
+    notes: Notes,
+) -> None:
+    for curve in filter(None, curves):
+        _plot(axes, list(curve.items()), most, color=SINGLE, lw=0.8)
+    mean = pd.DataFrame(curves).mean().sort_index()
+    line = _plot(axes, list(mean.items()), _MOST_OF_MEAN, color=MEAN, lw=2, marker="o", ms=3)
+    _note_values(notes, line, "validation mIoU")
+    margin = 0.05 * (limits[1] - limits[0]) or 0.05
+    axes.set(xlabel="iteration", ylim=(limits[0] - margin, limits[1] + margin))
+
+
+def weight_panels(results: Results) -> list[Panel]:
+    """Show the weights over the iterations, one panel per variant whose weights change."""
     histories = {name: found for name in results.rates if (found := _weights(results, name))}
-    if not histories:
-        return None
-    figure, axes = _panels(len(histories))
-    for one, (name, found) in zip(axes, histories.items()):
-        every = pd.concat(found)
-        for index, (term, rows) in enumerate(every.groupby("term", sort=False)):
-            color = _PALETTE[2 * index % len(_PALETTE)]
-            for history in found:
-                own = history[history.term == term]
-                one.plot(own.iteration, own.weight, color=color, lw=0.8, alpha=0.4)
-            mean = rows.groupby("iteration").weight.mean()
-            one.plot(mean.index, mean.to_numpy(), color=color, lw=2, label=escape_math(term))
-        one.set_title(escape_math(name), fontsize="small")
-        one.legend(fontsize="x-small")
-    _label(axes, "weight", shared=False)
-    return _png(figure)
+    terms = {name: list(pd.concat(found).term.unique()) for name, found in histories.items()}
+    lines = sum(len(terms[name]) * len(found) for name, found in histories.items())
+    return [
+        Panel(name, partial(_draw_weights, found, terms[name], _most_points(lines)), 3.0)
+        for name, found in histories.items()
+    ]
 
 
 def _weights(results: Results, name: str) -> list[pd.DataFrame]:
@@ -102,83 +165,72 @@ def _weights(results: Results, name: str) -> list[pd.DataFrame]:
     return found if changing else []
 
 
-def plot_samples(samples: Mapping[str, Mapping[str, np.ndarray]]) -> bytes | None:
-    """Draw images next to the ground truth and the predictions of the variants.
+def _draw_weights(
+    found: Sequence[pd.DataFrame], terms: Sequence[str], most: int, axes: Any, notes: Notes
+) -> None:
+    every = pd.concat(found)
+    for index, term in enumerate(terms):
+        style = line_style(index)
+        for history in found:
+            own = history[history.term == term]
+            points = list(zip(own.iteration, own.weight))
+            _plot(axes, points, most, color=style["color"], lw=0.8, alpha=0.4)
+        mean = every[every.term == term].groupby("iteration").weight.mean()
+        label = escape_math(shortened(term))
+        line = _plot(axes, list(mean.items()), _MOST_OF_MEAN, label=label, lw=2, **style)
+        line.set_markersize(4)
+        _note_values(notes, line, term)
+    axes.set(xlabel="iteration", ylabel="weight")
+    set_scale(axes, every.weight)
+    axes.legend(fontsize="x-small")
+
+
+def _most_points(lines: int) -> int:
+    return max(10, _MOST_POINTS // max(lines, 1))
+
+
+def _plot(axes: Any, points: Sequence[tuple[int, float]], most: int, **style: Any) -> Any:
+    array = thinned(np.array(points, dtype=float).reshape(-1, 2), most)
+    return axes.plot(array[:, 0], array[:, 1], **style)[0]
+
+
+def _note_values(notes: Notes, line: Any, name: str) -> None:
+    points = np.stack(line.get_data(), axis=1)
+    texts = [f"{name}, iteration {x:.0f}: {y:.4g}" for x, y in points if np.isfinite(y)]
+    notes.add(line, texts)
+
+
+def sample_rows(samples: Mapping[str, Mapping[str, np.ndarray]]) -> list[list[Tile]]:
+    """Show images with the contours of the ground truth and of the variants' predictions.
 
     Args:
         samples: for each variant the arrays of its ``samples.npz``.
     """
     first: Mapping[str, np.ndarray] = next(iter(samples.values()), {})
-    numbers = [name.removeprefix("image") for name in first if name.startswith("image")]
-    if not numbers:
-        return None
+    rows = []
+    for number in (name.removeprefix("image") for name in first if name.startswith("image")):
+        image = first[f"image{number}"]
+        masks = {"truth": first[f"truth{number}"]}
+        masks |= {name: arrays[f"prediction{number}"] for name, arrays in samples.items()}
+        tiles = [Tile(name, draw_contours(image, mask)) for name, mask in masks.items()]
+        rows.append([Tile("image", image), *tiles])
+    return rows
+
+
+def class_key(
+    samples: Mapping[str, Mapping[str, np.ndarray]],
+) -> list[tuple[str, str, bool]]:
+    """Return name, colour and kind of line of each class in the masks of `sample_rows`."""
     masks = [mask for arrays in samples.values() for mask in arrays.values() if mask.ndim == 2]
-    classes = max(int(mask[mask != 255].max(initial=0)) for mask in masks) + 1
-    figure = Figure(figsize=(1.5 * (len(samples) + 2), 1.75 * len(numbers)), layout="constrained")
-    axes = figure.subplots(len(numbers), len(samples) + 2, squeeze=False)
-    for row, number in zip(axes, numbers):
-        pictures = [first[f"image{number}"], _colour_mask(first[f"truth{number}"], classes)]
-        pictures += [_colour_mask(a[f"prediction{number}"], classes) for a in samples.values()]
-        for one, picture in zip(row, pictures):
-            one.imshow(picture)
-            one.set_axis_off()
-    for one, title in zip(axes[0], ["image", "truth", *samples]):
-        one.set_title(escape_math("\n".join(title.split())), fontsize=7)
-    return _png(figure)
+    found = sorted({index for mask in masks for index in classes_in(mask)})
+    return [(f"class {index}", *class_color(index)) for index in found]
 
 
-def _colour_mask(mask: np.ndarray, classes: int) -> np.ndarray:
-    """Return a mask in colours: the first class is black, ignored pixels are white."""
-    hues = [colormaps["turbo"](value)[:3] for value in np.linspace(0.85, 0.1, max(classes - 1, 1))]
-    palette = np.ones((256, 3))
-    palette[0] = 0
-    palette[1 : len(hues) + 1] = hues
-    return palette[mask]
-
-
-def _draw_spread(axes: Any, row: int, values: Sequence[float], color: Any) -> None:
-    axes.plot(values, np.full(len(values), row + 0.18), "o", color=color, ms=5, alpha=0.8)
-    mean, sd = np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0
-    axes.errorbar(mean, row - 0.12, xerr=sd, fmt="D", color="black", ms=4, capsize=3)
-
-
-def _rows_figure(rows: int, columns: int) -> tuple[Figure, Any]:
-    size = (max(7.0, 3.6 * columns), 1.4 + 0.45 * rows)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
-    for one in axes:
-        one.grid(alpha=0.3)
-        one.set_ylim(rows - 0.5, -0.5)
-    return figure, axes
+def _height(rows: int) -> float:
+    return 1.2 + 0.42 * rows
 
 
 def _name_rows(axes: Any, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), [escape_math(name) for name in names])
-
-
-def _panels(count: int) -> tuple[Figure, list[Any]]:
-    rows, columns = -(-count // _COLUMNS), min(count, _COLUMNS)
-    figure = Figure(figsize=(3.4 * columns + 0.4, 2.6 * rows), dpi=100, layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for spare in axes[count:]:
-        spare.set_axis_off()
-    return figure, axes[:count]
-
-
-def _label(axes: Sequence[Any], quantity: str, shared: bool = True) -> None:
-    low = min(one.get_ylim()[0] for one in axes)
-    high = max(one.get_ylim()[1] for one in axes)
-    for index, one in enumerate(axes):
-        one.grid(alpha=0.3)
-        one.set_xlabel("iteration")
-        if shared:
-            one.set_ylim(low, high)
-        if index % _COLUMNS == 0:
-            one.set_ylabel(quantity)
-
-
-def _png(figure: Figure) -> bytes:
-    stream = BytesIO()
-    choose_fonts(figure)
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
+    labels = [escape_math(shortened(name)) for name in names]
+    axes.set_yticks(range(len(names)), labels, fontsize="small")
+    axes.set_ylim(len(names) - 0.5, -0.5)

@@ -12,25 +12,27 @@ from zipfile import BadZipFile
 import numpy as np
 
 from paddleseg_autoloss.comparison import sentences, tables
-from paddleseg_autoloss.comparison.document import (
-    Banner,
-    Code,
-    Document,
-    Heading,
-    Items,
-    Paragraph,
-    Picture,
-    Table,
-)
 from paddleseg_autoloss.comparison.pictures import (
-    plot_curves,
-    plot_differences,
-    plot_runs,
-    plot_samples,
-    plot_weights,
+    class_key,
+    curve_panels,
+    difference_panels,
+    run_panels,
+    sample_rows,
+    weight_panels,
 )
 from paddleseg_autoloss.comparison.results import METRICS, Results
 from paddleseg_autoloss.comparison.statistics import Difference, compare
+from paddleseg_autoloss.documents import (
+    Banner,
+    Chart,
+    Code,
+    Document,
+    Gallery,
+    Heading,
+    Items,
+    Paragraph,
+    Table,
+)
 from paddleseg_autoloss.errors import DataError, one_line
 from paddleseg_autoloss.files import read_json, write_json
 
@@ -137,7 +139,8 @@ def _add_findings(
 def _add_results(document: Document, results: Results) -> None:
     text = "Every run as a dot; diamond: mean and standard deviation"
     document.add(Heading("Results"), Table(tables.result_table(results)))
-    document.add(Picture("runs", text, plot_runs(results)))
+    document.add(Chart("runs", text, run_panels(results)))
+    document.add(Table(tables.run_table(results), folded="Every run as a table"))
 
 
 def _add_differences(
@@ -146,9 +149,13 @@ def _add_differences(
     main, baseline = differences[METRICS[0]], results.plan.baseline
     if not main:
         return
-    text = "Differences with their 95 % intervals; red: seen after Holm's correction"
+    text = (
+        "Differences with their 95 % intervals. Triangles: seen after Holm's correction, to the "
+        "right better, to the left worse; empty diamonds: not seen; dots: single pairs of runs"
+    )
     document.add(Heading(f"Paired differences to {baseline}"))
-    document.add(Picture("differences", text, plot_differences(main, baseline, METRICS[0])))
+    panels = difference_panels(main, baseline, METRICS[0])
+    document.add(Chart("differences", text, panels))
     for metric, found in differences.items():
         document.add(Paragraph(f"{metric}:"), Table(tables.difference_table(found)))
 
@@ -176,12 +183,17 @@ def _add_costs(document: Document, results: Results) -> None:
 
 
 def _add_curves(document: Document, results: Results) -> None:
-    document.add(Heading("Validation mIoU while training"), Paragraph(sentences.CURVES))
-    document.add(Picture("curves", "Validation mIoU over iterations", plot_curves(results)))
-    weights = plot_weights(results)
-    if weights is not None:
-        document.add(Heading("Weights while training"), Paragraph(sentences.CURVES))
-        document.add(Picture("weights", "Weights over iterations", weights))
+    for heading, name, text, panels in (
+        (
+            "Validation mIoU while training",
+            "curves",
+            "Validation mIoU over iterations",
+            curve_panels(results),
+        ),
+        ("Weights while training", "weights", "Weights over iterations", weight_panels(results)),
+    ):
+        if panels:
+            document.add(Heading(heading), Paragraph(sentences.CURVES), Chart(name, text, panels))
 
 
 def _add_samples(document: Document, results: Results) -> None:
@@ -190,10 +202,10 @@ def _add_samples(document: Document, results: Results) -> None:
         paths = [folder.path / "samples.npz" for folder in results.folders_of(name)]
         for path in [path for path in paths if path.is_file()][:1]:
             samples[name] = _read_samples(path)
-    png = plot_samples(samples)
-    if png is not None:
-        text = "Test images, truth and predictions"
-        document.add(Heading(text), Picture("samples", text, png, private=True))
+    rows = sample_rows(samples)
+    if rows:
+        document.add(Heading("Test images, truth and predictions"), Paragraph(sentences.SAMPLES))
+        document.add(Gallery(rows, class_key(samples)))
 
 
 def _read_samples(path: Path) -> dict[str, np.ndarray]:

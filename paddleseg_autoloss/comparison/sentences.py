@@ -12,6 +12,7 @@ __all__ = [
     "COSTS",
     "CURVES",
     "RATES",
+    "SAMPLES",
     "describe_collapse",
     "describe_difference",
     "describe_split",
@@ -22,7 +23,7 @@ COSTS = (
     "Number of trainings that an approach needs for one network. A grid of fixed mixes trains "
     "every mix, and a grid of learning rates multiplies this number. For a variant that is "
     "retrained with learned weights, the training that learns them is included. Minutes are for "
-    "one seed and include the evaluations during training; runs at the same time slow down each "
+    "one seed and include the evaluations during training; runs at the same time slow each "
     "other down."
 )
 RATES = (
@@ -31,6 +32,10 @@ RATES = (
     "which a run failed is not chosen, unless a run failed at every rate."
 )
 CURVES = "Thin: single runs. Thick: their mean."
+SAMPLES = (
+    "Each class but the first, class 0, has a contour. The predictions are those of the first "
+    "finished seed."
+)
 
 _POINTS = 100
 

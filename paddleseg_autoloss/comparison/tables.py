@@ -19,6 +19,7 @@ __all__ = [
     "fixed_mixes",
     "rate_table",
     "result_table",
+    "run_table",
     "runs_worth",
     "show_spread",
 ]
@@ -45,6 +46,27 @@ def result_table(results: Results) -> pd.DataFrame:
         row["final weights"] = _mean_weights(results, name)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def run_table(results: Results) -> pd.DataFrame:
+    """Return the metrics of every finished run at the chosen learning rate of its variant.
+
+    Args:
+        results: results of the comparison.
+    """
+    columns = {
+        **{f"test_{metric}": metric for metric in METRICS},
+        "step_seconds": "seconds per step",
+    }
+    return pd.DataFrame(
+        {
+            "variant": name,
+            "seed": str(int(row.seed)),
+            **{title: _number(float(row[column]), ".4f") for column, title in columns.items()},
+        }
+        for name in results.rates
+        for _, row in results.done(name).iterrows()
+    )
 
 
 def _mean_weights(results: Results, name: str) -> str:
@@ -82,6 +104,7 @@ def difference_table(differences: Mapping[str, Difference]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "variant": name,
+            "finding": _finding(d),
             "pairs": str(len(d.seeds)),
             "mean, points": _mean(d),
             "95 % interval": _interval(d),
@@ -104,6 +127,14 @@ def _mean(difference: Difference) -> str:
 def _interval(difference: Difference) -> str:
     low, high = (_POINTS * end for end in (difference.low, difference.high))
     return _DASH if math.isnan(low) else f"[{low:.2f}, {high:.2f}]"
+
+
+def _finding(difference: Difference) -> str:
+    if math.isnan(difference.p_t):
+        return _DASH
+    if not difference.is_significant:
+        return "not seen"
+    return "▲ better" if difference.mean > 0 else "▼ worse"
 
 
 def _number(value: float, form: str) -> str:

@@ -1,7 +1,7 @@
 """Measures the effect of each loss of a config on the network, over a few training steps.
 
 `measurement` trains and records, `numbers` computes the figures, `advice` gives advice from them,
-`pictures` draws them, and `command` calls all of these.
+`pictures` draws them, `report` writes all of it, and `command` calls all of these.
 """
 
 from __future__ import annotations

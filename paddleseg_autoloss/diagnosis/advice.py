@@ -17,7 +17,10 @@ __all__ = [
     "MOST_PAIRS",
     "coefficient_advice",
     "describe",
+    "explain_columns",
+    "loss_rows",
     "loss_snippet",
+    "pair_rows",
     "surgery_advice",
     "to_dict",
     "wrap",
@@ -76,12 +79,11 @@ def describe(diagnosis: Diagnosis) -> str:
     Args:
         diagnosis: the figures.
     """
-    first, last = diagnosis.skipped + 1, diagnosis.skipped + diagnosis.steps
-    spread = f"Over the iterations {first} to {last}; in brackets the middle half of the steps."
-    legend = [wrap(f"{name}: {text}.", "  ") for name, text in _LEGEND.items()]
+    spread, columns = explain_columns(diagnosis)
+    legend = [wrap(text, "  ") for text in columns]
     parts = [
-        _loss_table(diagnosis.losses),
-        _pair_table(diagnosis.known_pairs),
+        align_columns(loss_rows(diagnosis), numbers=True),
+        _pair_table(diagnosis),
         "\n".join([spread, *legend]),
         "Recommendation",
         *map(wrap, coefficient_advice(diagnosis)),
@@ -91,7 +93,12 @@ def describe(diagnosis: Diagnosis) -> str:
     return "\n\n".join(parts)
 
 
-def _loss_table(losses: Sequence[LossFigures]) -> str:
+def loss_rows(diagnosis: Diagnosis) -> list[list[str]]:
+    """Return the table of the losses, its header first.
+
+    Args:
+        diagnosis: the figures.
+    """
     header = ["loss", "coef", "size", "gradient norm", "share, %", "balanced coef"]
     rows = [
         [
@@ -102,12 +109,17 @@ def _loss_table(losses: Sequence[LossFigures]) -> str:
             _show(loss.share, 100),
             _show(loss.balanced_coef) if loss.has_gradient else "-",
         ]
-        for loss in losses
+        for loss in diagnosis.losses
     ]
-    return align_columns([header, *rows], numbers=True)
+    return [header, *rows]
 
 
-def _pair_table(pairs: Sequence[PairFigures]) -> str:
+def pair_rows(diagnosis: Diagnosis) -> list[list[str]]:
+    """Return the table of all pairs whose cosine is defined, its header first.
+
+    Args:
+        diagnosis: the figures.
+    """
     header = ["pair", "cosine", "conflicts, %", "shortening, %"]
     rows = [
         [
@@ -116,11 +128,27 @@ def _pair_table(pairs: Sequence[PairFigures]) -> str:
             f"{100 * pair.conflict_rate:.3g}",
             f"{100 * pair.shortening:.2g}" if pair.conflict_rate else "-",
         ]
-        for pair in pairs[:MOST_PAIRS]
+        for pair in diagnosis.known_pairs
     ]
-    rest = len(pairs) - MOST_PAIRS
+    return [header, *rows]
+
+
+def _pair_table(diagnosis: Diagnosis) -> str:
+    header, *rows = pair_rows(diagnosis)
+    rest = len(rows) - MOST_PAIRS
     more = f"\n({rest} more pairs, of higher cosine, in the JSON file)" if rest > 0 else ""
-    return align_columns([header, *rows], numbers=True) + more
+    return align_columns([header, *rows[:MOST_PAIRS]], numbers=True) + more
+
+
+def explain_columns(diagnosis: Diagnosis) -> tuple[str, list[str]]:
+    """Return a sentence on all columns of the tables, and one on each.
+
+    Args:
+        diagnosis: the figures.
+    """
+    first, last = diagnosis.skipped + 1, diagnosis.skipped + diagnosis.steps
+    spread = f"Over the iterations {first} to {last}; in brackets the middle half of the steps."
+    return spread, [f"{name}: {text}." for name, text in _LEGEND.items()]
 
 
 def _show(spread: Spread, scale: float = 1.0) -> str:

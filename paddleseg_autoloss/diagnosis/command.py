@@ -9,12 +9,11 @@ from pathlib import Path
 
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.diagnosis.advice import describe, to_dict, wrap
+from paddleseg_autoloss.diagnosis.advice import describe, wrap
 from paddleseg_autoloss.diagnosis.measurement import diagnosis_notes, measure
 from paddleseg_autoloss.diagnosis.numbers import Diagnosis
-from paddleseg_autoloss.diagnosis.pictures import plot_diagnosis
+from paddleseg_autoloss.diagnosis.report import write_report
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.files import write_json
 from paddleseg_autoloss.integration.config import find_config, load_config
 from paddleseg_autoloss.integration.loss_trial import try_losses
 from paddleseg_autoloss.integration.parts import build_parts
@@ -44,13 +43,12 @@ def diagnose_from(args: Namespace, config_dir: Path) -> Diagnosis:
         diagnosis = measure(parts, args.iters, config.batch_size, args.num_workers)
     folder.mkdir(parents=True, exist_ok=True)
     head = {"config": path, "iterations": args.iters, "seed": args.seed, "notes": notes}
-    write_json(folder / "diagnosis.json", head | to_dict(diagnosis))
-    plot_diagnosis(diagnosis, folder / "diagnosis.png")
+    paths = write_report(diagnosis, folder, head)
     print(f"\nThe losses of {args.config} over {args.iters} iterations\n")
     for note in notes:
         print(f"{wrap(note)}\n")
     print(describe(diagnosis))
-    print(f"\nThe results are in {folder / 'diagnosis.json'} and {folder / 'diagnosis.png'}")
+    print(f"\nThe results are in {', '.join(map(str, paths[:-1]))} and {paths[-1]}")
     return diagnosis
 
 

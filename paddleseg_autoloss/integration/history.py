@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from paddleseg_autoloss.escaping import escape_cell, escape_math, unescape_cell
 from paddleseg_autoloss.files import output_errors, replace_file
 from paddleseg_autoloss.fonts import choose_fonts
 from paddleseg_autoloss.integration.gradient_statistics import PairRow
+from paddleseg_autoloss.plot_styles import (
+    SINGLE,
+    line_style,
+    mark_every,
+    set_scale,
+    shortened,
+)
 
 __all__ = ["Row", "WeightHistory"]
 
-#: A plot with more curves than this has no legend, which would cover too much of it.
-_MOST_LEGEND_ENTRIES = 8
+#: The pairs with the lowest cosines have colours and names; more could not be told apart.
+_MOST_PAIRS = 8
+#: Most lines of the legend beside one row of panels.
+_LEGEND_LINES = 18
 
 
 @dataclass(frozen=True)
@@ -105,7 +117,8 @@ class WeightHistory:
 
     ``loss_weights.csv`` contains the losses and their weights.  ``loss_gradients.csv`` contains the
     norms of the losses' gradients and the angles between them, if the method computes them.
-    ``loss_weights.png`` shows both.
+    ``loss_weights.png`` shows both, with one legend for all panels, and logarithmic axes where
+    values span more than a factor of ten.
 
     Args:
         folder: the run's folder.
@@ -138,51 +151,90 @@ class WeightHistory:
         from matplotlib.figure import Figure
 
         rows = 2 if self._gradients.rows else 1
-        figure = Figure(figsize=(12, 3.6 * rows), dpi=100, layout="constrained")
+        figure = Figure(figsize=(14, 3.6 * rows), dpi=100, layout="constrained")
         axes = figure.subplots(rows, 3, squeeze=False)
-        self._plot_weights(axes[0])
+        legend = self._plot_weights(axes[0])
         if self._gradients.rows:
-            self._plot_gradients(axes[1])
+            self._plot_norms(axes[1][0], list(legend))
+            legend |= self._plot_cosines(axes[1][1])
+            self._plot_conflicts(axes[1][2])
         for one in figure.axes:
             one.set_xlabel("iteration")
             one.grid(alpha=0.3)
+        figure.legend(
+            legend.values(),
+            [escape_math(shortened(name)) for name in legend],
+            loc="outside right upper",
+            fontsize="small",
+            ncols=-(-len(legend) // (_LEGEND_LINES * rows)),
+        )
         choose_fonts(figure)
         with replace_file(self.png_path) as temporary:
             figure.savefig(temporary, format="png")
         return True
 
-    def _plot_weights(self, axes: Any) -> None:
+    def _plot_weights(self, axes: Sequence[Any]) -> dict[str, Any]:
+        """Draw losses and weights; return a line of each term for the legend."""
+        lines: dict[str, Any] = {}
         for one, (name, title) in zip(
             axes, {"raw": "raw loss", "weight": "weight", "weighted": "weighted loss"}.items()
         ):
             curves: dict[str, list[tuple[int, float]]] = {}
             for row in self._weights.rows:
                 curves.setdefault(row.term, []).append((row.iteration, getattr(row, name)))
-            _draw(one, title, curves, legend=name == "weight")
+            lines |= _draw(one, title, curves)
+            set_scale(one, [getattr(row, name) for row in self._weights.rows])
+        return lines
 
-    def _plot_gradients(self, axes: Any) -> None:
-        norms: dict[str, dict[int, float]] = {}
-        angles: dict[str, list[tuple[int, float]]] = {}
-        conflicts: dict[int, list[float]] = {}
+    def _plot_norms(self, axes: Any, terms: list[str]) -> None:
+        norms: dict[str, dict[int, float]] = {term: {} for term in terms}
         for row in self._gradients.rows:
             norms.setdefault(row.first, {})[row.iteration] = row.first_norm
             norms.setdefault(row.second, {})[row.iteration] = row.second_norm
+        _draw(axes, "gradient norm", {name: list(curve.items()) for name, curve in norms.items()})
+        set_scale(axes, [norm for curve in norms.values() for norm in curve.values()])
+
+    def _plot_cosines(self, axes: Any) -> dict[str, Any]:
+        """Draw the cosines of all pairs; return a line for the legend of those that are lowest."""
+        cosines: dict[str, list[tuple[int, float]]] = {}
+        for row in self._gradients.rows:
             pair = f"{row.first}, {row.second}"
-            angles.setdefault(pair, []).append((row.iteration, row.cosine))
+            cosines.setdefault(pair, []).append((row.iteration, row.cosine))
+        ranked = sorted(cosines, key=lambda pair: _mean(cosines[pair]))
+        axes.axhline(0, color="black", linewidth=0.8)
+        lines: dict[str, Any] = {}
+        for pair in ranked[_MOST_PAIRS:]:
+            (lines["other pairs"],) = axes.plot(*zip(*cosines[pair]), color=SINGLE, linewidth=0.8)
+        lowest = {pair: cosines[pair] for pair in ranked[:_MOST_PAIRS]}
+        heading = {"cosine of": axes.plot([], [], linestyle="")[0]}
+        lines = heading | _draw(axes, "cosine of gradients", lowest) | lines
+        axes.set_ylim(-1.05, 1.05)
+        return lines
+
+    def _plot_conflicts(self, axes: Any) -> None:
+        conflicts: dict[int, list[float]] = {}
+        for row in self._gradients.rows:
             conflicts.setdefault(row.iteration, []).append(row.conflict)
-        _draw(axes[0], "gradient norm", {k: list(v.items()) for k, v in norms.items()}, legend=True)
-        axes[0].set_yscale("log", nonpositive="mask")
-        _draw(axes[1], "cosine of gradients", angles, legend=True)
-        axes[1].set_ylim(-1.05, 1.05)
-        axes[1].axhline(0, color="black", linewidth=0.8)
         rates = [(iteration, sum(v) / len(v)) for iteration, v in conflicts.items()]
-        _draw(axes[2], "conflict rate, all pairs", {"": rates}, legend=False)
-        axes[2].set_ylim(-0.05, 1.05)
+        axes.plot(*zip(*rates), color="black")
+        axes.set(title="conflict rate, all pairs", ylim=(-0.05, 1.05))
 
 
-def _draw(axes: Any, title: str, curves: dict[str, list[tuple[int, float]]], legend: bool) -> None:
-    for label, points in curves.items():
-        axes.plot(*zip(*points), label=escape_math(label))
+def _mean(points: Sequence[tuple[int, float]]) -> float:
+    """Return the mean of the values that are not NaN, or infinity if there are none."""
+    known = [value for _, value in points if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.inf
+
+
+def _draw(
+    axes: Any, title: str, curves: Mapping[str, Sequence[tuple[int, float]]]
+) -> dict[str, Any]:
+    """Draw curves, each with the style of its place; return their lines by name."""
     axes.set_title(title)
-    if legend and len(curves) <= _MOST_LEGEND_ENTRIES:
-        axes.legend(fontsize="small")
+    lines: dict[str, Any] = {}
+    for index, (name, points) in enumerate(curves.items()):
+        every = mark_every(index, len(points))
+        # Unlike `zip`, slices of an array may be empty.
+        x, y = np.array(points, dtype=float).reshape(-1, 2).T
+        (lines[name],) = axes.plot(x, y, markevery=every, **line_style(index))
+    return lines

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -160,22 +161,26 @@ def test_predict(trained, fundus, tmp_path):
         folder.joinpath(ending[1:]).mkdir(parents=True)
         form = image.convert("L") if ending == ".pgm" else image
         form.save(folder / ending[1:] / f"眼底 1{ending}")
+        masks = tmp_path / "masks" / ending[1:]
+        masks.mkdir(parents=True)
+        shutil.copy(sorted((fundus / "Annotations").iterdir())[0], masks / "眼底 1.png")
     result = run_tool(
         "tools/predict.py", "--config", "auto_ce_dice_demo.yml", "--model_path", weights,
-        "--image_path", folder, "--save_dir", tmp_path / "out",
+        "--image_path", folder, "--masks", tmp_path / "masks", "--save_dir", tmp_path / "out",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     for ending in IMAGE_ENDINGS:
         overlay = {".pgm": ".ppm"}.get(ending, ending)
         with Image.open(tmp_path / f"out/added_prediction/{ending[1:]}/眼底 1{overlay}") as drawn:
             assert drawn.size == (64, 64)
+        with Image.open(tmp_path / f"out/contours/{ending[1:]}/眼底 1{overlay}") as contours:
+            assert contours.width > 2 * 64
         with Image.open(tmp_path / f"out/pseudo_color_prediction/{ending[1:]}/眼底 1.png") as mask:
             assert mask.mode == "P"
             assert set(np.unique(mask)) <= {0, 1}
 
 
 def test_unreadable_image_stops_before_training(fundus, tmp_path):
-    import shutil
 
     data = tmp_path / "data"
     shutil.copytree(fundus, data)

@@ -30,6 +30,8 @@ pytestmark = pytest.mark.once
 
 #: What the wheel is made from; the rest of a checkout does not count.
 SOURCES = ["setup.py", "pyproject.toml", "README.md", "LICENSE", "configs", "paddleseg_autoloss"]
+#: Endings of the package's own files; the last three are those of the templates of pages.
+SUFFIXES = (".py", ".pyi", ".html", ".css", ".js")
 TINY = [
     f"{part}_dataset.{key}"
     for part in ("train", "val")
@@ -71,7 +73,7 @@ def names(wheel: Path) -> set[str]:
 
 def test_wheel_is_whole(built):
     found = names(built.wheel)
-    own = [p for p in (ROOT / "paddleseg_autoloss").rglob("*") if p.suffix in (".py", ".pyi")]
+    own = [p for p in (ROOT / "paddleseg_autoloss").rglob("*") if p.suffix in SUFFIXES]
     configs = [p for p in (ROOT / "configs").rglob("*") if p.suffix in (".py", ".yml")]
     expected = {path.relative_to(ROOT).as_posix() for path in own}
     expected |= {f"paddleseg_autoloss/{path.relative_to(ROOT).as_posix()}" for path in configs}

@@ -55,7 +55,7 @@ def difference_rows(report: str) -> dict[str, list[str]]:
     """The first table of paired differences: variant, then mean, interval, p values, gap."""
     lines = report.split("\nmIoU:\n", 1)[1].split("\nDice:\n")[0].strip().splitlines()[2:]
     rows = [line.strip("| ").split(" | ") for line in lines]
-    return {row[0]: row[2:] for row in rows}
+    return {row[0]: row[3:] for row in rows}
 
 
 def test_a_collapsed_baseline(report_of):

@@ -8,14 +8,18 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from support.comparison import comparison_file, pretend
+from support.comparison import CONFIGS, comparison_file, pretend, write_base
+from support.processes import ROOT
 
-from paddleseg_autoloss.comparison.document import Code, Document, Paragraph
+from paddleseg_autoloss.cli.main import parse_args
+from paddleseg_autoloss.comparison.plan_reader import read_plan
 from paddleseg_autoloss.comparison.report import write_report
 from paddleseg_autoloss.comparison.results import Results, read_results
+from paddleseg_autoloss.documents import Code, Document, Paragraph
 from paddleseg_autoloss.errors import ConfigError, DataError
 from paddleseg_autoloss.files import write_json
 
+TEMPLATES = ROOT / "paddleseg_autoloss/documents/templates"
 NAMES = [
     "=cmd|' /C calc'!A0",
     "+1+1",
@@ -32,10 +36,13 @@ NAMES = [
 ]
 
 
-@pytest.fixture
-def reported(parse, tmp_path, base):
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory, fundus):
+    tmp_path = tmp_path_factory.mktemp("strangers")
     variants = [{"name": name, "coef": [i + 1, 1]} for i, name in enumerate(NAMES)]
-    plan = parse(comparison_file(tmp_path, base=str(base), variants=variants, seeds=2))
+    base = write_base(tmp_path, fundus)
+    file = comparison_file(tmp_path, base=str(base), variants=variants, seeds=2)
+    plan = read_plan(parse_args(["compare", str(file)]), CONFIGS)
     folders = pretend(plan, tmp_path / "out", lambda run: (0.5, 0.5 + 0.01 * run.seed))
     for folder in folders:
         result = json.loads(folder.result_path.read_text())
@@ -82,26 +89,36 @@ def test_markdown_has_no_markup_of_names(reported):
 
 
 class Page(HTMLParser):
-    """Collects the tags and the text of a page."""
+    """Collects the tags and the text of a page, and the text of its scripts."""
 
     def __init__(self):
         super().__init__()
-        self.tags, self.text, self.addresses = set(), "", []
+        self.tags, self.text, self.addresses, self.scripts = set(), "", [], []
+        self._in_script = False
 
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
-        self.addresses += [v for k, v in attributes if k in ("src", "href")]
+        self.addresses += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
+        self._in_script = tag == "script"
         assert not [k for k, _ in attributes if k.startswith("on")]
 
+    def handle_endtag(self, tag):
+        self._in_script = False
+
     def handle_data(self, data):
-        self.text += data
+        if self._in_script:
+            self.scripts.append(data)
+        else:
+            self.text += data
 
 
 def test_page_shows_names_as_they_are(reported):
     page = Page()
     page.feed((reported / "report.html").read_text())
-    assert not page.tags & {"script", "b"}
-    assert all(address.startswith("data:") for address in page.addresses)
+    assert "b" not in page.tags
+    assert page.scripts == [TEMPLATES.joinpath("page.js").read_text()]
+    assert page.addresses
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
     for name in NAMES:
         assert name in page.text, name
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from support.comparison import comparison_file, pretend
 
-from paddleseg_autoloss.comparison.document import Document, Picture, Table
+from paddleseg_autoloss.comparison.pictures import difference_panels, weight_panels
 from paddleseg_autoloss.comparison.report import write_report
 from paddleseg_autoloss.comparison.results import Results
-from paddleseg_autoloss.comparison.tables import runs_worth
+from paddleseg_autoloss.comparison.statistics import compare
+from paddleseg_autoloss.comparison.tables import difference_table, runs_worth
+from paddleseg_autoloss.documents import Document, Gallery, Notes, Table
+from paddleseg_autoloss.documents.panels import draw_svg
 
 
 def test_learning_rates_are_chosen_on_validation_images(parse, tmp_path, base):
@@ -66,8 +72,42 @@ def test_resumed_runs_are_named(parse, tmp_path, base):
 
 def test_document_escapes_what_people_name():
     document = Document("<b>&")
-    document.add(Table(pd.DataFrame({"a|b": ["<script>"]})), Picture("p", "t", b"", private=True))
-    assert "<script>" not in document.html()
+    document.add(Table(pd.DataFrame({"a|b": ["<script>"]})), Gallery([]))
+    assert document.html().count("<script>") == 1
+    assert "<td>&lt;script&gt;</td>" in document.html()
     assert "<b>" not in document.html()
     assert "a\\|b" in document.markdown()
     assert "figures/p.png" not in document.markdown()
+
+
+def test_long_curves_stay_small():
+    """Thirty runs of 20,000 log lines: 1.2 million points, of which a page shows few."""
+    iterations = np.repeat(np.arange(20_000), 2)
+    weights = np.random.default_rng(0).random(40_000)
+    history = pd.DataFrame(
+        {"iteration": iterations, "term": ["ce", "dice"] * 20_000, "weight": weights}
+    )
+    folder = SimpleNamespace(weights=lambda: history)
+    rates = dict.fromkeys(["a", "b", "c"], 0.1)
+    panels = weight_panels(SimpleNamespace(rates=rates, folders_of=lambda name: [folder] * 10))
+    assert len(panels) == 3
+    elements = [draw_svg(panel, f"c{i}") for i, panel in enumerate(panels)]
+    assert sum(map(len, elements)) < 600_000
+    assert "ce, iteration 19999: " in elements[0]
+
+
+def test_better_and_worse_have_signs():
+    figures = {"base": [0.8, 0.81, 0.79], "up": [0.9, 0.92, 0.89], "down": [0.7, 0.71, 0.68]}
+    figures |= {"same": [0.8, 0.82, 0.78], "once": [0.9]}
+    found = compare({name: dict(enumerate(values)) for name, values in figures.items()}, "base")
+    findings = difference_table(found).set_index("variant").finding
+    assert findings.to_dict() == {
+        "up": "▲ better",
+        "down": "▼ worse",
+        "same": "not seen",
+        "once": "-",
+    }
+    axes = Figure().subplots()
+    (panel,) = difference_panels(found, "base", "mIoU")
+    panel.draw(axes, Notes())
+    assert {">", "<", "D"} <= {line.get_marker() for line in axes.lines}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import signal
@@ -25,11 +26,12 @@ from paddleseg_autoloss.diagnosis.advice import (
     surgery_advice,
     to_dict,
 )
-from paddleseg_autoloss.diagnosis.pictures import plot_diagnosis
+from paddleseg_autoloss.diagnosis.report import write_report
 from paddleseg_autoloss.files import write_json
 from paddleseg_autoloss.integration.terms import Term
 
 STEPS, SIZE = 40, 7
+HEAD = {"config": "mine.yml", "iterations": 41, "seed": None, "notes": ["a note"]}
 
 
 def diagnosis_of(gradients: np.ndarray, coefs, heads=None, values=None) -> Diagnosis:
@@ -172,7 +174,10 @@ def test_many_pairs_stay_readable(tmp_path):
     text = describe(found)
     assert "(79 more pairs, of higher cosine, in the JSON file)" in text
     assert "No head has two losses to balance" in text
-    plot_diagnosis(found, tmp_path / "many.png")
+    write_report(found, tmp_path, HEAD)
+    page = (tmp_path / "diagnosis.html").read_text()
+    assert "l0, l1" in page
+    assert page.count("<tr>") == 1 + 14 + 1 + 91
 
 
 def write_config(folder: Path, name: str, loss: dict) -> Path:
@@ -230,8 +235,11 @@ def diagnosed(tmp_path_factory, fundus):
 def test_files_and_table(diagnosed):
     folder, figures, result = diagnosed
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    written = {"output/diagnosis/diagnosis.json", "output/diagnosis/diagnosis.png"}
+    written = {f"output/diagnosis/diagnosis.{ending}" for ending in ("json", "png", "html")}
     assert files == written | {"mine.yml"}
+    page = html.unescape((folder / "output/diagnosis/diagnosis.html").read_text())
+    for text in (*figures["recommendation"]["coefficients"], figures["recommendation"]["surgery"]):
+        assert text in page
     with Image.open(folder / "output/diagnosis/diagnosis.png") as image:
         assert image.width > 1000
         assert np.asarray(image.convert("L")).std() > 10
