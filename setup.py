@@ -15,6 +15,7 @@ DOCS = [
     "mkdocs-material>=9.6,<10",
     "mkdocstrings[python]>=1,<2; python_version >= '3.10'",
     "latex2mathml>=3.77,<4",
+    "nbconvert>=7.16,<8",
 ]
 
 setup(
@@ -83,7 +84,7 @@ setup(
         "swanlab": ["swanlab>=0.10"],
         "test": [
             *("build", "pytest", "pytest-xdist", "hypothesis", "mypy", "ruff", "types-PyYAML"),
-            "tensorboard",
+            *("ipykernel", "nbclient", "tensorboard"),
             *DOCS,
         ],
     },

@@ -1,4 +1,4 @@
-"""What MkDocs does for this site beside its plugins: formulas, pages from elsewhere, links to code.
+"""What MkDocs does for this site beside its plugins: formulas, pages from elsewhere, links.
 
 Pages are written for two places, the repository and the site.  Their links name files of the
 repository; here those that leave docs/ lead to the page of the site with that file, or, for code,
@@ -8,6 +8,7 @@ become the name alone.
 from __future__ import annotations
 
 import posixpath
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from math_extension import MathExtension, math_fence
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from notebook_pages import notebook_page
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,6 +50,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if (ROOT / source).is_file():
             files.append(File.generated(config, target, abs_src_path=str(ROOT / source)))
     files.append(File.generated(config, CONFIGS, content=configs_page()))
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        page = notebook_page(path)
+        for name, content in {f"{path.stem}.md": page.text, **page.pictures}.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=content))
     return files
 
 
@@ -105,7 +111,7 @@ class _Links(Extension):
             anchor = f"#{_anchor(path)}" if path.endswith(".yml") else ""
         elif path.startswith("docs/") or not (ROOT / path).exists():
             # MkDocs warns of a file that is not there.
-            found = path.removeprefix("docs/")
+            found = re.sub(r"\.ipynb$", ".md", path.removeprefix("docs/"))
         else:
             return None
         return posixpath.relpath(found, posixpath.dirname(self.page) or ".") + anchor

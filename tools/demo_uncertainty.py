@@ -9,16 +9,22 @@ with one mean squared error per head, weighted by UncertaintyWeighting in its re
 sigma_i = exp(s_i / 2).  The sigmas settle at the root mean square residuals of the fit, which
 estimate the noise.  Prints a table; writes demo_uncertainty.png and demo_uncertainty.json.
 
+By default each head is linear and a step sees all samples.  The form with a hidden layer, which
+both heads share, and with batches is that of docs/notebooks/uncertainty_regression.ipynb; it takes
+1,500 epochs.
+
 Example:
     python tools/demo_uncertainty.py --seed 1
+    python tools/demo_uncertainty.py --epochs 1500 --batch_size 16 --hidden 512
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -69,10 +75,13 @@ class Settings:
     """What a run depends on.
 
     Args:
-        iters: number of full-batch Adam steps, at least 1.  s and the model parameters move by at
-            most about the learning rate in a step; at 3e-4 the sigmas settle after some 20000.
+        iters: number of Adam steps, at least 1.  s and the model parameters move by at most about
+            the learning rate in a step; at 3e-4 the sigmas settle after some 20000.
         learning_rate: of the model and of the weighting, positive.
-        seed: of the data; nothing else is random.
+        seed: of the data, of the hidden layer and of the order of the samples.
+        epochs: passes through the data, at least 1; if given, they replace iters.
+        batch_size: samples in a step, 1 to 300.
+        hidden: units of the layer that both heads share, followed by a ReLU; 0 for none.
 
     Raises:
         ConfigError: a value is out of range.
@@ -81,6 +90,9 @@ class Settings:
     iters: int = 22000
     learning_rate: float = 3e-4
     seed: int = 0
+    epochs: int | None = None
+    batch_size: int = NUM_SAMPLES
+    hidden: int = 0
 
     def __post_init__(self) -> None:
         checked_integer("--iters", self.iters, least=1)
@@ -89,11 +101,22 @@ class Settings:
                 f"--learning_rate: expected a positive number, found {self.learning_rate}"
             )
         checked_integer("--seed", self.seed, least=0)
+        checked_integer("--batch_size", self.batch_size, least=1, most=NUM_SAMPLES)
+        checked_integer("--hidden", self.hidden, least=0)
+        if self.epochs is not None:
+            checked_integer("--epochs", self.epochs, least=1)
+
+    @property
+    def steps(self) -> int:
+        """The number of Adam steps."""
+        if self.epochs is None:
+            return self.iters
+        return self.epochs * math.ceil(NUM_SAMPLES / self.batch_size)
 
 
 @dataclass(frozen=True)
 class HeadFit:
-    """What one head has learned."""
+    """What one head has learned; slope and intercept are of the line nearest to its output."""
 
     name: str
     true_noise: float
@@ -120,25 +143,30 @@ class History:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: its settings, its data (x [300], y [2, 300]), its fits and its course."""
+    """A finished run: its settings, its data (x [300], y [2, 300]), its fits and its course.
+
+    ``outputs`` [2, 300] has the outputs of the heads at x.
+    """
 
     settings: Settings
     x: np.ndarray
     y: np.ndarray
+    outputs: np.ndarray
     heads: list[HeadFit]
     history: History
 
 
-class TwoHeads(nn.Layer):
-    """Two linear heads on the same input, both zero at first."""
+def make_model(hidden: int) -> nn.Layer:
+    """Return a network with an output for each line: x [N, 1] to [N, 2].
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads = nn.LayerList([_zero_linear() for _ in LINES])
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the prediction of each head, each [N, 1], for x [N, 1]."""
-        return [head(x) for head in self.heads]
+    Args:
+        hidden: units of the layer that the heads share; 0 for heads that are linear in x and zero
+            at first.
+    """
+    if hidden == 0:
+        zero = paddle.ParamAttr(initializer=nn.initializer.Constant(0.0))
+        return nn.Linear(1, len(LINES), weight_attr=zero)
+    return nn.Sequential(nn.Linear(1, hidden), nn.ReLU(), nn.Linear(hidden, len(LINES)))
 
 
 def make_data(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -150,20 +178,22 @@ def make_data(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run(settings: Settings) -> Result:
-    """Fit both heads and the weighting by Adam on all samples at once.
+    """Fit both heads and the weighting by Adam.
 
     Raises:
         TrainingDiverged: the total loss became NaN or infinite.
     """
     x, y = make_data(settings.seed)
-    model = TwoHeads()
+    paddle.seed(settings.seed)
+    model = make_model(settings.hidden)
     weighting = UncertaintyWeighting(len(LINES), form="regression")
-    history = _train(model, weighting, _column(x), [_column(row) for row in y], settings)
+    history = _train(model, weighting, _float32(x[:, None]), _float32(y.T), settings)
+    outputs = _outputs(model, x)
     heads = [
-        _head_fit(line, head, x, row, float(sigma))
-        for line, head, row, sigma in zip(LINES, model.heads, y, history.sigmas[-1])
+        _head_fit(line, x, row, output, float(sigma))
+        for line, row, output, sigma in zip(LINES, y, outputs, history.sigmas[-1])
     ]
-    return Result(settings, x, y, heads, history)
+    return Result(settings, x, y, outputs, heads, history)
 
 
 def format_table(heads: Sequence[HeadFit]) -> str:
@@ -177,11 +207,11 @@ def format_table(heads: Sequence[HeadFit]) -> str:
 
 
 def plot(result: Result, path: Path) -> None:
-    """Draw the loss curve, the sigmas and the fitted lines side by side into a PNG."""
+    """Draw the loss curve, the sigmas and the fits side by side into a PNG."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), dpi=150, constrained_layout=True)
     _plot_losses(axes[0], result.history)
     _plot_sigmas(axes[1], result)
-    _plot_lines(axes[2], result)
+    _plot_fits(axes[2], result)
     settings = result.settings
     figure.suptitle(
         "Learned uncertainty of a two-headed regression "
@@ -204,7 +234,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo and return the exit code."""
     args = _parser().parse_args(argv)
     try:
-        settings = Settings(args.iters, args.learning_rate, args.seed)
+        settings = Settings(
+            args.iters, args.learning_rate, args.seed, args.epochs, args.batch_size, args.hidden
+        )
         args.save_dir.mkdir(parents=True, exist_ok=True)
         result = run(settings)
         plot(result, args.save_dir / f"{NAME}.png")
@@ -214,47 +246,57 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(format_table(result.heads))
     if max(abs(head.difference_percent) for head in result.heads) > TOLERANCE_PERCENT:
-        print("The sigmas have not settled yet: raise --iters.")
+        print("The sigmas have not settled yet: raise --iters or --epochs.")
     print(f"Wrote {NAME}.png and {NAME}.json to {args.save_dir}")
     return 0
 
 
-def _zero_linear() -> nn.Linear:
-    return nn.Linear(1, 1, weight_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(0.0)))
+def _float32(values: np.ndarray) -> Tensor:
+    return paddle.to_tensor(values.astype("float32"))
 
 
-def _column(values: np.ndarray) -> Tensor:
-    return paddle.to_tensor(values[:, None].astype("float32"))
+@paddle.no_grad()
+def _outputs(model: nn.Layer, x: np.ndarray) -> np.ndarray:
+    """Return the outputs of the heads at x [N], shape [2, N]."""
+    return model(_float32(x[:, None])).numpy().T.astype("float64")
 
 
 def _train(
-    model: TwoHeads,
-    weighting: UncertaintyWeighting,
-    x: Tensor,
-    targets: list[Tensor],
-    settings: Settings,
+    model: nn.Layer, weighting: UncertaintyWeighting, x: Tensor, y: Tensor, settings: Settings
 ) -> History:
     optimizer = paddle.optimizer.Adam(
         settings.learning_rate, parameters=model.parameters() + weighting.parameters()
     )
     history = History()
-    every = max(1, settings.iters // NUM_RECORDS)
-    for step in tqdm(range(settings.iters), desc=NAME, unit="it"):
-        losses, total = _forward(model, weighting, x, targets)
+    every = max(1, settings.steps // NUM_RECORDS)
+    batches = _batches(x, y, settings)
+    for step in tqdm(range(settings.steps), desc=NAME, unit="it"):
+        losses, total = _forward(model, weighting, *next(batches))
         if step % every == 0:
             _record(history, step, losses, total, weighting)
         total.backward()
         optimizer.step()
         optimizer.clear_grad()
-    _record(history, settings.iters, *_forward(model, weighting, x, targets), weighting)
+    _record(history, settings.steps, *_forward(model, weighting, x, y), weighting)
     return history
 
 
+def _batches(x: Tensor, y: Tensor, settings: Settings) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches without end; every pass through the data has an order of its own."""
+    if settings.batch_size == NUM_SAMPLES:
+        yield from itertools.repeat((x, y))
+    rng = np.random.default_rng(settings.seed)
+    while True:
+        order = rng.permutation(NUM_SAMPLES)
+        for first in range(0, NUM_SAMPLES, settings.batch_size):
+            chosen = paddle.to_tensor(order[first : first + settings.batch_size])
+            yield x[chosen], y[chosen]
+
+
 def _forward(
-    model: TwoHeads, weighting: UncertaintyWeighting, x: Tensor, targets: list[Tensor]
+    model: nn.Layer, weighting: UncertaintyWeighting, x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
-    pairs = zip(model(x), targets)
-    losses = paddle.stack([nn.functional.mse_loss(output, target) for output, target in pairs])
+    losses = nn.functional.mse_loss(model(x), y, reduction="none").mean(axis=0)
     return losses, weighting.total(losses, weighting(losses))
 
 
@@ -270,9 +312,11 @@ def _record(
     history.sigmas.append(np.exp(weighting.s.numpy() / 2))
 
 
-def _head_fit(line: Line, head: nn.Linear, x: np.ndarray, y: np.ndarray, sigma: float) -> HeadFit:
-    slope, intercept = head.weight.item(), head.bias.item()
-    rms = float(np.sqrt(np.mean((y - slope * x - intercept) ** 2)))
+def _head_fit(
+    line: Line, x: np.ndarray, y: np.ndarray, output: np.ndarray, sigma: float
+) -> HeadFit:
+    slope, intercept = map(float, np.polyfit(x, output, 1))
+    rms = float(np.sqrt(np.mean((y - output) ** 2)))
     return HeadFit(line.name, line.noise, rms, sigma, slope, intercept)
 
 
@@ -298,14 +342,15 @@ def _plot_sigmas(axes: Axes, result: Result) -> None:
     _finish(axes, "Learned sigma", "step", "sigma (units of y)")
 
 
-def _plot_lines(axes: Axes, result: Result) -> None:
-    ends = np.array([-X_LIMIT, X_LIMIT])
-    for head, color, y in zip(result.heads, COLORS, result.y):
+def _plot_fits(axes: Axes, result: Result) -> None:
+    order = np.argsort(result.x)
+    relation = "~" if result.settings.hidden else "="
+    for head, color, y, output in zip(result.heads, COLORS, result.y, result.outputs):
         axes.scatter(result.x, y, s=6, color=color, alpha=0.4, linewidths=0)
         sign = "+" if head.intercept >= 0 else "-"
-        label = f"{head.name} = {head.slope:.2f} x {sign} {abs(head.intercept):.2f}"
-        axes.plot(ends, head.slope * ends + head.intercept, color=color, label=label)
-    _finish(axes, "Data and fitted lines", "x (arbitrary units)", "y (arbitrary units)")
+        label = f"{head.name} {relation} {head.slope:.2f} x {sign} {abs(head.intercept):.2f}"
+        axes.plot(result.x[order], output[order], color=color, label=label)
+    _finish(axes, "Data and fits", "x (arbitrary units)", "y (arbitrary units)")
 
 
 def _finish(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
@@ -320,14 +365,25 @@ def _parser() -> argparse.ArgumentParser:
         description="Show that the learned sigmas of uncertainty weighting find the noise.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--iters", type=int, default=default.iters, help="Adam steps")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--iters", type=int, default=default.iters, help="Adam steps")
+    length.add_argument("--epochs", type=int, help="passes through the data, instead of --iters")
     parser.add_argument(
         "--learning_rate",
         type=float,
         default=default.learning_rate,
         help="learning rate of the model and of the sigmas",
     )
-    parser.add_argument("--seed", type=int, default=default.seed, help="seed of the data")
+    parser.add_argument("--seed", type=int, default=default.seed, help="seed of all that is random")
+    parser.add_argument(
+        "--batch_size", type=int, default=default.batch_size, help="samples in a step"
+    )
+    parser.add_argument(
+        "--hidden",
+        type=int,
+        default=default.hidden,
+        help="units of a layer that the heads share, 0 for none",
+    )
     parser.add_argument(
         "--save_dir", type=Path, default=Path("output") / NAME, help="folder for PNG and JSON"
     )
