@@ -15,6 +15,7 @@ from .con_fig import ConFIGWeighting as ConFIGWeighting
 from .cosmos import COSMOSWeighting as COSMOSWeighting
 from .crmogm import CRMOGMWeighting as CRMOGMWeighting
 from .dbmtl import DBMTLWeighting as DBMTLWeighting
+from .dcgd import DCGDWeighting as DCGDWeighting
 from .dual_proj import DualProjWeighting as DualProjWeighting
 from .dwa import DWAWeighting as DWAWeighting
 from .excess_mtl import ExcessMTLWeighting as ExcessMTLWeighting
