@@ -29,6 +29,7 @@ from .imtl import IMTLWeighting as IMTLWeighting
 from .imtl_g import IMTLGWeighting as IMTLGWeighting
 from .imtl_l import IMTLLWeighting as IMTLLWeighting
 from .krum import KrumWeighting as KrumWeighting
+from .ldcmtl import LDCMTLWeighting as LDCMTLWeighting
 from .mconfig import MConFIGWeighting as MConFIGWeighting
 from .mgda import MGDAWeighting as MGDAWeighting
 from .moco import MoCoWeighting as MoCoWeighting

@@ -40,6 +40,8 @@ LARGEST = {
     "GradNorm": COUNT,
     "IMTLL": 1.5 * np.exp(7),
     "IMTL": 10 * 1.5 * np.exp(7),
+    # 1 + 2 lambda.
+    "LDCMTL": 1.1,
     "RLW": 1,
     "ScheduledLoss": 1,
     "SoftAdapt": 1,
