@@ -29,7 +29,11 @@ def weights(name: str, **arguments) -> np.ndarray:
 
 
 def test_who_has_them():
-    assert sorted(name for name, _ in PREFERENCES) == ["AlignedMTL", "ConFIG", "DualProj", "UPGrad"]
+    found = {argument: [n for n, a in PREFERENCES if a == argument] for _, argument in PREFERENCES}
+    assert found == {
+        "pref_vector": ["AlignedMTL", "ConFIG", "DualProj", "UPGrad"],
+        "weights": ["COSMOS", "PBI", "STCH"],
+    }
 
 
 @every_method
@@ -66,3 +70,18 @@ def test_what_is_no_preference(name, argument, value, message):
 @every_method
 def test_repr_shows_them(name, argument):
     assert f"{argument}=[3, 1, 2]" in repr(METHODS[name](3, **{argument: [3, 1, 2]}))
+
+
+@pytest.mark.parametrize("name", ["PBI", "STCH"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([0.0], "expected one for each of 2 losses, found 1"),
+        ([0.0, float("nan")], "expected a number, found nan"),
+        (0.5, "expected a list of 2 numbers, found 0.5"),
+    ],
+)
+def test_what_is_no_reference_point(name, value, message):
+    with pytest.raises(ConfigError) as error:
+        METHODS[name](2, reference=value)
+    assert str(error.value) == f"reference: {message}"
