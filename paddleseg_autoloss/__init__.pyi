@@ -35,6 +35,7 @@ class AlignedMTL(WeightedLoss):
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
         scale_mode: str = "min",
+        pref_vector: Sequence[float] | None = None,
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
@@ -78,6 +79,7 @@ class ConFIG(WeightedLoss):
         losses: Sequence[nn.Layer],
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
+        pref_vector: Sequence[float] | None = None,
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
@@ -93,6 +95,7 @@ class COSMOS(WeightedLoss):
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
         lamda: float = 2.0,
+        weights: Sequence[float] | None = None,
         reduction: str | None = None,
     ) -> None: ...
 
@@ -126,6 +129,21 @@ class DBMTL(WeightedLoss):
         reduction: str | None = None,
     ) -> None: ...
 
+class DCGD(WeightedLoss):
+    """An update of two losses that conflicts with none (DCGD, Hwang and Lim 2024)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        variant: str = "center",
+        reduction: str | None = None,
+        level: str = "parameters",
+        update_interval: int = 1,
+        layer: str | None = None,
+    ) -> None: ...
+
 class DualProj(WeightedLoss):
     """The mean gradient, projected to conflict with none (DualProj, Lopez-Paz and Ranzato 2017)."""
 
@@ -134,6 +152,7 @@ class DualProj(WeightedLoss):
         losses: Sequence[nn.Layer],
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
+        pref_vector: Sequence[float] | None = None,
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,
@@ -306,6 +325,19 @@ class Krum(WeightedLoss):
         layer: str | None = None,
     ) -> None: ...
 
+class LDCMTL(WeightedLoss):
+    """Learned shares that keep neighbouring losses together (LDC-MTL, Xiao et al. 2025)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        lamda: float = 0.05,
+        lr_mult: float = 1.0,
+        reduction: str | None = None,
+    ) -> None: ...
+
 class MConFIG(WeightedLoss):
     """Conflict-free inverse gradients with momentum (M-ConFIG, Liu et al. 2024)."""
 
@@ -388,6 +420,8 @@ class PBI(WeightedLoss):
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
         theta: float = 5.0,
+        weights: Sequence[float] | None = None,
+        reference: Sequence[float] | None = None,
         reduction: str | None = None,
     ) -> None: ...
 
@@ -400,7 +434,7 @@ class PCD(WeightedLoss):
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
         primary: int | str = 0,
-        tau: float = 0.02,
+        tau: float | Sequence[float] = 0.02,
         beta: float = 0.999,
         eps: float = 1e-08,
         reduction: str | None = None,
@@ -516,6 +550,8 @@ class STCH(WeightedLoss):
         ignore_index: int | None = None,
         mu: float = 1.0,
         warmup: int = 1000,
+        weights: Sequence[float] | None = None,
+        reference: Sequence[float] | None = None,
         reduction: str | None = None,
     ) -> None: ...
 
@@ -564,6 +600,7 @@ class UPGrad(WeightedLoss):
         losses: Sequence[nn.Layer],
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
+        pref_vector: Sequence[float] | None = None,
         reduction: str | None = None,
         level: str = "parameters",
         update_interval: int = 1,

@@ -16,6 +16,8 @@ __all__ = [
     "checked_length",
     "checked_lr_mult",
     "checked_number",
+    "checked_numbers",
+    "checked_preference",
     "checked_range",
     "describe_integer",
     "is_integer",
@@ -90,6 +92,29 @@ def checked_length(name: str, values: Sequence[Any], num_losses: int) -> list[An
             f"{name}: expected one for each of {num_losses} losses, found {len(values)}"
         )
     return list(values)
+
+
+def checked_numbers(name: str, values: Any, num_losses: int) -> list[float]:
+    """Return ``values`` as floats, or raise ConfigError if it is no list of one for each loss."""
+    if not isinstance(values, (list, tuple)):
+        raise ConfigError(f"{name}: expected a list of {num_losses} numbers, found {shown(values)}")
+    return [checked_number(name, value) for value in checked_length(name, values, num_losses)]
+
+
+def checked_preference(name: str, values: Sequence[float] | None, num_losses: int) -> list[float]:
+    """Return how important each loss is, with the mean 1; if ``values`` is None, all are 1.
+
+    Raises:
+        ConfigError: ``values`` is no list of one number for each loss, a number is negative, or all
+            are 0.
+    """
+    if values is None:
+        return [1.0] * num_losses
+    numbers = checked_numbers(name, values, num_losses)
+    total = sum(checked_range(name, number, least=0) for number in numbers)
+    if total == 0:
+        raise ConfigError(f"{name}: expected a number above 0, found none")
+    return [num_losses * number / total for number in numbers]
 
 
 def one_for_each(name: str, value: Any, num_losses: int) -> list[Any]:

@@ -1,24 +1,28 @@
 """The interface of PaddleScience, ``ppsci.loss.mtl``: change the import, keep the training code.
 
+The classes have the arguments and the public attributes of PaddleScience's classes.
+
 ``aggregator(losses).backward()`` adds the aggregated gradient to the parameters' ``grad``, like
 ``backward`` of any loss; PaddleScience overwrites or clears ``grad``.  The losses may share a
 graph, parameters may be frozen, and a loss may have no gradient.  A call returns the total loss as
 a 0-D tensor.  The argument ``step`` is optional: if a method needs it, the aggregator counts its
 calls.  ``state_dict`` contains the whole state of an aggregator, and nothing of the model.  The
 state belongs to the losses in the order of the first call; the first call after a resume must have
-the same order.
+the same order.  A state that PaddleScience saved can be loaded too, by `Relobralo`, `GradNorm` and
+`NTK`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_autoloss.checks import checked_integer
+from paddleseg_autoloss.checks import checked_choice, checked_integer
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients import Jacobian
 from paddleseg_autoloss.gradients.aggregator import LossAggregator as _NamedLosses
@@ -33,7 +37,61 @@ from paddleseg_autoloss.weighting import (
 )
 from paddleseg_autoloss.weighting.draws import Draws
 
-__all__ = ["AGDA", "NTK", "GradNorm", "LossAggregator", "PCGrad", "Relobralo", "Sum"]
+__all__ = [
+    "AGDA",
+    "NTK",
+    "GradNorm",
+    "LossAggregator",
+    "PCGrad",
+    "Relobralo",
+    "Sum",
+    "build_mtl_aggregator",
+]
+
+
+def build_mtl_aggregator(cfg: Mapping[str, Any]) -> LossAggregator:
+    """Make the aggregator that a config describes.
+
+    Deviations:
+        PaddleScience copies the config deeply, and with it a network in it, so that its aggregator
+        trains a copy; here the network is used itself.  PaddleScience evaluates the name as code;
+        here it is looked up.
+
+    Args:
+        cfg: ``name``, the name of a class of this module, and the arguments of this class.
+
+    Raises:
+        ConfigError: there is no aggregator of this name, it does not have such an argument, or one
+            is missing or out of its range.
+
+    Examples:
+        >>> from paddleseg_autoloss import mtl
+        >>> loss_aggregator = mtl.build_mtl_aggregator({"name": "Relobralo", "num_losses": 2})
+        >>> loss_aggregator.alpha
+        0.95
+    """
+    arguments = dict(cfg)
+    name = arguments.pop("name", None)
+    kinds = {kind.__name__: kind for kind in (AGDA, GradNorm, NTK, PCGrad, Relobralo, Sum)}
+    kind = kinds[checked_choice("name", name, list(kinds))]
+    try:
+        inspect.signature(kind).bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    return kind(**arguments)
+
+
+def _argument(name: str) -> Any:
+    """Return an attribute that is an argument of the method."""
+    return property(
+        lambda aggregator: getattr(aggregator.weighting, name),
+        lambda aggregator, value: setattr(aggregator.weighting, name, value),
+    )
+
+
+def _buffer(name: str) -> Any:
+    """Return an attribute that is a part of the method's state."""
+    return property(lambda aggregator: getattr(aggregator.weighting, name))
 
 
 class LossAggregator(nn.Layer):
@@ -49,6 +107,8 @@ class LossAggregator(nn.Layer):
         should_persist: whether there is state to save in addition to the model's.
         model: the network, or None if the method needs none.
         param_num: number of trainable parameters at the start.
+        step: the training step of the latest call: its argument ``step``, or the number of calls
+            before it.
 
     Examples:
         >>> import paddle
@@ -66,6 +126,8 @@ class LossAggregator(nn.Layer):
     """
 
     should_persist: ClassVar[bool] = False
+    #: The state of PaddleScience's class that is also state of the method.
+    _shared_state: ClassVar[tuple[str, ...]] = ()
     model: nn.Layer | None
 
     def __init__(self, model: nn.Layer | None = None) -> None:
@@ -76,6 +138,8 @@ class LossAggregator(nn.Layer):
             not parameter.stop_gradient for parameter in self._trainable_parameters()
         )
         self._names: list[str] = []
+        self.step = 0
+        self._calls = 0
 
     def forward(
         self, losses: Mapping[str, Tensor], step: int | None = None
@@ -86,8 +150,32 @@ class LossAggregator(nn.Layer):
             losses: a tensor of one element for each name.
             step: the training step, from 0.
         """
-        self.losses, self.loss_num, self.step = losses, len(losses), step or 0
+        self.losses, self.loss_num = losses, len(losses)
+        self._begin(step)
         return self
+
+    def set_state_dict(
+        self, state_dict: Mapping[str, Any], use_structured_name: bool = True
+    ) -> tuple[list[str], list[str]]:
+        """Load a state: of this class, or of PaddleScience's class of the same name.
+
+        PaddleScience has no random state and, with `GradNorm` and `NTK`, no counter of steps; these
+        stay as they are.
+
+        Args:
+            state_dict: the values by their names.
+            use_structured_name: whether the names are those of ``state_dict()``.
+
+        Returns:
+            The names that are missing, and those that are not known.
+        """
+        own = self.state_dict()
+        if self._shared_state and set(self._shared_state) <= state_dict.keys():
+            shared = {f"weighting.{name}": state_dict[name] for name in self._shared_state}
+            state_dict = {**own, **{k: _like(own[k], value) for k, value in shared.items()}}
+        return super().set_state_dict(state_dict, use_structured_name)
+
+    set_dict = load_dict = set_state_dict
 
     def backward(self) -> None:
         """Add the aggregated gradient to the gradients of the parameters."""
@@ -95,6 +183,17 @@ class LossAggregator(nn.Layer):
 
     def _trainable_parameters(self) -> list[Tensor]:
         return [] if self.model is None else self.model.parameters()
+
+    def _begin(self, step: int | None, calls: int | None = None) -> None:
+        """Set `step` for a call.
+
+        Args:
+            step: the argument of the call.
+            calls: number of calls before it, if the state has it.
+        """
+        before = self._calls if calls is None else calls
+        self.step = before if step is None else int(step)
+        self._calls += 1
 
     def _in_order(
         self, losses: Mapping[str, Tensor] | Sequence[Tensor], expected: int
@@ -132,6 +231,10 @@ class AGDA(LossAggregator):
         M: number of steps between updates of the reference losses.
         gamma: factor of the smoothed losses, from 0 to 1.
 
+    Attributes:
+        M: the argument ``M``.
+        gamma: the argument ``gamma``.
+
     Raises:
         ConfigError: an argument is out of its range; when called: there are not two losses or they
             have other names than in the first call.
@@ -154,6 +257,7 @@ class AGDA(LossAggregator):
     """
 
     should_persist = True
+    M, gamma = _argument("M"), _argument("gamma")
 
     def __init__(self, model: nn.Layer, M: int = 100, gamma: float = 0.999) -> None:
         super().__init__(model)
@@ -167,6 +271,7 @@ class AGDA(LossAggregator):
             step: the training step; by default the calls are counted.
         """
         in_order = self._in_order(losses, expected=2)
+        self._begin(step, calls=int(self.weighting.step))
         if step is not None:
             self.weighting.step.set_value(np.asarray(step))
         return self._surgery(in_order, self.weighting)
@@ -176,6 +281,8 @@ class _Balanced(LossAggregator):
     """Weights from the lengths of the gradients, updated at some steps for later calls."""
 
     should_persist = True
+    _shared_state = ("weight",)
+    num_losses, weight = _argument("num_losses"), _buffer("weight")
 
     def __init__(self, model: nn.Layer, weighting: NormBalanceWeighting, update_freq: int) -> None:
         super().__init__(model)
@@ -194,17 +301,17 @@ class _Balanced(LossAggregator):
             step: the training step; by default the calls are counted from 0.
         """
         in_order = self._in_order(losses, self.weighting.num_losses).values()
+        self._begin(step, calls=int(self.next_step))
         values = _vector(in_order)
         # Use a copy on the device, because the method changes its weights on the host in place.
         total = _weigh(values, paddle.to_tensor(self.weighting.weight.numpy()))
-        if paddle.is_grad_enabled() and self._is_due(step):
+        if paddle.is_grad_enabled() and self._is_due():
             self._renew(in_order, values)
         return total
 
-    def _is_due(self, step: int | None) -> bool:
-        now = int(self.next_step) if step is None else int(step)
-        self.next_step.set_value(np.asarray(now + 1))
-        return now % self.update_freq == 0
+    def _is_due(self) -> bool:
+        self.next_step.set_value(np.asarray(self.step + 1))
+        return self.step % self.update_freq == 0
 
     def _renew(self, losses: Iterable[Tensor], values: Tensor) -> None:
         targets = self._trainable_parameters()
@@ -240,6 +347,12 @@ class GradNorm(_Balanced):
         momentum: m, from 0 to 1.
         init_weights: the first weights, one for each loss; all 1 by default.
 
+    Attributes:
+        num_losses: the argument ``num_losses``.
+        update_freq: the argument ``update_freq``.
+        momentum: the argument ``momentum``.
+        weight: the current weights, shape [K], float64, on the host.
+
     Raises:
         ConfigError: an argument is out of its range; when called: there are not K losses or they
             have other names than in the first call.
@@ -257,10 +370,12 @@ class GradNorm(_Balanced):
         ...     loss1 = paddle.sum(y1)
         ...     loss2 = paddle.sum((y2 - 2) ** 2)
         ...     loss_aggregator({'loss1': loss1, 'loss2': loss2}).backward()
-        >>> weight1, weight2 = loss_aggregator.state_dict()["weighting.weight"].tolist()
+        >>> weight1, weight2 = loss_aggregator.weight.tolist()
         >>> weight1 > 1 > weight2  # the gradient of loss2 is the longer one
         True
     """
+
+    momentum = _argument("momentum")
 
     def __init__(
         self,
@@ -293,6 +408,11 @@ class NTK(_Balanced):
         num_losses: K, the number of losses.
         update_freq: number of steps between updates of the weights; an update affects later calls.
 
+    Attributes:
+        num_losses: the argument ``num_losses``.
+        update_freq: the argument ``update_freq``.
+        weight: the current weights, shape [K], float64, on the host.
+
     Raises:
         ConfigError: as in `GradNorm`.
 
@@ -309,8 +429,7 @@ class NTK(_Balanced):
         ...     loss1 = paddle.sum(y1)
         ...     loss2 = paddle.sum((y2 - 2) ** 2)
         ...     loss_aggregator([loss1, loss2]).backward()
-        >>> weights = loss_aggregator.state_dict()["weighting.weight"]
-        >>> round(float((1 / weights).sum()), 4)
+        >>> round(float((1 / loss_aggregator.weight).sum()), 4)
         1.0
     """
 
@@ -363,9 +482,10 @@ class PCGrad(LossAggregator):
 
         Args:
             losses: a tensor of one element for each name.
-            step: is not used.
+            step: the training step, only for the attribute `step`.
         """
         named = _name_losses(losses)
+        self._begin(step, calls=int(self.draws.step))
         weighting = PCGradWeighting(len(named))
         weighting.draws = self.draws
         return self._surgery(named, weighting)
@@ -391,6 +511,16 @@ class Relobralo(LossAggregator):
             favours the largest loss.
         eps: prevents a division by 0 for a loss of 0.
 
+    Attributes:
+        num_losses: the argument ``num_losses``.
+        alpha: the argument ``alpha``.
+        beta: the argument ``beta``.
+        tau: the argument ``tau``.
+        eps: the argument ``eps``.
+        losses_init: the first losses, shape [K]; NaN before the first call.
+        losses_prev: the losses of the previous call, shape [K]; NaN before the first call.
+        lmbda: the current weights, shape [K].
+
     Raises:
         ConfigError: an argument is out of its range; when called: there are not K losses or they
             have other names than in the first call.
@@ -408,12 +538,17 @@ class Relobralo(LossAggregator):
         ...     loss1 = paddle.sum(y1)
         ...     loss2 = paddle.sum((y2 - 2) ** 2)
         ...     loss_aggregator({'loss1': loss1, 'loss2': loss2}).backward()
-        >>> weights = loss_aggregator.state_dict()["weighting.lmbda"]
+        >>> weights = loss_aggregator.lmbda
         >>> round(float(weights.sum()), 4), weights.tolist() != [1.0, 1.0]
         (2.0, True)
     """
 
     should_persist = True
+    _shared_state = ("losses_init", "losses_prev", "lmbda")
+    num_losses, alpha, beta = _argument("num_losses"), _argument("alpha"), _argument("beta")
+    tau, eps = _argument("tau"), _argument("eps")
+    losses_init, losses_prev = _buffer("losses_init"), _buffer("losses_prev")
+    lmbda = _buffer("lmbda")
 
     def __init__(
         self,
@@ -431,9 +566,10 @@ class Relobralo(LossAggregator):
 
         Args:
             losses: a tensor of one element for each name.
-            step: is not used.
+            step: the training step, only for the attribute `step`.
         """
         in_order = self._in_order(losses, self.weighting.num_losses)
+        self._begin(step, calls=int(self.weighting.draws.step))
         values = _vector(in_order.values())
         return _weigh(values, self.weighting(values.astype(self.weighting.lmbda.dtype)))
 
@@ -460,9 +596,10 @@ class Sum(LossAggregator):
 
         Args:
             losses: a tensor of one element for each name.
-            step: is not used.
+            step: the training step, only for the attribute `step`.
         """
         values = _vector(_name_losses(losses).values())
+        self._begin(step)
         return _weigh(values, paddle.ones_like(values))
 
 
@@ -472,6 +609,16 @@ def _name_losses(losses: Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, T
     if not named:
         raise ConfigError("losses: expected at least one, found none")
     return named
+
+
+def _like(own: Tensor, value: Any) -> Tensor:
+    """Return a tensor of PaddleScience's state in the type of our own.
+
+    There, losses of 0 stand for those that are not known; here NaN does.
+    """
+    tensor = value if isinstance(value, Tensor) else paddle.to_tensor(value)
+    found = tensor.astype(own.dtype)
+    return found if bool((found != 0).any()) else paddle.full_like(found, float("nan"))
 
 
 def _list(names: Iterable[str]) -> str:

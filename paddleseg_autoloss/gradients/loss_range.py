@@ -92,11 +92,11 @@ class LossRange:
         Raises:
             ConfigError: a loss is negative, and the method does not learn its weights.
         """
-        for name, value in zip(self.names, marks):
+        for index, (name, value) in enumerate(zip(self.names, marks)):
             if math.isnan(value):
                 continue
             if self.refuses:
-                raise ConfigError(self._describe(name, value))
+                raise ConfigError(self._describe(index, value))
             if name not in self._warned:
                 self._warned.add(name)
                 logger.warning(
@@ -116,16 +116,17 @@ class LossRange:
         names = {method.__name__: name for name, method in METHODS.items()}
         return names.get(self.weighting.class_name, self.weighting.class_name)
 
-    def _describe(self, name: str, value: float) -> str:
+    def _describe(self, index: int, value: float) -> str:
+        name, least = self.names[index], self.weighting.lower_bound(index)
         kind = JacobianWeighting if isinstance(self.weighting, JacobianWeighting) else LossWeighting
         others = [
             other
             for other, method in METHODS.items()
             if method.loss_range == "any" and issubclass(method, kind)
         ]
-        expected = "above 0" if self.weighting.loss_range == "positive" else "of at least 0"
+        above = "above" if self.weighting.loss_range == "positive" else "of at least"
         return (
-            f"{self.prefix}{name}: expected a loss {expected} for {self._method()}, found "
+            f"{self.prefix}{name}: expected a loss {above} {least:g} for {self._method()}, found "
             f"{value:.4g}; {', '.join(others)} and most methods that need the Gramian accept "
             "negative losses"
         )

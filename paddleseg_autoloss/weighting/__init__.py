@@ -15,6 +15,7 @@ from .con_fig import ConFIGWeighting as ConFIGWeighting
 from .cosmos import COSMOSWeighting as COSMOSWeighting
 from .crmogm import CRMOGMWeighting as CRMOGMWeighting
 from .dbmtl import DBMTLWeighting as DBMTLWeighting
+from .dcgd import DCGDWeighting as DCGDWeighting
 from .dual_proj import DualProjWeighting as DualProjWeighting
 from .dwa import DWAWeighting as DWAWeighting
 from .excess_mtl import ExcessMTLWeighting as ExcessMTLWeighting
@@ -28,6 +29,7 @@ from .imtl import IMTLWeighting as IMTLWeighting
 from .imtl_g import IMTLGWeighting as IMTLGWeighting
 from .imtl_l import IMTLLWeighting as IMTLLWeighting
 from .krum import KrumWeighting as KrumWeighting
+from .ldcmtl import LDCMTLWeighting as LDCMTLWeighting
 from .mconfig import MConFIGWeighting as MConFIGWeighting
 from .mgda import MGDAWeighting as MGDAWeighting
 from .moco import MoCoWeighting as MoCoWeighting

@@ -147,6 +147,14 @@ class Weighting(nn.Layer, ABC):
         """
         return losses < LEAST_LOSS
 
+    def lower_bound(self, index: int) -> float:
+        """Return the value that a loss must not be below, for messages; a method may have others.
+
+        Args:
+            index: the position of the loss.
+        """
+        return 0.0
+
     @paddle.no_grad()
     def freeze_negative(self, losses: Tensor) -> None:
         """Freeze the learned parameter of negative losses, in a training step.

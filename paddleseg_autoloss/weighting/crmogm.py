@@ -138,6 +138,10 @@ class CRMOGMWeighting(Weighting):
         """Return which losses the method does not accept, bool, shape [K]."""
         return self.averaged.out_of_range(losses)
 
+    def lower_bound(self, index: int) -> float:
+        """Return the bound that the method has for a loss."""
+        return self.averaged.lower_bound(index)
+
     def take_names(self, names: Sequence[str]) -> None:
         """Pass the names of the losses to the method."""
         self.averaged.take_names(names)

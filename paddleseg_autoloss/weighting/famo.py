@@ -123,6 +123,10 @@ class FAMOWeighting(ObjectiveWeighting):
         """Return which losses are below their bounds, bool, shape [K]."""
         return super().out_of_range(losses - self.min_losses)
 
+    def lower_bound(self, index: int) -> float:
+        """Return the bound of a loss in ``min_losses``."""
+        return float(self.min_losses[index])
+
     def _z(self) -> Tensor:
         return nn.functional.softmax(self.xi)
 

@@ -70,9 +70,14 @@ def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     return paddle.where(mask | ~mask.any(), softmax, paddle.zeros_like(softmax))
 
 
-def deviations(losses: Tensor) -> Tensor:
-    """Return the losses minus their mean; all 0 if they differ only by rounding errors."""
-    deviation = losses - losses.mean()
+def deviations(losses: Tensor, expected: Tensor | None = None) -> Tensor:
+    """Return the losses minus what is expected; all 0 if they differ only by rounding errors.
+
+    Args:
+        losses: the loss values, shape [K].
+        expected: shape [K]; by default their mean.
+    """
+    deviation = losses - (losses.mean() if expected is None else expected)
     rounding = deviation.abs().max() <= 1e-6 * losses.abs().max()
     return paddle.where(rounding, paddle.zeros_like(losses), deviation)
 

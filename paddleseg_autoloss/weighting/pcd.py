@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from paddleseg_autoloss.checks import checked_integer, checked_range
+from paddleseg_autoloss.checks import checked_integer, checked_range, one_for_each
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting.base import GramianWeighting
 from paddleseg_autoloss.weighting.solvers import (
@@ -32,7 +32,7 @@ class PCDWeighting(GramianWeighting):
         v_i &\leftarrow \beta v_i + (1 - \beta) \lVert g_i \rVert^2, \qquad
         \tilde g_i = \frac{g_i}{\sqrt{v_i / (1 - \beta^t) + \epsilon}} \\
         \tilde d &= \text{argmin}_d \tfrac{1}{2} \lVert d - \tilde g_p \rVert^2
-        \quad \text{with} \quad \langle \tilde g_j, d \rangle \ge \tau \lVert \tilde g_j \rVert^2
+        \quad \text{with} \quad \langle \tilde g_j, d \rangle \ge \tau_j \lVert \tilde g_j \rVert^2
         \ \text{for } j \ne p
 
     at step t; d is :math:`\tilde d` with the length of :math:`g_p`.
@@ -63,7 +63,8 @@ class PCDWeighting(GramianWeighting):
         primary: p, the primary loss: its name, such as ``head0/CrossEntropyLoss``, or its index,
             counted from 0 in the order of the config.
         tau: the least progress of every secondary loss, as a share of the progress along its own
-            normalised gradient, from 0 to 1; with 0 the loss only must not increase.
+            normalised gradient, from 0 to 1; with 0 the loss only must not increase.  One number
+            for all losses, or a list with one for each; that of the primary loss is not used.
         beta: the decay of the running mean, at least 0 and below 1.
         eps: prevents a gradient of almost 0 from being normalised, at least 0.
 
@@ -86,7 +87,7 @@ class PCDWeighting(GramianWeighting):
         self,
         num_losses: int,
         primary: int | str = 0,
-        tau: float = 0.02,
+        tau: float | Sequence[float] = 0.02,
         beta: float = 0.999,
         eps: float = 1e-8,
     ) -> None:
@@ -95,7 +96,9 @@ class PCDWeighting(GramianWeighting):
         if not isinstance(primary, str) and checked_integer("primary", primary, 0) >= num_losses:
             raise ConfigError(f"primary: expected an index below {num_losses}, found {primary}")
         self._index = primary if isinstance(primary, int) else None
-        self.tau = checked_range("tau", tau, least=0, most=1)
+        self.tau = tau
+        taus = one_for_each("tau", tau, num_losses)
+        self._taus = np.array([checked_range("tau", t, least=0, most=1) for t in taus])
         self.beta = checked_range("beta", beta, least=0, most=1)
         if beta == 1:
             raise ConfigError("beta: expected a number below 1, found 1")
@@ -142,7 +145,7 @@ class PCDWeighting(GramianWeighting):
         others = np.arange(len(some)) != first
         # The lengths of the normalised gradients, relative to that of the primary loss.
         norms = lengths / np.sqrt(mean_squares + self.eps / len(gramian) * mean_squares.sum())[some]
-        lacking = (self.tau / norms[first] * norms - cosines[first])[others]
+        lacking = (self._taus[some] / norms[first] * norms - cosines[first])[others]
         if lacking.max() <= 0:
             return weights
         shares = np.ones(len(some))

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.checks import checked_choice, checked_integer, checked_length, checked_range
+from paddleseg_autoloss.checks import (
+    checked_choice,
+    checked_integer,
+    checked_numbers,
+    checked_range,
+)
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting.base import LossWeighting
 
@@ -118,6 +123,5 @@ class ScheduledWeighting(LossWeighting):
 
 
 def _coefficients(name: str, values: Sequence[float], count: int) -> list[float]:
-    if not isinstance(values, (list, tuple)):
-        raise ConfigError(f"{name}: expected a list of {count} numbers, found {values!r}")
-    return [checked_range(name, value, least=0) for value in checked_length(name, values, count)]
+    numbers = checked_numbers(name, values, count)
+    return [checked_range(name, number, least=0) for number in numbers]

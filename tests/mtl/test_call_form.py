@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import paddle
 import pytest
@@ -229,3 +231,93 @@ def test_the_base_class_alone_cannot_aggregate():
     plane = Plane(0)
     with pytest.raises(NotImplementedError, match="LossAggregator: define forward or backward"):
         mtl.LossAggregator(plane)(plane.losses([[1]])).backward()
+
+
+ATTRIBUTES = {
+    "AGDA": {"M": 3, "gamma": 0.5},
+    "GradNorm": {"num_losses": 2, "update_freq": 3, "momentum": 0.5, "weight": [1, 1]},
+    "NTK": {"num_losses": 2, "update_freq": 3, "weight": [1, 1]},
+    "PCGrad": {},
+    "Relobralo": {
+        **{"num_losses": 2, "alpha": 0.5, "beta": 0.5, "tau": 1.0, "eps": 1e-8},
+        **{"losses_init": [3, 4], "losses_prev": [3, 4], "lmbda": [1, 1]},
+    },
+    "Sum": {},
+}
+
+
+@every_method
+def test_public_attributes_are_paddlesciences(name):
+    plane = Plane(0, 0)
+    aggregator = MAKERS[name](plane)
+    with paddle.no_grad() if name in ("GradNorm", "NTK") else nullcontext():
+        aggregator(plane.losses([[1, 0], [0, 1]], [3.0, 4.0]))
+    found = {attribute: getattr(aggregator, attribute) for attribute in ATTRIBUTES[name]}
+    found = {k: v.tolist() if isinstance(v, paddle.Tensor) else v for k, v in found.items()}
+    assert found == ATTRIBUTES[name]
+    assert aggregator.model is (None if name in ("Relobralo", "Sum") else plane)
+
+
+def test_an_argument_can_be_changed_later():
+    plane = Plane(0, 0)
+    aggregator = mtl.Relobralo(2)
+    aggregator.alpha = 0.0
+    plane.step(aggregator, [[1, 0], [0, 1]], [1.0, 4.0])
+    found = plane.step(aggregator, [[1, 0], [0, 1]], [1.0, 8.0])
+    np.testing.assert_allclose(found, [0.537883, 1.462117], rtol=1e-5)
+
+
+@every_method
+def test_step_is_that_of_the_latest_call(name):
+    plane = Plane(0, 0)
+    aggregator = MAKERS[name](plane)
+    steps = [aggregator.step]
+    for options in ({}, {}, {"step": 7}):
+        plane.step(aggregator, [[1, 0], [0, 1]], **options)
+        steps.append(aggregator.step)
+    assert steps == [0, 0, 1, 7]
+
+
+class TestBuild:
+    @every_method
+    def test_from_a_config(self, name):
+        plane = Plane(0, 0)
+        cfg = {"name": name}
+        if name not in ("Relobralo", "Sum"):
+            cfg["model"] = plane
+        if name in ("GradNorm", "NTK", "Relobralo"):
+            cfg["num_losses"] = 2
+        aggregator = mtl.build_mtl_aggregator(cfg)
+        assert type(aggregator) is getattr(mtl, name)
+        assert cfg["name"] == name
+        # The network itself is trained, no copy of it.
+        found = plane.step(aggregator, [[2, 0], [0, 2]])
+        np.testing.assert_allclose(found, [2, 2], rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("cfg", "message"),
+        [
+            (
+                {"name": "os.remove"},
+                "name: expected one of AGDA, GradNorm, NTK, PCGrad, Relobralo, Sum, found "
+                "'os.remove'",
+            ),
+            (
+                {"num_losses": 2},
+                "name: expected one of AGDA, GradNorm, NTK, PCGrad, Relobralo, Sum, found None",
+            ),
+            ({"name": "PCGrad"}, "PCGrad: missing a required argument: 'model'"),
+            (
+                {"name": "Relobralo", "num_losses": 2, "gamma": 1},
+                "Relobralo: got an unexpected keyword argument 'gamma'",
+            ),
+            (
+                {"name": "Relobralo", "num_losses": 2, "alpha": 2},
+                "alpha: expected a number from 0 to 1, found 2",
+            ),
+        ],
+    )
+    def test_errors(self, cfg, message):
+        with pytest.raises(ConfigError) as error:
+            mtl.build_mtl_aggregator(cfg)
+        assert str(error.value) == message

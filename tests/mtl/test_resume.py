@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import paddle
+import pytest
 from support.mtl import MAKERS, Plane, every_method
 
 from paddleseg_autoloss import mtl
@@ -46,3 +49,60 @@ def test_an_explicit_step_counts_as_given():
     assert aggregator.weighting.weight.tolist() == [1, 1]
     plane.step(aggregator, [[3, 0], [0, 1]])
     assert aggregator.weighting.weight.tolist() != [1, 1]
+
+
+class TestStateOfPaddleScience:
+    """A `.pdagg` file that its solver wrote."""
+
+    @staticmethod
+    def loaded(aggregator, tmp_path, **state):
+        file = str(tmp_path / "latest.pdagg")
+        tensors = {name: paddle.to_tensor(value, "float32") for name, value in state.items()}
+        paddle.save(tensors, file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert aggregator.set_state_dict(paddle.load(file)) == ([], [])
+        return aggregator
+
+    @pytest.mark.parametrize(("beta", "reference"), [(1.0, [0.5, 2.0]), (0.0, [1.0, 4.0])])
+    def test_relobralo_goes_on(self, tmp_path, beta, reference):
+        aggregator = self.loaded(
+            mtl.Relobralo(2, alpha=0.75, beta=beta),
+            tmp_path,
+            losses_init=[1.0, 4.0],
+            losses_prev=[0.5, 2.0],
+            lmbda=[0.8, 1.2],
+        )
+        plane = Plane(0, 0)
+        found = plane.step(aggregator, [[1, 0], [0, 1]], [0.4, 1.8], step=100)
+
+        def balance(losses):
+            rates = np.exp(np.array([0.4, 1.8]) / losses)
+            return 2 * rates / rates.sum()
+
+        past = np.array([0.8, 1.2]) if beta else balance(np.array(reference))
+        expected = 0.75 * past + 0.25 * balance(np.array([0.5, 2.0]))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(aggregator.losses_init.numpy(), [1, 4])
+
+    def test_relobralo_before_its_first_call(self, tmp_path):
+        zeros = [0.0, 0.0]
+        aggregator = self.loaded(
+            mtl.Relobralo(2), tmp_path, losses_init=zeros, losses_prev=zeros, lmbda=[1.0, 1.0]
+        )
+        plane = Plane(0, 0)
+        assert plane.step(aggregator, [[1, 0], [0, 1]], [3.0, 4.0]).tolist() == [1, 1]
+        assert aggregator.losses_init.tolist() == [3, 4]
+
+    @pytest.mark.parametrize("name", ["GradNorm", "NTK"])
+    def test_weights_go_on(self, tmp_path, name):
+        plane = Plane(0, 0)
+        # The file has the model too.
+        state = {"model.p": [5.0, 5.0], "weight": [0.5, 2.0]}
+        aggregator = self.loaded(MAKERS[name](plane), tmp_path, **state)
+        assert plane.step(aggregator, [[1, 0], [0, 1]], step=1).tolist() == [0.5, 2]
+
+    def test_a_file_of_numpy_arrays(self):
+        aggregator = mtl.NTK(Plane(0, 0), 2)
+        aggregator.load_dict({"weight": np.array([0.5, 2.0], "float32")})
+        assert aggregator.weight.tolist() == [0.5, 2]

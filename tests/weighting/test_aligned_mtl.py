@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.calls import solve
 from support.samplers import in_single_precision, jacobians
 
@@ -22,10 +23,11 @@ COMMON = {
 class TestAlignedMTL:
     @pytest.mark.parametrize("scale_mode", COMMON)
     @settings(max_examples=60, deadline=None)
-    @given(jacobian=jacobians())
-    def test_update_is_the_sum_of_the_aligned_gradients(self, scale_mode, jacobian):
-        """The singular vectors of J with all singular values the same."""
-        method = AlignedMTLWeighting(len(jacobian), scale_mode=scale_mode)
+    @given(jacobian=jacobians(), prefers=st.booleans())
+    def test_update_is_the_sum_of_the_aligned_gradients(self, scale_mode, jacobian, prefers):
+        """The singular vectors of J with all singular values the same, times the preferences."""
+        u = np.arange(len(jacobian)) + 1.0 if prefers else np.ones(len(jacobian))
+        method = AlignedMTLWeighting(len(jacobian), scale_mode, u.tolist() if prefers else None)
         update = solve(method, jacobian) @ jacobian
         left, singular, right = np.linalg.svd(jacobian, full_matrices=False)
         if singular[0] == 0:
@@ -36,7 +38,7 @@ class TestAlignedMTL:
         aligned = common * left[:, kept] @ right[kept]
         # The Gramian squares the condition number.
         size = np.abs(jacobian).max()
-        np.testing.assert_allclose(update, aligned.sum(axis=0), rtol=1e-6, atol=1e-6 * size)
+        np.testing.assert_allclose(update, u / u.mean() @ aligned, rtol=1e-6, atol=1e-6 * size)
 
     def test_orthogonal_gradients_get_one_length(self):
         jacobian = np.diag([4.0, 1.0, 0.25, 2.0])

@@ -17,6 +17,7 @@ VARIANTS = [(name, {}) for name in GRAMIAN] + [
     ("AlignedMTL", {"scale_mode": "median"}),
     ("AlignedMTL", {"scale_mode": "rmse"}),
     ("CAGrad", {"calpha": 1.0}),
+    ("DCGD", {"variant": "proj"}),
     ("FairGrad", {"alpha": 0.5}),
     ("MGDA", {"normalization": "l2"}),
     ("NashMTL", {"max_norm": 0}),
@@ -77,6 +78,8 @@ BOUNDS = {
     "ConFIG": lambda j: lengths(j).sum(),
     # At the first step that of MGDA.
     "CRMOGM": lambda j: shortest(j),
+    # A projection of the sum.
+    "DCGD": lambda j: np.linalg.norm(j.sum(axis=0)),
     # A projection onto a cone.
     "DualProj": lambda j: np.linalg.norm(j.mean(axis=0)),
     # |d|^2 = w^T G w = sum w_i / w_i.

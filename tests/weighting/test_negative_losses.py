@@ -40,6 +40,8 @@ LARGEST = {
     "GradNorm": COUNT,
     "IMTLL": 1.5 * np.exp(7),
     "IMTL": 10 * 1.5 * np.exp(7),
+    # 1 + 2 lambda.
+    "LDCMTL": 1.1,
     "RLW": 1,
     "ScheduledLoss": 1,
     "SoftAdapt": 1,
@@ -227,7 +229,28 @@ def test_famo_takes_losses_above_their_lower_bounds():
     assert isinstance(aggregator.weighting, FAMOWeighting)
     aggregator.weighting.min_losses.set_value(np.array([-2.0, 0.5], "float32"))
     step_of(aggregator, x, [-1.0, 1.0])
-    with pytest.raises(ConfigError, match=r"loss1: .* FAMO, found 0\.25"):
+    with pytest.raises(
+        ConfigError, match=r"loss1: expected a loss above 0\.5 for FAMO, found 0\.25"
+    ):
+        step_of(aggregator, x, [-1.0, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("PBI", {"reference": [-2.0, 0.5]}, "of at least 0.5 for PBI"),
+        ("STCH", {"reference": [-2.0, 0.5]}, "above 0.5 for STCH"),
+        (
+            "CRMOGM",
+            {"method": "PBI", "options": {"reference": [-2, 0.5]}},
+            "of at least 0.5 for CRMOGM",
+        ),
+    ],
+)
+def test_losses_above_a_reference_point(name, options, expected):
+    aggregator, x = aggregator_of(name, 2, **options)
+    step_of(aggregator, x, [-1.0, 1.0])
+    with pytest.raises(ConfigError, match=rf"loss1: expected a loss {expected}, found 0\.25"):
         step_of(aggregator, x, [-1.0, 0.25])
 
 

@@ -20,9 +20,14 @@ from paddleseg_autoloss.weighting import (
 )
 
 
-def warm_stch(count: int, mu: float) -> STCHWeighting:
+def rising(count: int) -> np.ndarray:
+    """Preferences 1, 2, 3, ..."""
+    return np.arange(1.0, count + 1)
+
+
+def warm_stch(count: int, mu: float, **arguments) -> STCHWeighting:
     """Past its warm-up, with nadir 1, 2, 3, ..."""
-    method = STCHWeighting(count, mu=mu, warmup=2)
+    method = STCHWeighting(count, mu=mu, warmup=2, **arguments)
     for factor in (0.5, 1.5):
         method(tensor(factor * np.arange(1, count + 1)))
     return method
@@ -37,9 +42,27 @@ def cosine(first, second) -> float:
     return first @ second / (np.linalg.norm(first) * np.linalg.norm(second))
 
 
-def pbi(losses, theta) -> float:
+def stch_of_torchjd(values, weights, mu) -> float:
+    return mu * math.log(np.sum(np.exp(weights * values / mu)))
+
+
+def preferred_stch(losses) -> float:
+    """TorchJD's definition of the logarithms, in this package's scale; all losses above -1/2."""
+    count = len(losses)
+    values = np.log((losses + 0.5) / (rising(count) + 0.5))
+    shares = rising(count) / rising(count).sum()
+    return count**2 * stch_of_torchjd(values, shares, 0.6 / count)
+
+
+def preferred_cosmos(losses) -> float:
+    shares = rising(len(losses)) / rising(len(losses)).sum()
+    return shares @ losses - 2 * cosine(losses, shares)
+
+
+def pbi(losses, theta, weights=None) -> float:
     """As in MOEA/D, step by step."""
-    direction = np.ones(len(losses)) / np.linalg.norm(np.ones(len(losses)))
+    weights = np.ones(len(losses)) if weights is None else weights
+    direction = weights / np.linalg.norm(weights)
     d1 = losses @ direction
     return d1 + theta * np.linalg.norm(losses - d1 * direction)
 
@@ -52,6 +75,18 @@ OBJECTIVES = {
     "STCH 0.3": (lambda k: warm_stch(k, 0.3), lambda losses: smooth_maximum(losses, 0.3)),
     "PBI": (PBIWeighting, lambda losses: pbi(losses, 5)),
     "PBI 0.2": (lambda k: PBIWeighting(k, theta=0.2), lambda losses: pbi(losses, 0.2)),
+    "PBI, preferred": (
+        lambda k: PBIWeighting(k, 0.7, weights=rising(k).tolist(), reference=[-0.5] * k),
+        lambda losses: pbi(losses + 0.5, 0.7, rising(len(losses))),
+    ),
+    "STCH, preferred": (
+        lambda k: warm_stch(k, 0.6, weights=rising(k).tolist(), reference=[-0.5] * k),
+        preferred_stch,
+    ),
+    "COSMOS, preferred": (
+        lambda k: COSMOSWeighting(k, weights=rising(k).tolist()),
+        preferred_cosmos,
+    ),
     "COSMOS": (
         COSMOSWeighting,
         lambda losses: np.mean(losses) - 2 * cosine(losses, np.ones(len(losses))),
@@ -66,8 +101,9 @@ OBJECTIVES = {
 def test_weights_are_the_derivatives_of_the_objective(name, losses):
     make, formula = OBJECTIVES[name]
     losses = np.array(losses)
-    if name.startswith("PBI") and np.ptp(losses) < 1e-3 * losses.max():
-        return  # It has no derivative where all losses are equal.
+    ratios = (losses + 0.5) / rising(len(losses)) if name == "PBI, preferred" else losses
+    if name.startswith("PBI") and np.ptp(ratios) < 1e-3 * ratios.max():
+        return  # It has no derivative where the losses are proportional to the preferences.
     method = make(len(losses))
     value, gradient = value_and_gradient(method, losses)
     size = np.abs(gradient).max()
@@ -93,6 +129,12 @@ class TestSTCH:
             value, gradient = value_and_gradient(method, row)
             np.testing.assert_allclose(gradient, weights, rtol=1e-4)
             assert value == pytest.approx(maximum, rel=1e-4, abs=1e-5)
+
+    def test_the_warm_up_has_the_preferences(self):
+        method = STCHWeighting(2, warmup=2, weights=[1, 3], reference=[-1, 0.5])
+        value, gradient = value_and_gradient(method, [1.0, 2.5])
+        assert value == pytest.approx((math.log(2) + 3 * math.log(2)) / 2)
+        np.testing.assert_allclose(gradient, [0.5 / 2, 1.5 / 2], rtol=1e-6)
 
     def test_a_small_mu_leaves_the_worst_loss(self):
         method = STCHWeighting(3, mu=1e-3, warmup=1)
@@ -129,6 +171,10 @@ class TestPBI:
         expected = weights_of(PBIWeighting(3), losses)
         np.testing.assert_allclose(weights_of(PBIWeighting(3), scale * losses), expected, rtol=1e-5)
 
+    def test_losses_in_the_ratio_of_the_preferences_get_these_as_weights(self):
+        method = PBIWeighting(2, weights=[3, 4], reference=[0.5, 0.0])
+        np.testing.assert_allclose(weights_of(method, [0.8, 0.4]), [0.6, 0.8], rtol=1e-6)
+
     def test_from_which_theta_on_weights_can_be_negative(self):
         losses = [0.0, 1.0, 1.0, 1.0]
         assert weights_of(PBIWeighting(4, theta=0.99 / math.sqrt(3)), losses).min() > 0
@@ -141,6 +187,12 @@ class TestCOSMOS:
     def test_equal_losses_have_equal_weights(self, value, count):
         weights = weights_of(COSMOSWeighting(count), [value] * count)
         np.testing.assert_allclose(weights, 1 / count, rtol=1e-6)
+
+    @pytest.mark.parametrize("size", [1e-6, 0.1, 3e5])
+    def test_losses_in_the_ratio_of_the_preferences_get_these_as_weights(self, size):
+        method = COSMOSWeighting(3, weights=[3, 1, 0.7])
+        weights = weights_of(method, size * np.array([3, 1, 0.7]))
+        np.testing.assert_allclose(weights, np.array([3, 1, 0.7]) / 4.7, rtol=1e-5)
 
     def test_the_cosine_counts_less_for_large_losses(self):
         losses = np.array([0.5, 2.0, 0.7])

@@ -40,12 +40,14 @@ class TestPCD:
         for jacobian, update in zip(steps, self.by_hand(steps, tau, beta, 1e-3)):
             np.testing.assert_allclose(solve(method, jacobian) @ jacobian, update, rtol=1e-7)
 
+    @pytest.mark.parametrize("tau", [0.3, [0.5, 0.05, 0.3, 0.2]])
     @pytest.mark.parametrize("primary", [0, 2])
     @pytest.mark.parametrize("seed", range(6))
-    def test_agrees_with_scipy_on_the_vectors(self, primary, seed):
-        jacobian = well_conditioned(4, seed, conflict=1.5)
+    def test_agrees_with_scipy_on_the_vectors(self, primary, seed, tau):
+        jacobian = well_conditioned(4, seed, conflict=0)
         units = unit(jacobian)
         secondary = np.delete(units, primary, axis=0)
+        least = tau if isinstance(tau, float) else np.delete(tau, primary)
         found = minimize(
             lambda d: 0.5 * (d - units[primary]) @ (d - units[primary]),
             units[primary],
@@ -53,13 +55,13 @@ class TestPCD:
             method="SLSQP",
             constraints={
                 "type": "ineq",
-                "fun": lambda d: secondary @ d - 0.3,
+                "fun": lambda d: secondary @ d - least,
                 "jac": lambda d: secondary,
             },
             options={"ftol": 1e-15, "maxiter": 1000},
         ).x
         expected = found * np.linalg.norm(jacobian[primary]) / np.linalg.norm(found)
-        method = PCDWeighting(4, primary=primary, tau=0.3, eps=0)
+        method = PCDWeighting(4, primary=primary, tau=tau, eps=0)
         np.testing.assert_allclose(solve(method, jacobian) @ jacobian, expected, atol=1e-5)
 
     @settings(max_examples=100, deadline=None)
@@ -145,6 +147,8 @@ class TestPCD:
             ({"primary": 2}, "primary: expected an index below 2, found 2"),
             ({"primary": -1}, "primary: expected an integer of at least 0, found -1"),
             ({"tau": 1.1}, "tau: expected a number from 0 to 1, found 1.1"),
+            ({"tau": [0.1, 2]}, "tau: expected a number from 0 to 1, found 2"),
+            ({"tau": [0.1]}, "tau: expected one for each of 2 losses, found 1"),
             ({"beta": 1}, "beta: expected a number below 1, found 1"),
             ({"eps": -1}, "eps: expected a number of at least 0, found -1"),
         ],
