@@ -93,7 +93,7 @@ def test_what_a_config_can_give_follows_from_the_kind(name):
     given = [argument.name for argument in method_arguments(kind)]
     # CRMOGM takes the kind of the method that it averages.
     from_gramian = issubclass(kind, GramianWeighting) or kind is CRMOGMWeighting
-    shared = ["reduction", "level", "update_interval"] if from_gramian else ["reduction"]
+    shared = ["reduction", *(["level", "update_interval", "layer"] if from_gramian else [])]
     assert given == own + shared
 
 
