@@ -93,7 +93,7 @@ def test_a_card_that_dies_ends_the_others(tmp_path):
         tmp_path / "run", method="AutoWeightedLoss", iters=500, batch_size=2, dies=5
     )  # fmt: skip
     start = time.monotonic()
-    done = launch(folder, TRAIN, 3)
+    done = launch(folder, TRAIN, 3, begun="iter: 1/500")
     assert done.returncode != 0
     assert time.monotonic() - start < 120
     saved = whole_checkpoints(folder / "run")

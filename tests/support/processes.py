@@ -32,11 +32,17 @@ def run_tool(*arguments: str | Path, cwd: Path = ROOT, **environment: str):
     )
 
 
-def launch(folder, text, count: int):
+def launch(folder, text, count: int, begun: str = ""):
     """Run a script on several ranks.
 
     With three ranks gloo fails now and then to connect them in the beginning, whatever the script
     is about; then they start again.
+
+    Args:
+        folder: folder of the script and of the logs.
+        text: the script; its argument is the folder.
+        count: number of ranks.
+        begun: text that the logs have once the ranks are connected.
     """
     script = folder / "script.py"
     script.write_text(text)
@@ -48,7 +54,8 @@ def launch(folder, text, count: int):
             cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip
-        if "ProcessGroupGloo.create" not in logs_of_ranks(folder):
+        logs = logs_of_ranks(folder)
+        if "ProcessGroupGloo.create" not in logs and begun in logs:
             break
     return done
 
