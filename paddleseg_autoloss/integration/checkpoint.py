@@ -83,6 +83,9 @@ class CheckpointWriter:
                 if file.name == _STATE and iteration is not None:
                     network = file.parent / _NETWORK
                     write_proof(file.parent, iteration, {_NETWORK: network, _STATE: part})
+            if file.name == _NETWORK and iteration is None:
+                # The best model has no other file.  After a kill in between it has no proof.
+                write_proof(file.parent, None, {_NETWORK: file})
         except OutputError as error:
             raise CheckpointError(f"save_dir: {error}") from error
         except OSError as error:

@@ -1,5 +1,7 @@
 """Proof of a checkpoint: its iteration and the checksums of its files, in ``proof.json``.
 
+The folder ``best_model`` has a proof too, without an iteration.
+
 The proof shows whether a checkpoint has changed since it was saved: by a flipped bit, a block of
 zeros, a file of another iteration, or a renamed folder.  It is not a signature: a person who
 changes a file on purpose can change its checksum too.
@@ -38,12 +40,12 @@ def has_proof(folder: Path) -> bool:
     return (folder / PROOF).is_file()
 
 
-def write_proof(folder: Path, iteration: int, files: Mapping[str, Path]) -> None:
+def write_proof(folder: Path, iteration: int | None, files: Mapping[str, Path]) -> None:
     """Write the proof of a checkpoint.
 
     Args:
         folder: folder of the checkpoint.
-        iteration: iteration of the checkpoint.
+        iteration: iteration of the checkpoint; None for the best model.
         files: maps the final name of each file to the path where it can be read now.
     """
     checksums = {name: _checksum(path) for name, path in files.items()}
@@ -67,7 +69,7 @@ def check_proof(path: str | os.PathLike[str]) -> None:
     if found != expected:
         raise CheckpointError(
             f"cannot read {path}: it has changed since it was saved: expected {_shown(expected)}, "
-            f"found {_shown(found)}"
+            f"found {_shown(found)}; if you have replaced it yourself, delete {PROOF} beside it"
         )
 
 
@@ -105,9 +107,8 @@ def _read(folder: Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             found = json.loads(file.read(_LARGEST))
         files = found["files"]
-        if not isinstance(found["iteration"], int) or not all(
-            isinstance(checksum, dict) for checksum in files.values()
-        ):
+        is_iteration = found["iteration"] is None or isinstance(found["iteration"], int)
+        if not is_iteration or not all(isinstance(one, dict) for one in files.values()):
             raise ValueError("it is not a proof")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(

@@ -105,6 +105,31 @@ class TestDamage:
             run_training(run, 12, resume_model=str(run / "iter_8"))
 
 
+class TestBestModel:
+    def test_is_proven(self, tmp_path):
+        run_training(tmp_path, 4, val_dataset=Squares())
+        path = tmp_path / "best_model" / "model.pdparams"
+        assert load_weights(TinyNet(), str(path)) == 0
+        path.write_bytes(flip(path.read_bytes()))
+        with pytest.raises(CheckpointError, match=r"changed .* replaced it yourself, delete proof"):
+            load_weights(TinyNet(), str(path))
+
+    def test_a_kill_before_the_proof_leaves_it_unproven(self, tmp_path):
+        writer = CheckpointWriter(tmp_path)
+        path = tmp_path / "best_model" / "model.pdparams"
+        path.parent.mkdir()
+        writer.save(paddle.save, TinyNet().state_dict(), str(path))
+        assert (path.parent / PROOF).is_file()
+
+        def dies(*_):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            writer.save(dies, TinyNet().state_dict(), str(path))
+        assert not (path.parent / PROOF).exists()
+        assert load_weights(TinyNet(), str(path)) == 0
+
+
 class TestLatest:
     @pytest.mark.parametrize("kind", ["flipped bit", "hole of zeros"])
     def test_falls_back_to_the_newest_good_one(self, run, kind, capfd):
@@ -278,6 +303,7 @@ class TestFinish:
         model, _, optimizer = run_training(worse, 1, val_dataset=Squares("val"), save_interval=1)
         paddle.save(model.state_dict(), str(worse / "iter_1/model.pdparams"))
         (worse / "best_model/model.pdparams").write_bytes(good)
+        (worse / "best_model" / PROOF).unlink()
         state = {name: paddle.zeros_like(x) for name, x in model.state_dict().items()}
         writer = CheckpointWriter(worse)
         writer.save(paddle.save, state, str(worse / "iter_1/model.pdparams"))
