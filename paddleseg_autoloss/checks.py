@@ -94,11 +94,16 @@ def checked_length(name: str, values: Sequence[Any], num_losses: int) -> list[An
     return list(values)
 
 
-def checked_numbers(name: str, values: Any, num_losses: int) -> list[float]:
+def checked_numbers(
+    name: str, values: Any, num_losses: int, least: float | None = None
+) -> list[float]:
     """Return ``values`` as floats, or raise ConfigError if it is no list of one for each loss."""
     if not isinstance(values, (list, tuple)):
         raise ConfigError(f"{name}: expected a list of {num_losses} numbers, found {shown(values)}")
-    return [checked_number(name, value) for value in checked_length(name, values, num_losses)]
+    items = checked_length(name, values, num_losses)
+    if least is not None:
+        return [checked_range(name, item, least=least) for item in items]
+    return [checked_number(name, item) for item in items]
 
 
 def checked_preference(name: str, values: Sequence[float] | None, num_losses: int) -> list[float]:
@@ -110,8 +115,8 @@ def checked_preference(name: str, values: Sequence[float] | None, num_losses: in
     """
     if values is None:
         return [1.0] * num_losses
-    numbers = checked_numbers(name, values, num_losses)
-    total = sum(checked_range(name, number, least=0) for number in numbers)
+    numbers = checked_numbers(name, values, num_losses, least=0)
+    total = sum(numbers)
     if total == 0:
         raise ConfigError(f"{name}: expected a number above 0, found none")
     return [num_losses * number / total for number in numbers]

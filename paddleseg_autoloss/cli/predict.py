@@ -34,7 +34,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add(
         "--masks",
         help="the truth, to be drawn beside the prediction: a folder of masks with the names of "
-        "the images, or a list of images and masks",
+        "the images, or a list of images and masks; default: none",
     )
     add(
         "--save_dir",

@@ -12,7 +12,6 @@ from paddleseg_autoloss.checks import (
     checked_choice,
     checked_integer,
     checked_numbers,
-    checked_range,
 )
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting.base import LossWeighting
@@ -123,5 +122,4 @@ class ScheduledWeighting(LossWeighting):
 
 
 def _coefficients(name: str, values: Sequence[float], count: int) -> list[float]:
-    numbers = checked_numbers(name, values, count)
-    return [checked_range(name, number, least=0) for number in numbers]
+    return checked_numbers(name, values, count, least=0)

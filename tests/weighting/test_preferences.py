@@ -55,7 +55,7 @@ def test_only_the_ratios_matter(name, argument):
     ("value", "message"),
     [
         ([1, 2], "expected one for each of 3 losses, found 2"),
-        ([1, -1, 2], "expected a number of at least 0, found -1.0"),
+        ([1, -1, 2], "expected a number of at least 0, found -1"),
         ([0, 0, 0], "expected a number above 0, found none"),
         ([1, "a", 2], "expected a number, found 'a'"),
         (2.0, "expected a list of 3 numbers, found 2.0"),
