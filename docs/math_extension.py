@@ -39,6 +39,8 @@ def mathml(formula: str, display: str = "inline") -> str:
     left = re.search(r"\\\w+|>&<", found)
     if left:
         raise ValueError(f"latex2mathml does not know {left[0]} in {formula}")
+    # Between two lengths, a browser takes the bars for one pair and stretches them.
+    found = found.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')
     # A function stands away from a letter that follows it.
     return re.sub(r"<mi>(ln|log|exp|cos)</mi>(?!<mo|$)", r'\g<0><mspace width="0.17em" />', found)
 
