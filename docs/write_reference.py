@@ -18,7 +18,7 @@ import paddle
 from paddleseg.core import evaluate
 from paddleseg.cvlibs import manager
 
-from paddleseg_autoloss.cli.main import COMMANDS
+from paddleseg_autoloss.cli.main import COMMANDS, EXIT_STATUSES
 from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.integration.config_keys import KEYS, REQUIRED
 from paddleseg_autoloss.weighting import METHODS
@@ -38,12 +38,7 @@ code of that checkout.
 
 {table}
 
-| Exit status | Meaning |
-| --- | --- |
-| 0 | done |
-| 1 | an error, named in the last line on standard error |
-| 2 | the command line cannot be read |
-| 130, 143, 129 | stopped by Ctrl-C, SIGTERM, SIGHUP |
+{statuses}
 
 {sections}
 """
@@ -118,8 +113,9 @@ single entry in `loss.types` is used for all outputs. `distill_loss` has the sam
 
 An entry with such a `type` has `losses`, a list of two or more of the losses above, and can have
 `names`, one for each loss, for logs and curves. `reduction` is `sum` or `mean`: the scale of the
-total. With `level: logits` a gradient method looks at the gradients for the outputs of the network,
-with `update_interval: N` it finds new weights in every Nth step only.
+total. With `level: features` a gradient method looks at the gradients for the outputs of a layer,
+the backbone or the one that `layer` names, with `level: logits` at those for the outputs of the
+network; with `update_interval: N` it finds new weights in every Nth step only.
 
 {methods}
 
@@ -214,6 +210,7 @@ def commands() -> str:
     return _COMMANDS.format(
         note=_NOTE,
         table=_table(("Command", "Meaning"), rows),
+        statuses=_table(("Exit status", "Meaning"), EXIT_STATUSES.items()),
         sections="\n\n".join(_command(name, module) for name, module in COMMANDS.items()),
     )
 

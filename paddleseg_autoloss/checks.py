@@ -19,6 +19,7 @@ __all__ = [
     "checked_numbers",
     "checked_preference",
     "checked_range",
+    "checked_reference",
     "describe_integer",
     "is_integer",
     "is_number",
@@ -120,6 +121,11 @@ def checked_preference(name: str, values: Sequence[float] | None, num_losses: in
     if total == 0:
         raise ConfigError(f"{name}: expected a number above 0, found none")
     return [num_losses * number / total for number in numbers]
+
+
+def checked_reference(name: str, values: Sequence[float] | None, num_losses: int) -> list[float]:
+    """Return the reference point of the losses; if ``values`` is None, all are 0."""
+    return [0.0] * num_losses if values is None else checked_numbers(name, values, num_losses)
 
 
 def one_for_each(name: str, value: Any, num_losses: int) -> list[Any]:

@@ -13,7 +13,8 @@ import numpy as np
 from paddleseg.utils import logger, visualize
 from PIL import Image
 
-from paddleseg_autoloss.contours import classes_in, draw_contours, enlarged, side_by_side
+from paddleseg_autoloss.contours import IGNORED, classes_in, draw_contours, enlarged, side_by_side
+from paddleseg_autoloss.data_checks.image_limit import describe
 from paddleseg_autoloss.data_checks.lists import ListFile
 from paddleseg_autoloss.errors import ConfigError, DataError, OutputError, one_line
 from paddleseg_autoloss.files import output_errors, write_file
@@ -24,7 +25,6 @@ __all__ = ["contours_of_predictions", "find_masks", "write_picture"]
 
 #: Folders of PaddleSeg's overlays, and of ours.
 _OVERLAYS, _CONTOURS = "added_prediction", "contours"
-_IGNORED = 255
 
 
 def find_masks(masks: str, images: Sequence[str], val_dataset: Mapping[str, Any]) -> dict[str, str]:
@@ -152,7 +152,7 @@ class _Writer:
         """Say where the pictures are, and whether the masks look like 0/255 masks."""
         if self._written:
             logger.info(f"Contours are saved in {self._folder}")
-        if self._labels == {0, _IGNORED}:
+        if self._labels == {0, IGNORED}:
             logger.warning(
                 "--masks: found only 0 and 255 in all masks, and 255 is ignored; if 255 is a "
                 "class, give the masks that autoloss init made, which have 1 instead"
@@ -186,7 +186,7 @@ def _read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
         with Image.open(path) as file:
             mask = np.asarray(file).astype(int)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"--masks: cannot read {path}: {one_line(error)}") from error
+        raise DataError(f"--masks: cannot read {path}: {describe(error)}") from error
     if mask.ndim != 2:
         raise DataError(
             f"--masks: {path}: found a colour mask, expected one number for each pixel; autoloss "

@@ -10,10 +10,10 @@ import numpy as np
 
 from paddleseg_autoloss.plot_styles import class_color
 
-__all__ = ["classes_in", "draw_contours", "enlarged", "side_by_side"]
+__all__ = ["IGNORED", "classes_in", "draw_contours", "enlarged", "side_by_side"]
 
 #: The label of pixels that belong to no class.
-_IGNORED = 255
+IGNORED = 255
 #: Length of a dot and of the gap behind it, in widths of the line.
 _DOT = 4
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -32,7 +32,7 @@ def classes_in(mask: np.ndarray) -> list[int]:
         >>> classes_in(np.array([[0, 2], [255, 1]]))
         [1, 2]
     """
-    return [int(value) for value in np.unique(mask) if value not in (0, _IGNORED)]
+    return [int(value) for value in np.unique(mask) if value not in (0, IGNORED)]
 
 
 def draw_contours(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from paddleseg_autoloss.checks import describe_integer, is_integer
 from paddleseg_autoloss.errors import AutoLossError, TrainingStopped
 from paddleseg_autoloss.files import output_errors
 
-__all__ = ["default_device", "non_negative_int", "positive_int", "run_command"]
+__all__ = ["default_device", "gpu_count", "non_negative_int", "positive_int", "run_command"]
 
 #: Exit status of a run that was stopped with Ctrl-C, the same as in shells.
 _INTERRUPTED = 130
@@ -70,5 +70,9 @@ def _integer(text: str, least: int) -> int:
 
 def default_device() -> str:
     """Return ``"gpu"`` if Paddle can use a GPU, else ``"cpu"``."""
-    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
-    return "gpu" if has_gpu else "cpu"
+    return "gpu" if gpu_count() else "cpu"
+
+
+def gpu_count() -> int:
+    """Return the number of GPUs that Paddle sees."""
+    return paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0

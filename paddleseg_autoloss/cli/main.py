@@ -26,7 +26,7 @@ from paddleseg_autoloss.cli import list as list_
 from paddleseg_autoloss.compat import quiet
 from paddleseg_autoloss.flags import run_command
 
-__all__ = ["COMMANDS", "main", "parse_args", "tool_main"]
+__all__ = ["COMMANDS", "EXIT_STATUSES", "main", "parse_args", "tool_main"]
 
 #: The commands by name, in the order of ``autoloss --help``.
 COMMANDS: dict[str, ModuleType] = {
@@ -43,11 +43,15 @@ COMMANDS: dict[str, ModuleType] = {
     "checks": checks,
 }
 
-_EXIT_STATUS = (
-    "Exit status: 0: done; 1: an error, named in the last line on standard error; 2: the command "
-    "line cannot be read; 130, 143, 129: stopped by Ctrl-C, SIGTERM, SIGHUP; 141: the program that "
-    "reads the output has ended."
-)
+#: What the exit statuses mean.
+EXIT_STATUSES = {
+    "0": "done",
+    "1": "an error, named in the last line on standard error",
+    "2": "the command line cannot be read",
+    "130, 143, 129": "stopped by Ctrl-C, SIGTERM, SIGHUP",
+    "141": "the program that reads the output has ended",
+}
+_EXIT_STATUS = f"Exit status: {'; '.join(map(': '.join, EXIT_STATUSES.items()))}."
 
 
 def main(argv: Sequence[str] | None = None, program: Sequence[str] = ("autoloss",)) -> int:

@@ -19,7 +19,7 @@ import paddleseg_autoloss
 from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.plan import Plan
 from paddleseg_autoloss.comparison.processes import describe_status, kill_process, start_process
-from paddleseg_autoloss.errors import AutoLossError, ConfigError
+from paddleseg_autoloss.errors import AutoLossError, ConfigError, typed_line
 from paddleseg_autoloss.installation import package_command
 
 __all__ = ["Commands", "Job"]
@@ -187,7 +187,7 @@ class Job:
         except AutoLossError as error:
             self._fail(str(error))
         except (OSError, ValueError, KeyError) as error:
-            self._fail(f"{type(error).__name__}: {error}")
+            self._fail(typed_line(error))
 
     def _fail(self, reason: str) -> None:
         self._is_over = True

@@ -165,11 +165,15 @@ class FromGramian(FromGradients):
 
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients = _take_gradients(aggregator, losses)
+        self._solve(aggregator, gradients)
+        update = gradients.jacobian.inject_combination(aggregator.weights * aggregator.scale_factor)
+        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
+
+    def _solve(self, aggregator: LossAggregator, gradients: Gradients) -> None:
+        """Find new weights; they stay if a number is not finite."""
         if gradients.is_finite:
             weights = self._weighting.solve(gradients.losses, gradients.gramian)
             aggregator.weights.set_value(weights.astype("float32"))
-        update = gradients.jacobian.inject_combination(aggregator.weights * aggregator.scale_factor)
-        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
 
 class FromGramianOfOutputs(FromGramian):
@@ -177,9 +181,7 @@ class FromGramianOfOutputs(FromGramian):
 
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients = _take_gradients(aggregator, losses)
-        if gradients.is_finite:
-            weights = self._weighting.solve(gradients.losses, gradients.gramian)
-            aggregator.weights.set_value(weights.astype("float32"))
+        self._solve(aggregator, gradients)
         return WeightedLosses(losses.values, aggregator.weights.clone())
 
 
@@ -221,9 +223,7 @@ class FromGramianOfFeatures(FromGramian):
             _check_shared(aggregator, jacobian)
             if aggregator.update_interval > 1:
                 _check_shared(aggregator, above_jacobian)
-        if gradients.is_finite:
-            weights = self._weighting.solve(gradients.losses, gradients.gramian)
-            aggregator.weights.set_value(weights.astype("float32"))
+        self._solve(aggregator, gradients)
         factors = aggregator.weights * aggregator.scale_factor
         found = features.hand_down(jacobian.combine(factors), below)
         found += above_jacobian.combine(factors)
@@ -251,9 +251,8 @@ class FromGramianInSubsteps(FromGramian):
         gradients, substeps = _take_gradients(aggregator, losses), aggregator.substeps
         assert substeps is not None, "bind has set the substeps"
         factor = aggregator.scale_factor
+        self._solve(aggregator, gradients)
         if gradients.is_finite:
-            weights = self._weighting.solve(gradients.losses, gradients.gramian)
-            aggregator.weights.set_value(weights.astype("float32"))
             update = substeps.inject(gradients.jacobian, factor)
         else:
             # A gradient scaler checks only p.grad, so an overflow must be visible there.

@@ -23,8 +23,8 @@ from paddleseg_autoloss.comparison.processes import (
     visible_cards,
 )
 from paddleseg_autoloss.files import read_json
+from paddleseg_autoloss.flags import gpu_count
 from paddleseg_autoloss.installation import package_command
-from paddleseg_autoloss.installation_checks.environment import gpu_count
 from paddleseg_autoloss.installation_checks.expected import EXPECTED
 from paddleseg_autoloss.installation_checks.trial import KINDS, Outcome
 from paddleseg_autoloss.installation_checks.worker import SECONDS

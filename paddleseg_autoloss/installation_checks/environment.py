@@ -12,15 +12,11 @@ import paddleseg
 import paddleseg_autoloss
 from paddleseg_autoloss.compat import APPLIED_FIXES, SOURCE_FIXES
 from paddleseg_autoloss.conflicts import find_conflicts, installed_versions
+from paddleseg_autoloss.flags import gpu_count
 from paddleseg_autoloss.fonts import chinese_font
 from paddleseg_autoloss.seams import SEAMS
 
-__all__ = ["describe_environment", "gpu_count"]
-
-
-def gpu_count() -> int:
-    """Return the number of GPUs that Paddle sees."""
-    return paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+__all__ = ["describe_environment"]
 
 
 def describe_environment() -> tuple[list[tuple[str, str]], list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from paddle import nn
+from paddle import Tensor, nn
 from paddleseg.models.losses import MixedLoss
 
 from paddleseg_autoloss.gradients.aggregator import LossAggregator, unique_names
@@ -41,7 +41,7 @@ class Term:
     @property
     def is_learned(self) -> bool:
         """Whether the loss itself learns, and no method weighs it; so it has no weight to show."""
-        return not self.sources and bool(own_parameters(self.layer))
+        return not self.sources and any(True for _ in _few_numbers(self.layer))
 
 
 def terms_of(losses: dict[str, list[Any]]) -> list[Term]:
@@ -90,13 +90,18 @@ def own_parameters(layer: nn.Layer) -> dict[str, float]:
         layer: a loss, for example a user's loss that learns its own weights.
     """
     numbers: dict[str, float] = {}
-    for name, parameter in layer.named_parameters():
-        # Do not show a whole network inside a loss: its parameters are too many.
-        if not parameter.stop_gradient and parameter.size <= _MOST_NUMBERS:
-            values = parameter.numpy().reshape([-1]).tolist()
-            several = len(values) > 1
-            numbers |= {f"{name}[{i}]" if several else name: v for i, v in enumerate(values)}
+    for name, parameter in _few_numbers(layer):
+        values = parameter.numpy().reshape([-1]).tolist()
+        several = len(values) > 1
+        numbers |= {f"{name}[{i}]" if several else name: v for i, v in enumerate(values)}
     return numbers
+
+
+def _few_numbers(layer: nn.Layer) -> Iterator[tuple[str, Tensor]]:
+    """Yield the learned parameters that are shown: not those of a whole network inside a loss."""
+    for name, parameter in layer.named_parameters():
+        if not parameter.stop_gradient and parameter.size <= _MOST_NUMBERS:
+            yield name, parameter
 
 
 def loss_layers(losses: dict[str, list[Any]]) -> dict[str, nn.Layer]:

@@ -145,15 +145,22 @@ class Weighting(nn.Layer, ABC):
         Args:
             losses: the loss values, shape [K].
         """
-        return losses < LEAST_LOSS
+        bounds = self.lower_bounds
+        return (losses if bounds is None else losses - bounds) < LEAST_LOSS
+
+    @property
+    def lower_bounds(self) -> Tensor | None:
+        """The values that the losses must not be below, shape [K]; None for 0."""
+        return None
 
     def lower_bound(self, index: int) -> float:
-        """Return the value that a loss must not be below, for messages; a method may have others.
+        """Return the value that a loss must not be below, for messages.
 
         Args:
             index: the position of the loss.
         """
-        return 0.0
+        bounds = self.lower_bounds
+        return 0.0 if bounds is None else float(bounds[index])
 
     @paddle.no_grad()
     def freeze_negative(self, losses: Tensor) -> None:

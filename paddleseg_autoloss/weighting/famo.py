@@ -119,13 +119,10 @@ class FAMOWeighting(ObjectiveWeighting):
         _, normaliser = self._shares(losses)
         return (self._z() * logarithm(losses - self.min_losses)).sum() / _nonzero(normaliser)
 
-    def out_of_range(self, losses: Tensor) -> Tensor:
-        """Return which losses are below their bounds, bool, shape [K]."""
-        return super().out_of_range(losses - self.min_losses)
-
-    def lower_bound(self, index: int) -> float:
-        """Return the bound of a loss in ``min_losses``."""
-        return float(self.min_losses[index])
+    @property
+    def lower_bounds(self) -> Tensor:
+        """The bounds ``min_losses``, shape [K]."""
+        return self.min_losses
 
     def _z(self) -> Tensor:
         return nn.functional.softmax(self.xi)

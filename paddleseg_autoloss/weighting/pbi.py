@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor
 
-from paddleseg_autoloss.checks import checked_numbers, checked_preference, checked_range
+from paddleseg_autoloss.checks import checked_preference, checked_range, checked_reference
 from paddleseg_autoloss.weighting.objective import ObjectiveWeighting, deviations, polar
 
 __all__ = ["PBIWeighting"]
@@ -84,8 +84,7 @@ class PBIWeighting(ObjectiveWeighting):
         self.reference = reference
         preference = checked_preference("weights", weights, num_losses)
         unit = [r / math.hypot(*preference) for r in preference]
-        zeros = [0.0] * num_losses
-        least = zeros if reference is None else checked_numbers("reference", reference, num_losses)
+        least = checked_reference("reference", reference, num_losses)
         self.register_buffer("unit", paddle.to_tensor(unit, dtype="float32"), persistable=False)
         self.register_buffer("least", paddle.to_tensor(least, dtype="float32"), persistable=False)
 
@@ -103,13 +102,10 @@ class PBIWeighting(ObjectiveWeighting):
         d2, _ = polar(rest)
         return d1 + self.theta * d2
 
-    def out_of_range(self, losses: Tensor) -> Tensor:
-        """Return which losses are below the reference point, bool, shape [K]."""
-        return super().out_of_range(losses - self.least)
-
-    def lower_bound(self, index: int) -> float:
-        """Return the number of the reference point for a loss."""
-        return float(self.least[index])
+    @property
+    def lower_bounds(self) -> Tensor:
+        """The reference point, shape [K]."""
+        return self.least
 
     def _split(self, losses: Tensor) -> tuple[Tensor, Tensor]:
         """Return d1, 0-D, and the part of the losses across the preference, shape [K]."""

@@ -9,9 +9,9 @@ from paddle import Tensor
 
 from paddleseg_autoloss.checks import (
     checked_integer,
-    checked_numbers,
     checked_preference,
     checked_range,
+    checked_reference,
 )
 from paddleseg_autoloss.weighting.objective import (
     ObjectiveWeighting,
@@ -96,8 +96,7 @@ class STCHWeighting(ObjectiveWeighting):
         self.weights = weights
         self.reference = reference
         lmbda = checked_preference("weights", weights, num_losses)
-        zeros = [0.0] * num_losses
-        least = zeros if reference is None else checked_numbers("reference", reference, num_losses)
+        least = checked_reference("reference", reference, num_losses)
         self.register_buffer("lmbda", paddle.to_tensor(lmbda, dtype="float32"), persistable=False)
         self.register_buffer("least", paddle.to_tensor(least, dtype="float32"), persistable=False)
         self.register_buffer("step", paddle.to_tensor(0, dtype="int64"))
@@ -125,13 +124,10 @@ class STCHWeighting(ObjectiveWeighting):
         logarithms = (self.lmbda * logarithm(losses)).sum()
         return paddle.where(self.step <= self.warmup, logarithms, maximum)
 
-    def out_of_range(self, losses: Tensor) -> Tensor:
-        """Return which losses are below the reference point, bool, shape [K]."""
-        return super().out_of_range(losses - self.least)
-
-    def lower_bound(self, index: int) -> float:
-        """Return the number of the reference point for a loss."""
-        return float(self.least[index])
+    @property
+    def lower_bounds(self) -> Tensor:
+        """The reference point, shape [K]."""
+        return self.least
 
     def _logits(self, losses: Tensor) -> Tensor:
         """Return what is in the exponential function, from losses minus the reference point."""
