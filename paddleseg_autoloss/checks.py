@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from paddleseg_autoloss.errors import AutoLossError, ConfigError, root_cause, shown
+from paddleseg_autoloss.escaping import printable
 
 __all__ = [
     "build",
@@ -22,6 +23,7 @@ __all__ = [
     "checked_reference",
     "describe_integer",
     "is_integer",
+    "is_name",
     "is_number",
     "one_for_each",
 ]
@@ -117,10 +119,18 @@ def checked_preference(name: str, values: Sequence[float] | None, num_losses: in
     if values is None:
         return [1.0] * num_losses
     numbers = checked_numbers(name, values, num_losses, least=0)
+    largest = max(numbers)
+    if not math.isfinite(sum(numbers)):
+        numbers = [number / largest for number in numbers]
     total = sum(numbers)
     if total == 0:
         raise ConfigError(f"{name}: expected a number above 0, found none")
     return [num_losses * number / total for number in numbers]
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value can be a name: text that is not blank and has no control characters."""
+    return isinstance(value, str) and bool(value.strip()) and printable(value) == value
 
 
 def checked_reference(name: str, values: Sequence[float] | None, num_losses: int) -> list[float]:

@@ -227,6 +227,13 @@ SOURCE_FIXES = (
     ),
     SourceFix(
         "paddleseg.core.predict:predict",
+        faulty="paddle.squeeze(pred)",
+        cure="paddle.squeeze(pred, axis=[axis for axis in (0, 1) if pred.shape[axis] == 1])",
+        symptom="images with a side of 1 pixel: IndexError: tuple index out of range",
+        versions="every PaddleSeg",
+    ),
+    SourceFix(
+        "paddleseg.core.predict:predict",
         faulty="cv2.imwrite(added_image_path, added_image)",
         cure="cv2.imwrite(os.path.splitext(added_image_path)[0] + '.ppm' if "
         "added_image_path.lower().endswith('.pgm') else added_image_path, added_image)",

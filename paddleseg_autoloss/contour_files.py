@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,12 @@ from PIL import Image
 
 from paddleseg_autoloss.contours import IGNORED, classes_in, draw_contours, enlarged, side_by_side
 from paddleseg_autoloss.data_checks.image_limit import describe
+from paddleseg_autoloss.data_checks.labels import image_size
 from paddleseg_autoloss.data_checks.lists import ListFile
-from paddleseg_autoloss.errors import ConfigError, DataError, OutputError, one_line
+from paddleseg_autoloss.data_checks.parallel import in_threads
+from paddleseg_autoloss.errors import ConfigError, DataError, OutputError, one_line, shown
 from paddleseg_autoloss.files import output_errors, write_file
-from paddleseg_autoloss.own_images.pairing import pair_by_name
+from paddleseg_autoloss.own_images.pairing import MASK_ENDINGS, pair_by_name
 from paddleseg_autoloss.seams import replaced
 
 __all__ = ["contours_of_predictions", "find_masks", "write_picture"]
@@ -43,10 +46,14 @@ def find_masks(masks: str, images: Sequence[str], val_dataset: Mapping[str, Any]
     """
     if os.path.isdir(masks):
         found = _masks_by_name(masks, images)
+    elif Path(masks).suffix.lower() in MASK_ENDINGS:
+        raise ConfigError(
+            f"--masks: expected a folder or a list, found a picture: {masks}; give its folder"
+        )
     elif os.path.isfile(masks):
         found = _masks_of_list(masks, images, val_dataset)
     else:
-        raise ConfigError(f"--masks: expected a folder or a list, found none at {masks}")
+        raise ConfigError(f"--masks: expected a folder or a list, found none at {masks!r}")
     missing = [image for image in images if image not in found]
     if not found:
         raise ConfigError(
@@ -63,10 +70,8 @@ def find_masks(masks: str, images: Sequence[str], val_dataset: Mapping[str, Any]
 def _masks_by_name(masks: str, images: Sequence[str]) -> dict[str, str]:
     absolute = {os.path.abspath(image): image for image in images}
     folder = os.path.commonpath([os.path.dirname(path) for path in absolute])
-    pairs = pair_by_name(Path(folder), Path(os.path.abspath(masks))).pairs
-    return {
-        absolute[str(pair.image)]: str(pair.mask) for pair in pairs if str(pair.image) in absolute
-    }
+    pairing = pair_by_name(Path(folder), Path(os.path.abspath(masks)), list(map(Path, absolute)))
+    return {absolute[str(pair.image)]: str(pair.mask) for pair in pairing.pairs}
 
 
 def _masks_of_list(
@@ -84,7 +89,9 @@ def _masks_of_list(
 
 
 @contextmanager
-def contours_of_predictions(save_dir: str, masks: Mapping[str, str]) -> Iterator[None]:
+def contours_of_predictions(
+    save_dir: str, masks: Mapping[str, str], num_classes: int | None = None
+) -> Iterator[None]:
     """Context in which PaddleSeg's ``predict`` also writes ``contours/`` in its folder.
 
     A picture has the contour of each class but class 0, and a key; if the image has a mask, the
@@ -94,20 +101,54 @@ def contours_of_predictions(save_dir: str, masks: Mapping[str, str]) -> Iterator
 
     Args:
         save_dir: folder of the prediction.
-        masks: path of the mask for the path of each image that has one.
+        masks: path of the mask for the path of each image that has one; all of them are read first.
+        num_classes: number of classes of the network, or None if it is not known.
 
     Raises:
         OutputError: a picture cannot be written.
         DataError: a mask cannot be read, or does not fit its image.
     """
+    _check_masks(masks, num_classes)
     writer = _Writer(save_dir, masks)
     with (
         replaced(visualize, "visualize", writer.visualize),
         replaced(cv2, "imwrite", writer.write),
         output_errors(save_dir),
     ):
-        yield
+        try:
+            yield
+        except BaseException:
+            # PaddleSeg's progress bar leaves its line open; the error begins a new one.
+            print(file=sys.stderr)
+            raise
     writer.finish()
+
+
+def _check_masks(masks: Mapping[str, str], num_classes: int | None) -> None:
+    """Read all masks.
+
+    Raises:
+        DataError: a mask cannot be read, does not fit its image, or has values that no prediction
+            can have.
+    """
+    allowed = {*range(IGNORED if num_classes is None else num_classes), IGNORED}
+
+    def values(image: str) -> set[int]:
+        found = set(np.unique(_read_mask(masks[image], tuple(image_size(image)))).tolist())
+        if found <= allowed:
+            return found
+        raise DataError(
+            f"--masks: {masks[image]}: found the values {shown(sorted(found - allowed))}, expected "
+            f"classes from 0 to {len(allowed) - 2}, or 255 for ignored pixels; autoloss init makes "
+            "such masks"
+        )
+
+    found: set[int] = set().union(*in_threads(values, list(masks), "--masks"))
+    if found == {0, IGNORED}:
+        logger.warning(
+            "--masks: found only 0 and 255 in all masks, and 255 is ignored; if 255 is a class, "
+            "give the masks that autoloss init made, which have 1 instead"
+        )
 
 
 class _Writer:
@@ -119,7 +160,6 @@ class _Writer:
         self._masks = masks
         self._stock = visualize.visualize
         self._image, self._prediction = "", np.empty(0)
-        self._labels: set[int] = set()
         self._written = 0
 
     def visualize(self, image: str, result: np.ndarray, *args: Any, **kwargs: Any) -> Any:
@@ -142,21 +182,15 @@ class _Writer:
         masks = {"prediction": self._prediction}
         if self._image in self._masks:
             truth = _read_mask(self._masks[self._image], self._prediction.shape)
-            self._labels |= set(np.unique(truth).tolist())
             masks = {"truth": truth, **masks}
         classes = sorted({index for mask in masks.values() for index in classes_in(mask)})
         drawn = {title: draw_contours(image, enlarged(mask)) for title, mask in masks.items()}
         return side_by_side(drawn, classes)
 
     def finish(self) -> None:
-        """Say where the pictures are, and whether the masks look like 0/255 masks."""
+        """Say where the pictures are."""
         if self._written:
             logger.info(f"Contours are saved in {self._folder}")
-        if self._labels == {0, IGNORED}:
-            logger.warning(
-                "--masks: found only 0 and 255 in all masks, and 255 is ignored; if 255 is a "
-                "class, give the masks that autoloss init made, which have 1 instead"
-            )
 
 
 def write_picture(path: str, picture: np.ndarray) -> None:
@@ -184,7 +218,9 @@ def write_picture(path: str, picture: np.ndarray) -> None:
 def _read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
     try:
         with Image.open(path) as file:
-            mask = np.asarray(file).astype(int)
+            # A size that is wrong costs no memory.
+            fits = (file.height, file.width) == shape
+            mask = np.asarray(file).astype(int) if fits else np.empty((file.height, file.width))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"--masks: cannot read {path}: {describe(error)}") from error
     if mask.ndim != 2:

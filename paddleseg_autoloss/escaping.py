@@ -81,4 +81,13 @@ def escape_math(text: str) -> str:
     Args:
         text: the text.
     """
-    return text.replace("$", r"\$")
+    return printable(text).replace("$", r"\$")
+
+
+def printable(text: str) -> str:
+    """Return text with a replacement character for each control character but tabs and breaks.
+
+    Args:
+        text: the text, for example a name from a file of somebody else.
+    """
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)

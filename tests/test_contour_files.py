@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 
 import cv2
 import numpy as np
@@ -48,12 +49,12 @@ def images(tmp_path):
     return [str(tmp_path / f"images/{name}.png") for name in ("a", "sub/图 b")]
 
 
-def run(images, folder, masks):
+def run(images, folder, masks, num_classes=None):
     model = Brightness()
     transforms = Compose([Normalize()])
     with (
         replaced(utils, "load_entire_model", lambda model, path: None),
-        contours_of_predictions(str(folder), masks),
+        contours_of_predictions(str(folder), masks, num_classes),
     ):
         root = images[0].rpartition("/")[0]
         predict(model, "", transforms, images, root, str(folder))
@@ -120,7 +121,7 @@ def test_no_masks(images, tmp_path):
     ):
         find_masks(str(tmp_path / "empty"), images, {})
     with pytest.raises(
-        ConfigError, match=r"^--masks: expected a folder or a list, found none at no"
+        ConfigError, match=r"^--masks: expected a folder or a list, found none at 'no'"
     ):
         find_masks("no", images, {})
 
@@ -145,6 +146,48 @@ def test_masks_with_255_for_1(images, tmp_path, capfd):
     Image.fromarray(square(150, 255)).save(path)
     run(images[:1], tmp_path / "out", {images[0]: str(path)})
     assert "--masks: found only 0 and 255 in all masks" in capfd.readouterr().out
+
+
+def test_all_masks_are_read_before_the_first_prediction(images, tmp_path):
+    masks = find_masks(str(tmp_path / "masks"), images, {})
+    Image.fromarray(square(150)[:400]).save(masks[images[1]])
+    with pytest.raises(DataError, match=r"图 b_mask\.png: found a mask of 480 x 400 pixels"):
+        run(images, tmp_path / "out", masks)
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_with_values_that_no_prediction_has(images, tmp_path):
+    path = tmp_path / "masks/a_mask.png"
+    Image.fromarray(square(150, 7)).save(path)
+    with pytest.raises(DataError, match=r"a_mask.png: found the values \[7\], expected .* 0 to 1,"):
+        run(images[:1], tmp_path / "out", {images[0]: str(path)}, num_classes=2)
+    run(images[:1], tmp_path / "out", {images[0]: str(path)}, num_classes=8)
+    noise = np.arange(SIDE * SIDE, dtype="int32").reshape(SIDE, SIDE)
+    Image.fromarray(noise).save(tmp_path / "masks/a_mask.tif")
+    with pytest.raises(DataError, match=r"found the values \[256, 257, 258, "):
+        run(images[:1], tmp_path / "out", {images[0]: str(tmp_path / "masks/a_mask.tif")})
+
+
+def test_only_the_images_that_are_given_are_paired(images, tmp_path):
+    """Not all files below the folder that they have in common."""
+    (tmp_path / "other").mkdir()
+    shutil.copy(images[0], tmp_path / "other/a.png")
+    assert list(find_masks(str(tmp_path / "masks"), images, {})) == images
+
+
+def test_a_mask_in_the_place_of_a_folder(images, tmp_path):
+    with pytest.raises(ConfigError, match=r"found a picture: .*a_mask.png; give its folder"):
+        find_masks(str(tmp_path / "masks/a_mask.png"), images, {})
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 1), (1, 40)])
+def test_images_with_a_side_of_one_pixel(size, tmp_path):
+    path = tmp_path / "thin.png"
+    Image.fromarray(np.full([*size, 3], 200, "uint8")).save(path)
+    run([str(path)], tmp_path / "out", {})
+    found = np.asarray(Image.open(tmp_path / "out/pseudo_color_prediction/thin.png"))
+    assert found.shape == size
+    assert (found == 1).all()
 
 
 def test_a_picture_that_cannot_be_written(images, tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ def add_loggers(parser: ArgumentParser) -> None:
 
 
 def _loggers(text: str) -> list[str]:
-    names = text.split(",")
+    names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in LOGGERS:
             known = ", ".join(LOGGERS)

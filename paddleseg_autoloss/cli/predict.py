@@ -6,6 +6,7 @@ the image, beside the truth if there are masks.
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, Namespace
 
 from paddleseg.core import predict
@@ -19,6 +20,7 @@ from paddleseg_autoloss.contour_files import contours_of_predictions, find_masks
 from paddleseg_autoloss.data_checks import check_files
 from paddleseg_autoloss.data_checks.image_files import find_images
 from paddleseg_autoloss.installation import CONFIG_DIR
+from paddleseg_autoloss.integration.checkpoint import check_writable
 from paddleseg_autoloss.integration.config import find_config, load_config
 from paddleseg_autoloss.seams import replaced
 
@@ -74,14 +76,18 @@ def run(args: Namespace) -> None:
     options.load_trained(model, args.model_path)
     val_dataset = config.dic.get("val_dataset") or {}
     list_root = val_dataset.get("dataset_root")
+    check_writable(args.save_dir)
     images, image_dir = find_images("--image_path", args.image_path, list_root)
+    if image_dir is not None:
+        # PaddleSeg removes this text from the paths; without the end, "a" is also part of "a..".
+        image_dir = os.path.join(image_dir, "")
     check_files("--image_path", Namespace(file_list=[(image,) for image in images]))
     logger.info(f"The number of images: {len(images)}")
     masks = {} if args.masks is None else find_masks(args.masks, images, val_dataset)
     transforms = Compose(build("val_dataset.transforms", lambda: builder.val_transforms))
     with (
         replaced(utils, "load_entire_model", lambda model, path: None),
-        contours_of_predictions(args.save_dir, masks),
+        contours_of_predictions(args.save_dir, masks, config.model_cfg.get("num_classes")),
     ):
         predict(
             model,

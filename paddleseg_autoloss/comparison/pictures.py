@@ -14,6 +14,7 @@ from paddleseg_autoloss.comparison.statistics import Difference
 from paddleseg_autoloss.contours import classes_in, draw_contours
 from paddleseg_autoloss.documents import Notes, Panel, Tile
 from paddleseg_autoloss.documents.panels import thinned
+from paddleseg_autoloss.errors import DataError
 from paddleseg_autoloss.escaping import escape_math
 from paddleseg_autoloss.plot_styles import (
     BETTER,
@@ -205,13 +206,22 @@ def sample_rows(samples: Mapping[str, Mapping[str, np.ndarray]]) -> list[list[Ti
 
     Args:
         samples: for each variant the arrays of its ``samples.npz``.
+
+    Raises:
+        DataError: an array is missing.
     """
     first: Mapping[str, np.ndarray] = next(iter(samples.values()), {})
     rows = []
     for number in (name.removeprefix("image") for name in first if name.startswith("image")):
         image = first[f"image{number}"]
-        masks = {"truth": first[f"truth{number}"]}
-        masks |= {name: arrays[f"prediction{number}"] for name, arrays in samples.items()}
+        try:
+            masks = {"truth": first[f"truth{number}"]}
+            masks |= {name: arrays[f"prediction{number}"] for name, arrays in samples.items()}
+        except KeyError as error:
+            raise DataError(
+                f"samples.npz of {', '.join(samples)}: expected the array {error} in each, found "
+                "none; evaluate the runs again, or use --no_samples"
+            ) from error
         tiles = [Tile(name, draw_contours(image, mask)) for name, mask in masks.items()]
         rows.append([Tile("image", image), *tiles])
     return rows

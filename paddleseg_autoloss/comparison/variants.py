@@ -10,7 +10,7 @@ from typing import Any
 
 from paddleseg.cvlibs.config import update_config_dict
 
-from paddleseg_autoloss.checks import is_number
+from paddleseg_autoloss.checks import is_name, is_number
 from paddleseg_autoloss.comparison.plan import Variant
 from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.integration.config import find_config, load_config, read_config
@@ -66,7 +66,7 @@ class VariantReader:
         script = self._script(f"{key}.script", entry["script"]) if "script" in entry else None
         config = self._variant_config(f"{key}.{kind}", kind, entry.get(kind), base)
         name = entry.get("name", _default_name(kind, entry))
-        if not isinstance(name, str) or not name.strip():
+        if not is_name(name):
             raise ConfigError(f"{key}.name: expected a name, found {shown(name)}")
         return Variant(name, kind, config, entry.get("retrain_of"), script)
 

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from paddleseg_autoloss.escaping import escape_math
+from paddleseg_autoloss.escaping import escape_math, printable
 from paddleseg_autoloss.fonts import choose_fonts
 from paddleseg_autoloss.plot_styles import shortened
 
@@ -132,7 +132,7 @@ def draw_svg(panel: Panel, name: str) -> str:
     for attribute in ("width", "height", "version"):
         del root.attrib[attribute]
     root.set("role", "img")
-    root.set("aria-label", panel.title)
+    root.set("aria-label", printable(panel.title))
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -161,7 +161,7 @@ def _add_titles(line: ElementTree.Element, texts: list[str]) -> None:
     if len(marks) != len(texts):
         raise ValueError(f"expected a text for each of {len(marks)} marks, found {len(texts)}")
     for mark, text in zip(marks, texts):
-        ElementTree.SubElement(mark, "title").text = text
+        ElementTree.SubElement(mark, "title").text = printable(text)
 
 
 def _tag(element: ElementTree.Element) -> str:

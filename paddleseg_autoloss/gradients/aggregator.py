@@ -120,10 +120,10 @@ class LossAggregator(nn.Layer):
         weighting.take_names(self.names)
         self.weighting = weighting
         self.level = checked_choice("level", level, ["parameters", "features", "logits"])
-        if layer is not None and (level != "features" or not isinstance(layer, str)):
-            raise ConfigError(
-                f"layer: expected the name of a layer, with level: features; found {layer!r}"
-            )
+        if layer is not None and level != "features":
+            raise ConfigError(f"layer: expected level: features with it, found level: {level}")
+        if layer is not None and not isinstance(layer, str):
+            raise ConfigError(f"layer: expected the name of a layer, found {layer!r}")
         self.layer = layer
         self.update_interval = checked_integer("update_interval", update_interval, least=1)
         self.reduction = reduction

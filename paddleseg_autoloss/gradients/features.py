@@ -10,7 +10,7 @@ from typing import Any
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.errors import ConfigError, shown
 from paddleseg_autoloss.tensors import tensors_in
 
 __all__ = ["Features"]
@@ -82,7 +82,7 @@ class Features:
         if len(self._calls) != 1:
             raise ConfigError(
                 f"layer: expected a layer that the network calls once, found {self.name}, which it "
-                f"calls {len(self._calls)} times"
+                f"calls {len(self._calls)} times; name one before or after it, or one inside of it"
             )
         found = [tensor for tensor in tensors_in(self._calls[0]) if not tensor.stop_gradient]
         if not found:
@@ -191,7 +191,8 @@ def _find_layer(model: nn.Layer, pattern: str | None) -> tuple[str, nn.Layer]:
         raise ConfigError(f"layer: expected one layer of {kind}, found {_listed(matches)}")
     top = [name for name, _ in model.named_children()]
     raise ConfigError(
-        f"layer: {kind} has no layer {wanted!r}; it has {_listed(top)}, and more inside of these"
+        f"layer: {kind} has no layer {shown(wanted)}; it has {_listed(top)}, and more inside of "
+        "these"
     )
 
 

@@ -9,7 +9,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.checks import is_name
+from paddleseg_autoloss.errors import ConfigError, shown
 from paddleseg_autoloss.gradients.aggregator import LossAggregator, unique_names
 from paddleseg_autoloss.tensors import as_float32
 from paddleseg_autoloss.weighting import Weighting
@@ -56,7 +57,7 @@ class WeightedLoss(nn.Layer):
             names = unique_names([type(loss).__name__ for loss in losses])
         elif not _is_list_of_names(names, len(losses)):
             raise ConfigError(
-                f"names: expected a list of {len(losses)}, one per loss, found {names!r}"
+                f"names: expected a list of {len(losses)} names, one per loss, found {shown(names)}"
             )
         self.losses = nn.LayerList(losses)
         method = weighting(len(losses))
@@ -138,7 +139,7 @@ def _checked_losses(component: str, losses: Sequence[nn.Layer]) -> list[nn.Layer
 
 def _is_list_of_names(names: Sequence[str], length: int) -> bool:
     is_list = isinstance(names, (list, tuple)) and len(names) == length
-    return is_list and all(isinstance(name, str) and name.strip() for name in names)
+    return is_list and all(is_name(name) and name.isprintable() for name in names)
 
 
 def _hand_on_ignore_index(losses: Sequence[nn.Layer], ignore_index: int) -> None:

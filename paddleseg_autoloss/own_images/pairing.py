@@ -12,10 +12,10 @@ from pathlib import Path
 from paddleseg_autoloss.data_checks.image_files import IMAGE_ENDINGS, files_below
 from paddleseg_autoloss.errors import ConfigError
 
-__all__ = ["LeftOut", "Pair", "Pairing", "pair_by_name"]
+__all__ = ["MASK_ENDINGS", "LeftOut", "Pair", "Pairing", "pair_by_name"]
 
 #: Formats of masks, which Pillow reads.
-_MASK_ENDINGS = IMAGE_ENDINGS | {".gif"}
+MASK_ENDINGS = IMAGE_ENDINGS | {".gif"}
 #: Words that tell a mask, or an image, from its partner: ``001_mask.png``, ``mask-001.png``.
 _WORDS = (
     "annotation", "annotations", "gt", "groundtruth", "image", "images", "img", "label", "labels",
@@ -70,7 +70,7 @@ class Pairing:
     left_out: list[LeftOut] = field(default_factory=list)
 
 
-def pair_by_name(images: Path, masks: Path) -> Pairing:
+def pair_by_name(images: Path, masks: Path, chosen: Sequence[Path] | None = None) -> Pairing:
     """Find the mask of each image, in the folders and all folders below them.
 
     A mask belongs to the image of the same name, in the same folder below; endings do not count.
@@ -81,6 +81,7 @@ def pair_by_name(images: Path, masks: Path) -> Pairing:
     Args:
         images: folder of the images.
         masks: folder of the masks.
+        chosen: the images to pair, somewhere below the folder; by default all.
 
     Raises:
         ConfigError: there is no such folder.
@@ -89,9 +90,9 @@ def pair_by_name(images: Path, masks: Path) -> Pairing:
         if not folder.is_dir():
             raise ConfigError(f"{flag}: expected a folder, found none at {folder}")
     found = Pairing()
-    image_files, mask_files = _split_files(images, masks)
+    image_files, mask_files = _split_files(images, masks, chosen)
     open_images = dict.fromkeys(_readable(image_files, IMAGE_ENDINGS, found))
-    open_masks = dict.fromkeys(_readable(mask_files, _MASK_ENDINGS, found))
+    open_masks = dict.fromkeys(_readable(mask_files, MASK_ENDINGS, found))
     for key_of in (_same_path, _plain_path, _same_name, _plain_name):
         _pair(images, open_images, masks, open_masks, key_of, found)
     found.left_out += _without_partner(images, open_images, masks, open_masks)
@@ -100,9 +101,12 @@ def pair_by_name(images: Path, masks: Path) -> Pairing:
     return found
 
 
-def _split_files(images: Path, masks: Path) -> tuple[list[Path], list[Path]]:
+def _split_files(
+    images: Path, masks: Path, chosen: Sequence[Path] | None
+) -> tuple[list[Path], list[Path]]:
     """Return the files of both folders; one may lie in the other, or be the same."""
-    image_files, mask_files = files_below(images), files_below(masks)
+    image_files = files_below(images) if chosen is None else list(chosen)
+    mask_files = files_below(masks)
     if images == masks:
         marked = {path for path in image_files if _is_marked(path)}
         return [path for path in image_files if path not in marked], sorted(marked)

@@ -180,6 +180,34 @@ def test_predict(trained, fundus, tmp_path):
             assert set(np.unique(mask)) <= {0, 1}
 
 
+def test_a_list_cannot_lead_predictions_out_of_their_folder(trained, fundus, tmp_path):
+    """The name of the second folder begins with that of the list's folder, and with two dots."""
+    weights = trained[0] / "best_model" / "model.pdparams"
+    for name in ("L", "L../run"):
+        (tmp_path / name).mkdir(parents=True)
+    shutil.copy(sorted((fundus / "JPEGImages").iterdir())[0], tmp_path / "L../run/x.jpg")
+    (tmp_path / "L/list.txt").write_text("../L../run/x.jpg\n")
+    result = run_tool(
+        "tools/predict.py", "--config", "auto_ce_dice_demo.yml", "--model_path", weights,
+        "--image_path", tmp_path / "L/list.txt", "--save_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    kinds = {"added_prediction", "contours", "pseudo_color_prediction"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == kinds
+    assert len(list(tmp_path.glob("out/added_prediction/**/x.jpg"))) == 1
+
+
+def test_predictions_have_a_folder_that_can_be_written(trained, fundus, tmp_path):
+    weights = trained[0] / "best_model" / "model.pdparams"
+    (tmp_path / "file").touch()
+    result = run_tool(
+        "tools/predict.py", "--config", "auto_ce_dice_demo.yml", "--model_path", weights,
+        "--image_path", fundus / "JPEGImages", "--save_dir", tmp_path / "file",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: save_dir: cannot write to")
+
+
 def test_unreadable_image_stops_before_training(fundus, tmp_path):
 
     data = tmp_path / "data"

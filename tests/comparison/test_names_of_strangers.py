@@ -7,6 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from support.comparison import CONFIGS, comparison_file, pretend, write_base
 from support.processes import ROOT
@@ -15,8 +16,10 @@ from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.comparison.plan_reader import read_plan
 from paddleseg_autoloss.comparison.report import write_report
 from paddleseg_autoloss.comparison.results import Results, read_results
-from paddleseg_autoloss.documents import Code, Document, Paragraph
+from paddleseg_autoloss.documents import Code, Document, Panel, Paragraph
+from paddleseg_autoloss.documents.panels import draw_svg
 from paddleseg_autoloss.errors import ConfigError, DataError
+from paddleseg_autoloss.escaping import escape_math
 from paddleseg_autoloss.files import write_json
 
 TEMPLATES = ROOT / "paddleseg_autoloss/documents/templates"
@@ -137,6 +140,28 @@ def test_broken_samples_are_named(content, parse, tmp_path, base):
     (folders[0].path / "samples.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"samples.npz: expected arrays of numbers: "):
         write_report(Results(plan, folders), tmp_path / "out")
+
+
+def test_samples_that_lack_an_array(parse, tmp_path, base):
+    plan = parse(comparison_file(tmp_path, base=str(base), seeds=1))
+    folders = pretend(plan, tmp_path / "out", lambda run: (0.5, 0.5))
+    np.savez(folders[0].path / "samples.npz", image0=np.zeros([4, 4, 3], "uint8"))
+    with pytest.raises(DataError, match=r"^samples.npz of .*: expected the array 'truth0' in each"):
+        write_report(Results(plan, folders), tmp_path / "out")
+
+
+@pytest.mark.parametrize("char", ["\x00", "\x01", "\x0b", "\x1b", "\ufffe", "\ud800"])
+def test_control_characters_do_not_break_a_chart(char):
+    """Files of strangers may have them in the names of terms, which no config has checked."""
+
+    def draw(axes, notes):
+        line = axes.plot([0, 1], [0, 1], "o", label=escape_math(f"a{char}b"))[0]
+        notes.add(line, [f"a{char}b", "c"])
+        axes.legend()
+
+    drawn = draw_svg(Panel(f"title{char}", draw), "p")
+    assert char not in drawn
+    assert "a\ufffdb" in drawn
 
 
 def test_broken_results_are_named(parse, tmp_path, base):

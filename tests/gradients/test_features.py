@@ -221,9 +221,15 @@ def test_a_layer_inside_of_another_one():
     assert_same(gradients(model), gradients(other))
 
 
-@pytest.mark.parametrize("options", [{"layer": "main"}, {"level": "features", "layer": 3}])
-def test_options_that_do_not_fit(options):
-    with pytest.raises(ConfigError, match=r"^layer: expected the name of a layer, with level: fea"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": "main"}, "^layer: expected level: features with it, found level: parameters"),
+        ({"level": "features", "layer": 3}, "^layer: expected the name of a layer, found 3"),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    with pytest.raises(ConfigError, match=message):
         LossAggregator(["a", "b", "c"], Fixed(3), **options)
 
 

@@ -124,6 +124,9 @@ class TestEveryComponent:
             ({"losses": ce_and_dice(), "names": ["a", None]}, "names: expected a list of 2"),
             ({"losses": ce_and_dice(), "names": ["a"]}, "names: expected a list of 2"),
             ({"losses": ce_and_dice(), "names": "ab"}, "names: expected a list of 2"),
+            ({"losses": ce_and_dice(), "names": ["a\x1b[31m", "b"]}, "names: expected a list of 2"),
+            ({"losses": ce_and_dice(), "names": ["a\nb", "b"]}, "names: expected a list of 2"),
+            ({"losses": ce_and_dice(), "names": ["\ud800", "b"]}, "names: expected a list of 2"),
             ({"losses": ce_and_dice(), "names": ["a", "a"]}, "found 'a' more than once"),
         ],
     )
