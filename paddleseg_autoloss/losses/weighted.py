@@ -57,7 +57,7 @@ class WeightedLoss(nn.Layer):
             names = unique_names([type(loss).__name__ for loss in losses])
         elif not _is_list_of_names(names, len(losses)):
             raise ConfigError(
-                f"names: expected a list of {len(losses)} names, one per loss, found {shown(names)}"
+                f"names: expected a list of {len(losses)}, one per loss, found {shown(names)}"
             )
         self.losses = nn.LayerList(losses)
         method = weighting(len(losses))
