@@ -177,6 +177,8 @@ COMPARISON = {
     "baseline": "name of the variant that the others are compared with; default: the first",
     "seeds": "their number, or a list of them; default: 5",
     "lr_grid": "learning rates to train every variant with",
+    "lr_seeds": "number of seeds to choose the rates with; the others train at the chosen rate "
+    "only; default: all seeds",
     "validation": "share of the training list that is held out to choose rates on; default: 0.2",
     "split_seed": "seed of that split; default: 0",
     "iters": "number of iterations, instead of the configs'",

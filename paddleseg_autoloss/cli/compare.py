@@ -29,6 +29,12 @@ def add_flags(parser: ArgumentParser) -> None:
         "--lr_grid",
         help="learning rates to train each variant with, like 0.001,0.002; default: the configs'",
     )
+    add(
+        "--lr_seeds",
+        type=positive_int,
+        help="number of seeds to choose the rates with; the others train at the chosen rate only; "
+        "default: all",
+    )
     add("--baseline", help="variant that the others are compared with; default: the first")
     add("--validation", type=float, help="share of the training list to hold out; default: 0.2")
 

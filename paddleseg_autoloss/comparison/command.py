@@ -7,7 +7,7 @@ from pathlib import Path
 
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.comparison.folders import RunFolder, prepare
+from paddleseg_autoloss.comparison.folders import RunFolder, prepare, prepare_others
 from paddleseg_autoloss.comparison.plan import Plan
 from paddleseg_autoloss.comparison.plan_reader import read_plan
 from paddleseg_autoloss.comparison.report import write_report, write_setup
@@ -41,6 +41,10 @@ def compare_from(args: Namespace, config_dir: Path, command: str) -> None:
         folders = prepare(plan, save_dir)
         write_setup(save_dir, command, args.jobs)
         failed = _run(Runner(plan, folders, args))
+        others = prepare_others(plan, save_dir, Results(plan, folders).rates)
+        if others:
+            folders += others
+            failed += _run(Runner(plan, others, args))
         _report(plan, save_dir, args)
     if failed:
         raise RunsFailed(
@@ -63,6 +67,8 @@ def _run(runner: Runner) -> list[RunFolder]:
 
 def _report(plan: Plan, save_dir: Path, args: Namespace) -> None:
     folders = [RunFolder(save_dir, run) for run in plan.runs()]
+    others = plan.runs_at(Results(plan, folders).rates)
+    folders += [RunFolder(save_dir, run) for run in others]
     if not any(folder.is_done or folder.error() for folder in folders):
         raise ConfigError(f"--save_dir: expected finished runs, found none in {save_dir}")
     write_report(Results(plan, folders), save_dir, samples=args.samples > 0)

@@ -26,7 +26,7 @@ from paddleseg_autoloss.integration.checkpoint import newest_good_checkpoint
 from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.yaml_files import read_yaml
 
-__all__ = ["RunFolder", "prepare"]
+__all__ = ["RunFolder", "prepare", "prepare_others"]
 
 _CONFIGS = ("config.yml", "config_test.yml")
 _STEP = re.compile(r"iter: (\d+)/\d+, .*batch_cost: ([\d.]+)")
@@ -283,6 +283,24 @@ def prepare(plan: Plan, save_dir: Path) -> list[RunFolder]:
         folder.check_loss()
     for folder in {_reading(folder.run.config): folder for folder in folders}.values():
         folder.read_first_images()
+    return folders
+
+
+def prepare_others(plan: Plan, save_dir: Path, rates: Mapping[str, float]) -> list[RunFolder]:
+    """Write the configs of the runs at the chosen learning rates, after `prepare`.
+
+    Args:
+        plan: the comparison.
+        save_dir: its folder.
+        rates: the chosen learning rate of each variant that has one, by its name.
+
+    Raises:
+        ConfigError: a folder belongs to a run with another config.
+    """
+    folders = [RunFolder(save_dir, run) for run in plan.runs_at(rates)]
+    split = split_data(plan, save_dir / "split") if folders else Split(None)
+    for folder in folders:
+        folder.write_configs(split)
     return folders
 
 

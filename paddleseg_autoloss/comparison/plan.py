@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ class Plan:
         baseline: name of the variant that the others are compared with.
         seeds: each variant is trained once with each seed.
         lr_grid: learning rates with which each variant is trained, or None for that of its config.
+        lr_seeds: number of seeds to choose the learning rates with; the other seeds train at the
+            chosen rates only.  None for all seeds.
         validation: share of the training list that is held out for choosing learning rates, in [0,
             1).
         split_seed: seed of the random choice of these images.
@@ -100,27 +103,42 @@ class Plan:
     baseline: str
     seeds: tuple[int, ...]
     lr_grid: tuple[float, ...] | None = None
+    lr_seeds: int | None = None
     validation: float = 0.2
     split_seed: int = 0
     save_interval: int | None = None
 
-    def runs(self) -> list[Run]:
-        """Return the runs, one seed after the other.
+    @property
+    def seeds_for_rates(self) -> tuple[int, ...]:
+        """The seeds that train every variant with every learning rate."""
+        return self.seeds[: self.lr_seeds]
 
-        So a comparison that is stopped early is balanced.  A retrained variant comes after the
-        variant that learns its weights.
+    def runs(self) -> list[Run]:
+        """Return the runs that do not depend on the choice of the learning rates.
+
+        One seed comes after the other, so a comparison that is stopped early is balanced.  A
+        retrained variant comes after the variant that learns its weights.
         """
         ordered = sorted(self.variants, key=lambda variant: variant.source is not None)
         return [
             Run(variant, rate, seed)
-            for seed in self.seeds
+            for seed in self.seeds_for_rates
             for variant in ordered
-            for rate in self.rates(variant)
+            for rate in self.lr_grid or (variant.learning_rate,)
         ]
 
-    def rates(self, variant: Variant) -> tuple[float, ...]:
-        """The learning rates with which a variant is trained."""
-        return self.lr_grid or (variant.learning_rate,)
+    def runs_at(self, rates: Mapping[str, float]) -> list[Run]:
+        """Return the runs of the other seeds, at the chosen learning rates.
+
+        Args:
+            rates: the learning rate of each variant that has one, by its name.
+        """
+        return [
+            Run(variant, rates[variant.name], seed)
+            for seed in self.seeds[len(self.seeds_for_rates) :]
+            for variant in self.variants
+            if variant.name in rates
+        ]
 
     def interval(self, variant: Variant) -> int:
         """Iterations between the evaluations of a variant's runs."""

@@ -18,11 +18,11 @@ from paddleseg_autoloss.yaml_files import read_yaml
 __all__ = ["read_plan"]
 
 _KEYS = {
-    "base", "variants", "baseline", "seeds", "lr_grid", "validation", "split_seed", "iters",
-    "save_interval",
+    "base", "variants", "baseline", "seeds", "lr_grid", "lr_seeds", "validation", "split_seed",
+    "iters", "save_interval",
 }  # fmt: skip
 #: Keys that can also be set by flags.
-_FLAGS = ("seeds", "lr_grid", "baseline", "validation", "iters", "save_interval")
+_FLAGS = ("seeds", "lr_grid", "lr_seeds", "baseline", "validation", "iters", "save_interval")
 
 
 def read_plan(args: Namespace, config_dir: Path) -> Plan:
@@ -48,6 +48,7 @@ def read_plan(args: Namespace, config_dir: Path) -> Plan:
         baseline=_baseline(description.get("baseline"), variants),
         seeds=_seeds(description.get("seeds", 5)),
         lr_grid=_optional(description, "lr_grid", _lr_grid),
+        lr_seeds=_optional(description, "lr_seeds", _positive),
         validation=_fraction("validation", description.get("validation", 0.2)),
         split_seed=checked_integer("split_seed", description.get("split_seed", 0), least=0),
         save_interval=_optional(description, "save_interval", _positive),
@@ -140,6 +141,20 @@ def _check_rate_choice(plan: Plan) -> None:
             "lr_grid: expected validation above 0, because the test images must not be used to "
             f"choose the best rate; found {list(plan.lr_grid)} with validation 0"
         )
+    if plan.lr_seeds is None:
+        return
+    if not plan.lr_grid:
+        raise ConfigError("lr_seeds: expected lr_grid with it, found none")
+    if plan.lr_seeds > len(plan.seeds):
+        raise ConfigError(
+            f"lr_seeds: expected at most the {len(plan.seeds)} seeds, found {plan.lr_seeds}"
+        )
+    for variant in plan.variants:
+        if variant.source is not None:
+            raise ConfigError(
+                f"lr_seeds: expected no variant with retrain_of, found {variant.name!r}: it needs "
+                f"the runs of {variant.source!r} with every seed at its own learning rate"
+            )
 
 
 def _parse(text: Any) -> Any:

@@ -34,8 +34,8 @@ class Results:
             ``weights`` are the final ones; times are in seconds; ``collapsed`` is true if the
             network predicts at most one class correctly on the test images.
         rates: for each variant with results, the learning rate with the best mean mIoU on the
-            validation images.  A rate at which a run failed is chosen only if every rate has a
-            failed run.
+            validation images, over the seeds that all rates have.  A rate at which a run failed is
+            chosen only if every rate has a failed run.
     """
 
     def __init__(self, plan: Plan, folders: Sequence[RunFolder]) -> None:
@@ -51,7 +51,8 @@ class Results:
         }
 
     def _best_rate(self, name: str) -> float | None:
-        own = self.table[self.table.variant == name]
+        seeds = self.plan.seeds_for_rates
+        own = self.table[(self.table.variant == name) & self.table.seed.isin(seeds)]
         if not (own.status == "done").any():
             return None
         whole = own.groupby("learning_rate").filter(lambda rows: (rows.status != "failed").all())

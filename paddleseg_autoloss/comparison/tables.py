@@ -167,7 +167,7 @@ def runs_worth(plan: Plan, variant: Variant) -> int:
         variant: one of its variants.
     """
     source = runs_worth(plan, plan.variant(variant.source)) if variant.source else 0
-    return len(plan.rates(variant)) + source
+    return (len(plan.lr_grid) if plan.lr_grid else 1) + source
 
 
 def fixed_mixes(plan: Plan) -> list[Variant]:

@@ -23,6 +23,7 @@ def test_plan_from_flags(parse):
     plan = parse(
         "--config", "fixed_ce_dice_demo.yml", "--methods", "AutoWeightedLoss,PCGrad",
         "--grid", "0.1:0.9:0.4", "--seeds", "3,5", "--lr_grid", "0.001,2e-3", "--iters", 7,
+        "--lr_seeds", 1,
     )  # fmt: skip
     names = [variant.name for variant in plan.variants]
     fixed = ["fixed 0.1:0.9", "fixed 0.5:0.5", "fixed 0.9:0.1"]
@@ -30,12 +31,13 @@ def test_plan_from_flags(parse):
     assert plan.baseline == "fixed_ce_dice_demo"
     assert plan.seeds == (3, 5)
     assert plan.lr_grid == (0.001, 0.002)
+    assert plan.seeds_for_rates == (3,)
     assert {variant.config["iters"] for variant in plan.variants} == {7}
     losses = [{"type": "CrossEntropyLoss"}, {"type": "DiceLoss"}]
     assert plan.variant("PCGrad").config["loss"]["types"] == [{"type": "PCGrad", "losses": losses}]
     (mixed,) = plan.variant("fixed 0.9:0.1").config["loss"]["types"]
     assert mixed == {"type": "MixedLoss", "losses": losses, "coef": [0.9, 0.1]}
-    assert len({run.path for run in plan.runs()}) == len(plan.runs()) == 6 * 2 * 2
+    assert len({run.path for run in plan.runs()}) == len(plan.runs()) == 6 * 2
     run = plan.runs()[-1]
     assert run.config["lr_scheduler"]["learning_rate"] == run.learning_rate
 
@@ -80,6 +82,12 @@ ERRORS = [
     ({"validation": 1.5}, "validation: expected a number from 0 to below 1, found 1.5"),
     ({"lr_grid": [0.1, -1]}, "lr_grid: expected a list of positive numbers, found [0.1, -1]"),
     ({"lr_grid": [0.1, 0.2], "validation": 0}, "lr_grid: expected validation above 0"),
+    ({"lr_seeds": 1}, "lr_seeds: expected lr_grid with it, found none"),
+    ({"lr_grid": [0.1, 0.2], "lr_seeds": 6}, "lr_seeds: expected at most the 5 seeds, found 6"),
+    (
+        {"lr_grid": [0.1, 0.2], "lr_seeds": 0},
+        "lr_seeds: expected a positive integer, found 0",
+    ),
     ({"baseline": "AutoWeighted"}, "there is no variant 'AutoWeighted'; did you mean AutoWeighted"),
     ({"variants": [{"method": "Sum"}]}, "variants: expected two or more, found 1"),
     ({"variants": [{"method": "Sum"}] * 2}, "expected different names, found 'Sum' twice"),

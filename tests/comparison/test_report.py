@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from support.comparison import comparison_file, pretend
+from support.comparison import CONFIGS, comparison_file, pretend, write_results
 
+from paddleseg_autoloss.cli.main import parse_args
+from paddleseg_autoloss.comparison.command import compare_from
 from paddleseg_autoloss.comparison.pictures import difference_panels, weight_panels
 from paddleseg_autoloss.comparison.report import write_report
 from paddleseg_autoloss.comparison.results import Results
@@ -44,6 +47,37 @@ def test_learning_rates_are_chosen_on_validation_images(parse, tmp_path, base):
     assert len(table) == 12
     assert (table.status == "failed").sum() == 1
     assert runs_worth(plan, plan.variants[0]) == 3
+
+
+class Pretending:
+    """Writes made-up results in the place of the runner: of two rates, seed 1 would choose 0.1."""
+
+    started: ClassVar[list] = []
+
+    def __init__(self, plan, folders, args):
+        self.folders = folders
+
+    def run(self):
+        self.started.append([(f.run.learning_rate, f.run.seed) for f in self.folders])
+        write_results(self.folders, lambda run: (run.learning_rate * (1 - 3 * run.seed), 0.5))
+        return []
+
+
+def test_other_seeds_train_at_the_chosen_rate_only(tmp_path, base, monkeypatch):
+    monkeypatch.setattr("paddleseg_autoloss.comparison.command.Runner", Pretending)
+    variants = [{"method": "Sum"}, {"coef": [1, 1]}]
+    keys = {"lr_grid": [0.1, 0.2], "seeds": 3, "lr_seeds": 1, "variants": variants}
+    path = comparison_file(tmp_path, base=str(base), **keys)
+    words = ["compare", str(path), "--save_dir", str(tmp_path / "out"), "--samples", "0"]
+    compare_from(parse_args(words), CONFIGS, "")
+    first, others = Pretending.started
+    assert sorted(first) == [(0.1, 0), (0.1, 0), (0.2, 0), (0.2, 0)]
+    assert sorted(others) == [(0.2, 1), (0.2, 1), (0.2, 2), (0.2, 2)]
+    report = (tmp_path / "out/report.md").read_bytes()
+    table = pd.read_csv(tmp_path / "out/results.csv")
+    assert table.groupby(["variant", "learning_rate"]).size().to_list() == [1, 3, 1, 3]
+    compare_from(parse_args([*words, "--report_only"]), CONFIGS, "")
+    assert (tmp_path / "out/report.md").read_bytes() == report
 
 
 def test_costs_in_runs(parse, tmp_path, base):

@@ -43,8 +43,14 @@ def write_base(folder: Path, fundus: Path) -> Path:
 def pretend(plan, root: Path, figure) -> list[RunFolder]:
     """Write results as runs would; ``figure(run)`` is the mIoU on validation and test images."""
     folders = [RunFolder(root, run) for run in plan.runs()]
+    write_results(folders, figure)
+    return folders
+
+
+def write_results(folders: list[RunFolder], figure) -> None:
+    """Write results into the folders of runs; see `pretend`."""
     for folder in folders:
-        folder.path.mkdir(parents=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
         validation, test = figure(folder.run)
         if math.isnan(test):
             folder.write_error("exit status 1", folder.log_path)
@@ -64,4 +70,3 @@ def pretend(plan, root: Path, figure) -> list[RunFolder]:
         )
         folder.write_attempts([{"from": 0, "seconds": 60}])
         folder.write_result({"paddle": "3"}, "cpu")
-    return folders
