@@ -28,9 +28,9 @@ COSTS = (
 )
 RATES = (
     "Each variant was trained with every rate. The rate with the best mean mIoU on the validation "
-    "images, over the seeds that were trained with every rate, is marked, and the results above are "
-    "those of this rate on the test images. A rate at which a run failed is not chosen, unless a run "
-    "failed at every rate."
+    "images, over the seeds that were trained with every rate, is marked; the results above are "
+    "those of it on the test images. A rate at which a run failed is not chosen, unless a "
+    "run failed at every rate."
 )
 CURVES = "Thin: single runs. Thick: their mean."
 SAMPLES = (
