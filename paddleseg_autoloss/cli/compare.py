@@ -42,8 +42,20 @@ def add_flags(parser: ArgumentParser) -> None:
     add(
         "--jobs",
         type=positive_int,
+        help="runs at the same time, on one GPU each if there are several; default: 1, or with "
+        "--engine ray as many as the cluster has room for",
+    )
+    add(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="what executes the runs: this machine, or a running Ray cluster; default: %(default)s",
+    )
+    add(
+        "--cores",
+        type=positive_int,
         default=1,
-        help="runs at the same time, on one GPU each if there are several; default: %(default)s",
+        help="CPU cores of each run with --engine ray; default: %(default)s",
     )
     options.add_device(parser)
     add(

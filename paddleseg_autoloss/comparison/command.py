@@ -7,9 +7,12 @@ from pathlib import Path
 
 from paddleseg.utils import logger
 
+from paddleseg_autoloss.comparison.engines import Engine, LocalEngine
 from paddleseg_autoloss.comparison.folders import RunFolder, prepare, prepare_others
+from paddleseg_autoloss.comparison.job import Commands
 from paddleseg_autoloss.comparison.plan import Plan
 from paddleseg_autoloss.comparison.plan_reader import read_plan
+from paddleseg_autoloss.comparison.ray_engine import RayEngine
 from paddleseg_autoloss.comparison.report import write_report, write_setup
 from paddleseg_autoloss.comparison.results import Results
 from paddleseg_autoloss.comparison.runner import Runner
@@ -39,18 +42,34 @@ def compare_from(args: Namespace, config_dir: Path, command: str) -> None:
     save_dir.mkdir(parents=True, exist_ok=True)
     with lock_folder(save_dir, "comparison"):
         folders = prepare(plan, save_dir)
-        write_setup(save_dir, command, args.jobs)
-        failed = _run(Runner(plan, folders, args))
-        others = prepare_others(plan, save_dir, Results(plan, folders).rates)
-        if others:
-            folders += others
-            failed += _run(Runner(plan, others, args))
+        write_setup(save_dir, command, _jobs(args))
+        engine = _engine(Commands(plan, args), save_dir)
+        try:
+            failed = _run(Runner(folders, engine))
+            others = prepare_others(plan, save_dir, Results(plan, folders).rates)
+            if others:
+                folders += others
+                failed += _run(Runner(others, engine))
+        finally:
+            engine.close()
         _report(plan, save_dir, args)
     if failed:
         raise RunsFailed(
             f"{len(failed)} of {len(folders)} runs failed; the report lists them; run the same "
             "command again to repeat them"
         )
+
+
+def _jobs(args: Namespace) -> str:
+    if args.engine == "ray":
+        return f"{args.jobs or 'as many as fit'}, in a Ray cluster:"
+    return str(args.jobs or 1)
+
+
+def _engine(commands: Commands, save_dir: Path) -> Engine:
+    if commands.args.engine == "ray":
+        return RayEngine(commands, save_dir)
+    return LocalEngine(commands)
 
 
 def _run(runner: Runner) -> list[RunFolder]:

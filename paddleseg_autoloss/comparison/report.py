@@ -39,13 +39,13 @@ from paddleseg_autoloss.files import read_json, write_json
 __all__ = ["write_report", "write_setup"]
 
 
-def write_setup(save_dir: Path, command: str, jobs: int) -> None:
+def write_setup(save_dir: Path, command: str, jobs: str) -> None:
     """Write the command line, the machine and the number of jobs, for the report.
 
     Args:
         save_dir: folder of the comparison.
         command: the command line.
-        jobs: number of runs at the same time.
+        jobs: how many runs there were at the same time, in words.
     """
     setup = {"command": command, "machine": _machine(), "jobs": jobs}
     write_json(save_dir / "setup.json", setup)

@@ -3,50 +3,41 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Sequence
 
 from paddleseg.utils import logger
 from tqdm import tqdm
 
+from paddleseg_autoloss.comparison.engines import Engine, RunningJob
 from paddleseg_autoloss.comparison.folders import RunFolder
-from paddleseg_autoloss.comparison.job import Commands, Job
-from paddleseg_autoloss.comparison.plan import Plan, Run
-from paddleseg_autoloss.comparison.processes import Interruption, visible_cards
+from paddleseg_autoloss.comparison.plan import Run
+from paddleseg_autoloss.comparison.processes import Interruption
 from paddleseg_autoloss.errors import DataError
 from paddleseg_autoloss.files import json_number
-from paddleseg_autoloss.installation import CHECKOUT
 
 __all__ = ["Runner"]
-
-#: Seconds between two checks of the processes.
-_POLL = 0.1
 
 
 class Runner:
     """Trains and evaluates the runs that are not done.
 
     Args:
-        plan: the comparison.
-        folders: folders of its runs, in the order in which they start.
-        args: the flags ``jobs``, ``device``, ``num_workers``, ``log_iters`` and ``samples``.
+        folders: folders of the runs, in the order in which they start.
+        engine: what executes them.
 
     Attributes:
         failed: the folders of the runs that failed.
     """
 
-    def __init__(self, plan: Plan, folders: Sequence[RunFolder], args: Namespace) -> None:
+    def __init__(self, folders: Sequence[RunFolder], engine: Engine) -> None:
         self.folders = list(folders)
         self.failed: list[RunFolder] = []
-        self._commands = Commands(plan, args)
-        self._most_jobs = args.jobs
+        self._engine = engine
         self._by_run = {folder.run.key: folder for folder in folders}
-        self._cards = visible_cards() if args.device == "gpu" else []
         self._waiting = [folder for folder in self.folders if not folder.is_done]
-        self._jobs: list[Job] = []
+        self._jobs: list[RunningJob] = []
 
     def run(self) -> list[RunFolder]:
         """Do all remaining runs; return the folders of the failed runs.
@@ -75,7 +66,7 @@ class Runner:
         while self._waiting or self._jobs:
             interruption.check()
             self._start_jobs()
-            time.sleep(_POLL)
+            time.sleep(self._engine.poll)
             for job in [job for job in self._jobs if job.is_over()]:
                 self._jobs.remove(job)
                 finished += job.folder.run.config["iters"]
@@ -90,12 +81,12 @@ class Runner:
     def _start_jobs(self) -> None:
         """Start waiting runs, up to the number of jobs."""
         for folder in list(self._waiting):
-            if len(self._jobs) >= self._most_jobs:
+            if len(self._jobs) >= self._engine.most_jobs:
                 return
             source = self._source(folder.run)
             if source is None or self._has_ended(source):
                 self._waiting.remove(folder)
-                self._jobs.append(Job(folder, source, self._environment(), self._commands))
+                self._jobs.append(self._engine.start(folder, source))
 
     def _source(self, run: Run) -> RunFolder | None:
         """Return the folder of the run whose weights another run uses."""
@@ -105,22 +96,11 @@ class Runner:
     def _has_ended(self, folder: RunFolder) -> bool:
         return folder not in self._waiting and all(job.folder is not folder for job in self._jobs)
 
-    def _environment(self) -> dict[str, str]:
-        """Return environment variables that give a process this package and one of the cards."""
-        environment = dict(os.environ)
-        if CHECKOUT is not None:
-            path = filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")])
-            environment["PYTHONPATH"] = os.pathsep.join(path)
-        if self._cards:
-            used = [job.environment["CUDA_VISIBLE_DEVICES"] for job in self._jobs]
-            environment["CUDA_VISIBLE_DEVICES"] = min(self._cards, key=used.count)
-        return environment
-
     def _count(self) -> str:
         left = len(self._waiting) + len(self._jobs)
         return f"{len(self.folders) - left}/{len(self.folders)}"
 
-    def _report(self, job: Job, progress: tqdm) -> None:
+    def _report(self, job: RunningJob, progress: tqdm) -> None:
         folder, count = job.folder, f"{self._count()} runs"
         if job.error is not None:
             self.failed.append(folder)

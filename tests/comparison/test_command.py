@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -37,14 +38,16 @@ class References(HTMLParser):
 FAILING_SCRIPT = "print('a line of the log')\nraise SystemExit('it cannot work')\n"
 
 
-def start(path: Path, folder: Path) -> subprocess.Popen:
+def start(path: Path, folder: Path, *flags, **environment) -> subprocess.Popen:
     words = [path, "--save_dir", folder, "--save_interval", 1, "--log_iters", 1, "--samples", 2]
+    words += flags
     return subprocess.Popen(
         [sys.executable, "tools/compare.py", *map(str, words)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env=os.environ | environment,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -123,6 +126,42 @@ def test_stop_and_continue(compared):
     assert first.stat().st_mtime_ns == modified
     log = (first.parent / "train.log").read_text()
     assert log.count("iter: 1/4") == 1
+
+
+def figures_of_runs(out: Path) -> dict:
+    names = ("validation", "test", "weights")
+    return {
+        path.parent.relative_to(out).parts: [json.loads(path.read_text())[name] for name in names]
+        for path in out.glob("runs/*/*/*/result.json")
+    }
+
+
+@pytest.mark.once
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="Ray's newest version for Python 3.9 is old")
+def test_a_cluster_whose_node_dies_gives_the_same_figures(compared, tmp_path):
+    """Two nodes in this machine, one of them killed while it trains."""
+    from ray.cluster_utils import Cluster
+
+    out, folder = compared[0], tmp_path / "out"
+    path = out.parent / "mine.yml"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        process = start(path, folder, "--engine", "ray", RAY_ADDRESS=cluster.address)
+        logs = lambda: list(folder.glob("runs/learned/*/*/train.log"))  # noqa: E731
+        wait_for(
+            lambda: len(logs()) == 2 and all("iter: 1/4" in p.read_text() for p in logs()), process
+        )
+        cluster.remove_node(nodes[0], allow_graceful=False)
+        output, _ = process.communicate(timeout=400)
+    finally:
+        cluster.shutdown()
+    assert "Ray: 3 nodes, 2 cores, 0 cards" in output
+    assert "error: 2 of 6 runs failed" in output
+    assert "Traceback" not in output
+    assert figures_of_runs(folder) == figures_of_runs(out)
+    assert len(figures_of_runs(folder)) == 4
+    assert not processes_in(folder)
 
 
 def test_a_failing_variant_does_not_stop_the_others(compared):

@@ -54,7 +54,7 @@ class Pretending:
 
     started: ClassVar[list] = []
 
-    def __init__(self, plan, folders, args):
+    def __init__(self, folders, engine):
         self.folders = folders
 
     def run(self):

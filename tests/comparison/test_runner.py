@@ -11,9 +11,9 @@ import yaml
 from support.comparison import comparison_file
 from support.processes import ROOT
 
+from paddleseg_autoloss.comparison.engines import LocalEngine
 from paddleseg_autoloss.comparison.folders import prepare
 from paddleseg_autoloss.comparison.job import Commands, Job
-from paddleseg_autoloss.comparison.runner import Runner
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.installation import package_command
 
@@ -121,9 +121,9 @@ def test_a_trained_run_is_evaluated(started):
 def test_cards_are_shared_out(parse, tmp_path, base, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     plan = parse(comparison_file(tmp_path, base=str(base)))
-    runner = Runner(plan, [], Namespace(device="gpu", jobs=3))
+    engine = LocalEngine(Commands(plan, Namespace(device="gpu", jobs=3)))
     for expected in ("2", "5", "2"):
-        environment = runner._environment()
+        environment = engine._environment()
         assert environment["CUDA_VISIBLE_DEVICES"] == expected
         assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
-        runner._jobs.append(Namespace(environment=environment))
+        engine._jobs.append(Namespace(environment=environment))
