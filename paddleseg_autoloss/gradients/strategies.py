@@ -51,13 +51,15 @@ class WeightedLosses(NamedTuple):
 
     Args:
         values: the losses, shape [K]; they are detached if ``update`` is not None.
-        weights: their weights, shape [K].
+        weights: the weights that the method found, shape [K].
+        factor: number by which the weights are multiplied for the network, see `LossAggregator`.
         update: 0 as a tensor whose ``backward`` adds the update to the gradients of the parameters;
             None if ``backward`` through the losses computes the update.
     """
 
     values: Tensor
     weights: Tensor
+    factor: float | Tensor
     update: Tensor | None = None
 
 
@@ -114,7 +116,8 @@ class FromLosses(Strategy):
         shared = _mean_over_cards(losses.values)
         if aggregator.loss_range.refuses:
             aggregator.check_loss_range(shared)
-        return WeightedLosses(losses.values, self._weighting(shared))
+        weights = self._weighting(shared)
+        return WeightedLosses(losses.values, weights, _factor(aggregator, weights))
 
 
 class Gradients(NamedTuple):
@@ -149,8 +152,7 @@ class FromGradients(Strategy):
         """
         if _is_due(aggregator):
             return self._update(aggregator, losses)
-        # Use a copy, because later updates must not change the graph.
-        return WeightedLosses(losses.values, aggregator.weights.clone())
+        return _weighted(aggregator, losses.values)
 
     @abstractmethod
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
@@ -166,8 +168,9 @@ class FromGramian(FromGradients):
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients = _take_gradients(aggregator, losses)
         self._solve(aggregator, gradients)
-        update = gradients.jacobian.inject_combination(aggregator.weights * aggregator.scale_factor)
-        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
+        factors = aggregator.weights * _factor(aggregator, aggregator.weights)
+        update = gradients.jacobian.inject_combination(factors)
+        return _weighted(aggregator, losses.values.detach(), update)
 
     def _solve(self, aggregator: LossAggregator, gradients: Gradients) -> None:
         """Find new weights; they stay if a number is not finite."""
@@ -182,7 +185,7 @@ class FromGramianOfOutputs(FromGramian):
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients = _take_gradients(aggregator, losses)
         self._solve(aggregator, gradients)
-        return WeightedLosses(losses.values, aggregator.weights.clone())
+        return _weighted(aggregator, losses.values)
 
 
 class FromGramianOfFeatures(FromGramian):
@@ -224,11 +227,11 @@ class FromGramianOfFeatures(FromGramian):
             if aggregator.update_interval > 1:
                 _check_shared(aggregator, above_jacobian)
         self._solve(aggregator, gradients)
-        factors = aggregator.weights * aggregator.scale_factor
+        factors = aggregator.weights * _factor(aggregator, aggregator.weights)
         found = features.hand_down(jacobian.combine(factors), below)
         found += above_jacobian.combine(factors)
         update = inject(paddle.zeros([], dtype="float32"), [*below, *above], found, divisor=scale)
-        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
+        return _weighted(aggregator, losses.values.detach(), update)
 
 
 class FromGramianInSubsteps(FromGramian):
@@ -250,14 +253,14 @@ class FromGramianInSubsteps(FromGramian):
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients, substeps = _take_gradients(aggregator, losses), aggregator.substeps
         assert substeps is not None, "bind has set the substeps"
-        factor = aggregator.scale_factor
         self._solve(aggregator, gradients)
+        factor = _factor(aggregator, aggregator.weights)
         if gradients.is_finite:
             update = substeps.inject(gradients.jacobian, factor)
         else:
             # A gradient scaler checks only p.grad, so an overflow must be visible there.
             update = gradients.jacobian.inject_combination(aggregator.weights * factor)
-        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
+        return _weighted(aggregator, losses.values.detach(), update)
 
 
 class FromJacobian(FromGradients):
@@ -272,14 +275,15 @@ class FromJacobian(FromGradients):
 
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients = _take_gradients(aggregator, losses)
-        jacobian, factor = gradients.jacobian, aggregator.scale_factor
+        jacobian = gradients.jacobian
         if gradients.is_finite:
             found, weights = self._weighting.update(gradients.shared, jacobian.matrix())
             aggregator.weights.set_value(weights)
-            update = jacobian.inject_update(found * factor)
+            update = jacobian.inject_update(found * _factor(aggregator, aggregator.weights))
         else:
-            update = jacobian.inject_combination(aggregator.weights * factor)
-        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
+            factors = aggregator.weights * _factor(aggregator, aggregator.weights)
+            update = jacobian.inject_combination(factors)
+        return _weighted(aggregator, losses.values.detach(), update)
 
 
 def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> Strategy:
@@ -325,6 +329,23 @@ def _is_due(aggregator: LossAggregator) -> bool:
     calls = int(aggregator.calls)
     aggregator.calls.set_value(np.asarray(calls + 1))
     return calls % aggregator.update_interval == 0
+
+
+def _weighted(
+    aggregator: LossAggregator, values: Tensor, update: Tensor | None = None
+) -> WeightedLosses:
+    """Return losses with the weights that the aggregator stores."""
+    # Use a copy, because later updates must not change the graph.
+    weights = aggregator.weights.clone()
+    return WeightedLosses(values, weights, _factor(aggregator, weights), update)
+
+
+def _factor(aggregator: LossAggregator, weights: Tensor) -> float | Tensor:
+    """Return the number by which weights are multiplied for the network."""
+    if aggregator.constant_sum is None:
+        return aggregator.scale_factor
+    # Weights that are all 0 stay 0.
+    return aggregator.constant_sum / weights.detach().abs().sum().clip(min=1e-30)
 
 
 def _mean_over_cards(losses: Tensor) -> Tensor:
