@@ -20,7 +20,12 @@ from paddleseg_autoloss.gradients.features import Features
 from paddleseg_autoloss.gradients.held_parameters import HeldParameter
 from paddleseg_autoloss.gradients.loss_range import LossRange
 from paddleseg_autoloss.gradients.stale_gradients import StaleGradient
-from paddleseg_autoloss.gradients.strategies import LossesOfStep, Network, choose_strategy
+from paddleseg_autoloss.gradients.strategies import (
+    LossesOfStep,
+    Network,
+    choose_strategy,
+    factor_to_sum,
+)
 from paddleseg_autoloss.gradients.substeps import Substeps
 from paddleseg_autoloss.ranks import mean_over_ranks
 from paddleseg_autoloss.tensors import as_vector
@@ -254,11 +259,12 @@ class LossAggregator(nn.Layer):
                     self.weighting.observe_after_step(mean_over_ranks(values.detach()))
                 return values.sum()
             given = LossesOfStep(in_order, values, outputs)
-            values, weights, factor, update = self._strategy.weigh(self, given)
-            self.last_weights = weights.detach() * factor
+            values, weights, update = self._strategy.weigh(self, given)
             if self.constant_sum is None:
-                total = self.weighting.total(values, weights) * factor
+                self.last_weights = weights.detach() * self.scale_factor
+                total = self.weighting.total(values, weights) * self.scale_factor
             else:
+                self.last_weights = weights.detach() * factor_to_sum(weights, self.constant_sum)
                 total = self._total_of_constant_sum(values, weights)
             return total if update is None else total + update
 
@@ -267,6 +273,7 @@ class LossAggregator(nn.Layer):
 
         Its gradient with respect to the learned parameter is that of the paper's total.
         """
+        assert self.last_weights is not None, "they were just set"
         total = (self.last_weights * values).sum()
         if self.weighting.learned() is None:
             return total

@@ -29,7 +29,14 @@ from paddleseg_autoloss.weighting import (
 if TYPE_CHECKING:
     from paddleseg_autoloss.gradients.aggregator import LossAggregator
 
-__all__ = ["LossesOfStep", "Network", "Strategy", "WeightedLosses", "choose_strategy"]
+__all__ = [
+    "LossesOfStep",
+    "Network",
+    "Strategy",
+    "WeightedLosses",
+    "choose_strategy",
+    "factor_to_sum",
+]
 
 
 class LossesOfStep(NamedTuple):
@@ -51,15 +58,13 @@ class WeightedLosses(NamedTuple):
 
     Args:
         values: the losses, shape [K]; they are detached if ``update`` is not None.
-        weights: the weights that the method found, shape [K].
-        factor: number by which the weights are multiplied for the network, see `LossAggregator`.
+        weights: their weights, shape [K].
         update: 0 as a tensor whose ``backward`` adds the update to the gradients of the parameters;
             None if ``backward`` through the losses computes the update.
     """
 
     values: Tensor
     weights: Tensor
-    factor: float | Tensor
     update: Tensor | None = None
 
 
@@ -116,8 +121,7 @@ class FromLosses(Strategy):
         shared = _mean_over_cards(losses.values)
         if aggregator.loss_range.refuses:
             aggregator.check_loss_range(shared)
-        weights = self._weighting(shared)
-        return WeightedLosses(losses.values, weights, _factor(aggregator, weights))
+        return WeightedLosses(losses.values, self._weighting(shared))
 
 
 class Gradients(NamedTuple):
@@ -152,7 +156,8 @@ class FromGradients(Strategy):
         """
         if _is_due(aggregator):
             return self._update(aggregator, losses)
-        return _weighted(aggregator, losses.values)
+        # Use a copy, because later updates must not change the graph.
+        return WeightedLosses(losses.values, aggregator.weights.clone())
 
     @abstractmethod
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
@@ -167,16 +172,18 @@ class FromGramian(FromGradients):
 
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients = _take_gradients(aggregator, losses)
-        self._solve(aggregator, gradients)
-        factors = aggregator.weights * _factor(aggregator, aggregator.weights)
-        update = gradients.jacobian.inject_combination(factors)
-        return _weighted(aggregator, losses.values.detach(), update)
+        factor = self._solve(aggregator, gradients)
+        update = gradients.jacobian.inject_combination(aggregator.weights * factor)
+        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
-    def _solve(self, aggregator: LossAggregator, gradients: Gradients) -> None:
-        """Find new weights; they stay if a number is not finite."""
+    def _solve(self, aggregator: LossAggregator, gradients: Gradients) -> float | Tensor:
+        """Find new weights, which stay if a number is not finite; return the network's factor."""
         if gradients.is_finite:
             weights = self._weighting.solve(gradients.losses, gradients.gramian)
             aggregator.weights.set_value(weights.astype("float32"))
+        if aggregator.constant_sum is None:
+            return aggregator.scale_factor
+        return factor_to_sum(aggregator.weights, aggregator.constant_sum)
 
 
 class FromGramianOfOutputs(FromGramian):
@@ -185,7 +192,7 @@ class FromGramianOfOutputs(FromGramian):
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients = _take_gradients(aggregator, losses)
         self._solve(aggregator, gradients)
-        return _weighted(aggregator, losses.values)
+        return WeightedLosses(losses.values, aggregator.weights.clone())
 
 
 class FromGramianOfFeatures(FromGramian):
@@ -226,12 +233,11 @@ class FromGramianOfFeatures(FromGramian):
             _check_shared(aggregator, jacobian)
             if aggregator.update_interval > 1:
                 _check_shared(aggregator, above_jacobian)
-        self._solve(aggregator, gradients)
-        factors = aggregator.weights * _factor(aggregator, aggregator.weights)
+        factors = aggregator.weights * self._solve(aggregator, gradients)
         found = features.hand_down(jacobian.combine(factors), below)
         found += above_jacobian.combine(factors)
         update = inject(paddle.zeros([], dtype="float32"), [*below, *above], found, divisor=scale)
-        return _weighted(aggregator, losses.values.detach(), update)
+        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
 
 class FromGramianInSubsteps(FromGramian):
@@ -253,14 +259,13 @@ class FromGramianInSubsteps(FromGramian):
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients, substeps = _take_gradients(aggregator, losses), aggregator.substeps
         assert substeps is not None, "bind has set the substeps"
-        self._solve(aggregator, gradients)
-        factor = _factor(aggregator, aggregator.weights)
+        factor = self._solve(aggregator, gradients)
         if gradients.is_finite:
             update = substeps.inject(gradients.jacobian, factor)
         else:
             # A gradient scaler checks only p.grad, so an overflow must be visible there.
             update = gradients.jacobian.inject_combination(aggregator.weights * factor)
-        return _weighted(aggregator, losses.values.detach(), update)
+        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
 
 class FromJacobian(FromGradients):
@@ -275,15 +280,18 @@ class FromJacobian(FromGradients):
 
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients = _take_gradients(aggregator, losses)
-        jacobian = gradients.jacobian
+        jacobian, factor = gradients.jacobian, aggregator.scale_factor
+        found = None
         if gradients.is_finite:
             found, weights = self._weighting.update(gradients.shared, jacobian.matrix())
             aggregator.weights.set_value(weights)
-            update = jacobian.inject_update(found * _factor(aggregator, aggregator.weights))
+        if aggregator.constant_sum is not None:
+            factor = factor_to_sum(aggregator.weights, aggregator.constant_sum)
+        if found is None:
+            update = jacobian.inject_combination(aggregator.weights * factor)
         else:
-            factors = aggregator.weights * _factor(aggregator, aggregator.weights)
-            update = jacobian.inject_combination(factors)
-        return _weighted(aggregator, losses.values.detach(), update)
+            update = jacobian.inject_update(found * factor)
+        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
 
 def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> Strategy:
@@ -322,6 +330,16 @@ def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> S
     return FromGramianOfFeatures(weighting) if level == "features" else FromGramian(weighting)
 
 
+def factor_to_sum(weights: Tensor, constant_sum: float) -> Tensor:
+    """Return the factor with which the weights' absolute values sum to a number, 0-D.
+
+    Args:
+        weights: shape [K]; if all are 0, the factor is finite.
+        constant_sum: the number.
+    """
+    return constant_sum / weights.detach().abs().sum().clip(min=1e-30)
+
+
 def _is_due(aggregator: LossAggregator) -> bool:
     """Count the calls of training, and return whether this one updates the weights."""
     if not (aggregator.training and paddle.is_grad_enabled()):
@@ -329,23 +347,6 @@ def _is_due(aggregator: LossAggregator) -> bool:
     calls = int(aggregator.calls)
     aggregator.calls.set_value(np.asarray(calls + 1))
     return calls % aggregator.update_interval == 0
-
-
-def _weighted(
-    aggregator: LossAggregator, values: Tensor, update: Tensor | None = None
-) -> WeightedLosses:
-    """Return losses with the weights that the aggregator stores."""
-    # Use a copy, because later updates must not change the graph.
-    weights = aggregator.weights.clone()
-    return WeightedLosses(values, weights, _factor(aggregator, weights), update)
-
-
-def _factor(aggregator: LossAggregator, weights: Tensor) -> float | Tensor:
-    """Return the number by which weights are multiplied for the network."""
-    if aggregator.constant_sum is None:
-        return aggregator.scale_factor
-    # Weights that are all 0 stay 0.
-    return aggregator.constant_sum / weights.detach().abs().sum().clip(min=1e-30)
 
 
 def _mean_over_cards(losses: Tensor) -> Tensor:
