@@ -10,6 +10,7 @@ import pandas as pd
 
 from paddleseg_autoloss.comparison.across import Across, Pair
 from paddleseg_autoloss.comparison.mean_ranks import critical_difference, least_visible_distance
+from paddleseg_autoloss.comparison.pictures import difference_panels
 from paddleseg_autoloss.comparison.results import METRICS
 from paddleseg_autoloss.comparison.statistics import LEVEL, Difference
 from paddleseg_autoloss.comparison.tables import (
@@ -18,7 +19,16 @@ from paddleseg_autoloss.comparison.tables import (
     show_number,
     show_spread,
 )
-from paddleseg_autoloss.documents import Banner, Code, Document, Heading, Items, Paragraph, Table
+from paddleseg_autoloss.documents import (
+    Banner,
+    Chart,
+    Code,
+    Document,
+    Heading,
+    Items,
+    Paragraph,
+    Table,
+)
 from paddleseg_autoloss.escaping import escape_cell
 from paddleseg_autoloss.files import write_file
 
@@ -45,7 +55,7 @@ def write_across(across: Across, folder: Path, command: str) -> None:
         Heading("Mean ranks"), Table(rank_table(across)), Paragraph(_explain_ranks(across))
     )
     document.add(Heading(f"{_METRIC} on each data set, in points against {across.baseline}"))
-    document.add(Table(points_table(across)), Paragraph(_POINTS_TEXT))
+    document.add(Table(points_table(across)), Paragraph(_POINTS_TEXT), _chart(across))
     document.add(Heading(f"{_METRIC} on each data set"), Table(mean_table(across)))
     document.add(Paragraph(_MEANS_TEXT), Heading("How it was made"), Code(command))
     document.write(folder)
@@ -209,6 +219,16 @@ def points_table(across: Across) -> pd.DataFrame:
         }
         for name in across.pairs
     )
+
+
+def _chart(across: Across) -> Chart:
+    text = "Differences on each data set with their 95 % intervals; dots: single pairs of runs"
+    panels = [
+        panel
+        for key, found in across.on_each.items()
+        for panel in difference_panels(found, across.baseline, _METRIC, title=key)
+    ]
+    return Chart("differences", text, panels, columns=2)
 
 
 def _points(difference: Difference) -> str:

@@ -217,7 +217,9 @@ def test_the_command(four, tmp_path, monkeypatch):
     assert "| Auto | +20.00 [20.00, 20.00] ▲ |" in report
     assert "+12.00 (collapsed) |" in report
     page = (tmp_path / "output/across/report.html").read_text()
-    assert "<table" in page
+    assert page.count("<svg") == 6
+    assert "Auto, seed 1: +20.00 points" in page
+    assert (tmp_path / "output/across/figures/differences.png").is_file()
     rows = table(tmp_path / "output/across/across.csv")
     assert len(rows) == 6 * 3
     of_auto = [float(row["rank"]) for row in rows if row["variant"] == "Auto"]
