@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from paddleseg_autoloss.comparison.mean_ranks import Friedman, friedman, p_of_pair, ranks_of
 from paddleseg_autoloss.comparison.results import METRICS, ResultTable, read_results
-from paddleseg_autoloss.comparison.statistics import Difference, compare, holm
+from paddleseg_autoloss.comparison.statistics import Difference, average, compare, holm
 from paddleseg_autoloss.errors import ConfigError, DataError, did_you_mean, one_line
 
 __all__ = ["Across", "DataSet", "Pair", "read_across"]
@@ -54,7 +54,9 @@ class Pair:
         better: number of data sets on which the variant's mean is larger.
         p: p value of the distance of the mean ranks, see `p_of_pair`.
         p_holm: ``p`` after Holm's correction over all variants.
-        points: the difference of the means over the data sets, with its tests.
+        points: the mean difference, as one of a sample of data sets: its interval and its tests
+            take each data set as one number.
+        here: the mean difference on these data sets, tested over their seeds, see `average`.
     """
 
     rank: float
@@ -63,6 +65,7 @@ class Pair:
     p: float
     p_holm: float
     points: Difference
+    here: Difference
 
 
 class Across:
@@ -147,6 +150,7 @@ class Across:
         column = self.variants.index(self.baseline)
         means = {name: dict(enumerate(self.means[:, j])) for j, name in enumerate(self.variants)}
         points = compare(means, self.baseline)
+        here = self._averages()
         others = [j for j in range(count) if j != column]
         ranks = self.ranks.mean(axis=0)
         p_values = [p_of_pair(abs(ranks[j] - ranks[column]), sets, count) for j in others]
@@ -158,8 +162,19 @@ class Across:
                 p=p,
                 p_holm=p_holm,
                 points=points[self.variants[j]],
+                here=here[self.variants[j]],
             )
             for j, p, p_holm in zip(others, p_values, holm(p_values))
+        }
+
+    def _averages(self) -> dict[str, Difference]:
+        """Return the mean difference of each variant, with Holm's correction over the variants."""
+        names = [name for name in self.variants if name != self.baseline]
+        found = [average([one[name] for one in self.on_each.values()]) for name in names]
+        corrected = holm([difference.p_t for difference in found])
+        return {
+            name: replace(difference, p_t_holm=p)
+            for name, difference, p in zip(names, found, corrected)
         }
 
 

@@ -149,20 +149,28 @@ def _findings(across: Across) -> list[str]:
 
 
 def _describe_pair(across: Across, name: str, pair: Pair) -> str:
-    sets = len(across.data_sets)
     verdict = "no difference over the data sets seen"
     if pair.p_holm < LEVEL:
         verdict = "better over the data sets" if pair.distance > 0 else "worse over the data sets"
-    seen = {key: found[name] for key, found in across.on_each.items()}
-    signs = {key: difference for key, difference in seen.items() if difference.is_significant}
-    single = [
-        f"{'better' if difference.mean > 0 else 'worse'} on {key}"
-        for key, difference in signs.items()
-    ]
+    found = {key: differences[name] for key, differences in across.on_each.items()}
+    single = [f"{_word(d)} on {key}" for key, d in found.items() if d.is_significant]
     return (
-        f"{verdict} (mean rank {pair.rank:.2f}, ahead on {pair.better} of {sets}); on single data "
-        f"sets, over the seeds: {', '.join(single) or 'no difference seen'}"
+        f"{verdict} (mean rank {pair.rank:.2f}, ahead on {pair.better} of {len(found)}); on these "
+        f"data sets, over the seeds: on average {_word(pair.here)}"
+        f"{_in_points(pair.here)}{''.join(f', {text}' for text in single)}"
     )
+
+
+def _word(difference: Difference) -> str:
+    if not difference.is_significant:
+        return "no difference seen"
+    return "better" if difference.mean > 0 else "worse"
+
+
+def _in_points(difference: Difference) -> str:
+    if math.isnan(difference.low):
+        return ""
+    return f" ({_POINTS * difference.mean:+.1f} points {show_interval(difference)})"
 
 
 def rank_table(across: Across) -> pd.DataFrame:
@@ -177,21 +185,23 @@ def rank_table(across: Across) -> pd.DataFrame:
 
 
 _PAIR_COLUMNS = (
-    "finding", "ahead on", "mean, points", "95 % interval", "p (ranks)", "p (ranks, Holm)",
-    "p (Wilcoxon)",
+    "finding", "ahead on", "p (ranks)", "p (ranks, Holm)", "p (Wilcoxon)", "mean, points",
+    "95 % interval, data sets", "95 % interval, seeds", "p (seeds, Holm)",
 )  # fmt: skip
 
 
 def _cells(pair: Pair) -> dict[str, str]:
-    points = pair.points
+    points, here = pair.points, pair.here
     cells = (
         show_finding(pair.p_holm < LEVEL, pair.distance),
         f"{pair.better} of {len(points.values)}",
-        show_number(_POINTS * points.mean, "+.2f"),
-        show_interval(points),
         show_number(pair.p, ".3g"),
         show_number(pair.p_holm, ".3g"),
         show_number(points.p_wilcoxon, ".3g"),
+        show_number(_POINTS * points.mean, "+.2f"),
+        show_interval(points),
+        show_interval(here),
+        show_number(here.p_t_holm, ".3g"),
     )
     return dict(zip(_PAIR_COLUMNS, cells))
 
@@ -202,11 +212,14 @@ def _explain_ranks(across: Across) -> str:
         "The variants are ranked on each data set by their mean over the seeds; 1 is the best. A "
         "data set counts once, however many seeds it has. The finding follows from p (ranks, "
         f"Holm): the exact probability of such a distance of mean ranks from {across.baseline}, "
-        "after Holm's correction. Points are hundredths, the mean over the data sets; its interval "
-        "and Wilcoxon's test take the data sets as a sample of all data sets. Nemenyi's critical "
-        f"difference for all pairs is {critical_difference(count, sets):.2f} at the level "
-        f"{LEVEL:g}; like F it is meant for many data sets (Demšar 2006: more than 10). See J. "
-        "Demšar, Statistical Comparisons of Classifiers over Multiple Data Sets, JMLR 7, 2006."
+        "after Holm's correction. Points are hundredths, the mean over the data sets. Two "
+        "questions have two intervals. What is to be expected on another data set? The interval over data "
+        "sets and Wilcoxon's test take each data set as one number. Is there a difference on these "
+        "data sets? The interval over seeds and its p take the data sets as given, and only the "
+        "seeds as chance. Nemenyi's critical difference for all pairs is "
+        f"{critical_difference(count, sets):.2f} at the level {LEVEL:g}; like F it is meant for "
+        "many data sets (Demšar: more than 10). See J. Demšar, Statistical Comparisons of "
+        "Classifiers over Multiple Data Sets, JMLR 7, 2006."
     )
 
 

@@ -20,6 +20,12 @@ from paddleseg_autoloss.locks import lock_folder
 
 __all__ = ["compare_from"]
 
+#: Flags that say what to train, or with what.
+_FOR_RUNS = (
+    "config", "methods", "grid", "seeds", "lr_grid", "validation", "iters", "save_interval",
+    "opts", "report_only",
+)  # fmt: skip
+
 
 def compare_from(args: Namespace, config_dir: Path, command: str) -> None:
     """Run ``autoloss compare`` with its flags.
@@ -60,7 +66,7 @@ def _compare_across(args: Namespace, command: str) -> None:
     Raises:
         AutoLossError: results are missing, or the flags do not fit together.
     """
-    given = [f"--{name}" for name in ("config", "methods", "grid") if getattr(args, name)]
+    given = [f"--{name}" for name in _FOR_RUNS if getattr(args, name)]
     if args.configs or given:
         found = (args.configs or given)[0]
         raise ConfigError(f"--across: expected finished comparisons only, found {found}")

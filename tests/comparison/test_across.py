@@ -19,7 +19,7 @@ from paddleseg_autoloss.comparison.across_report import (
     say_what_it_can_show,
 )
 from paddleseg_autoloss.comparison.command import compare_from
-from paddleseg_autoloss.comparison.statistics import paired
+from paddleseg_autoloss.comparison.statistics import average, paired
 from paddleseg_autoloss.errors import ConfigError, DataError
 
 #: Deviations of three seeds from their mean.
@@ -79,6 +79,7 @@ class TestRanks:
         assert pair.p_holm == pytest.approx(2 * expected)
         assert pair.points.mean == pytest.approx(np.mean([0.1, 0.02, 0.01, 0.1]))
         assert pair.points.p_wilcoxon == pytest.approx(2 / 2**4)
+        assert pair.here.mean == pytest.approx(pair.points.mean)
         shown = rank_table(across).set_index("variant")
         assert list(shown.index) == ["Auto", "base", "Sum"]
         assert shown.loc["Auto", ["mean rank", "finding", "ahead on"]].tolist() == [
@@ -127,12 +128,15 @@ class TestSeeds:
             frame["test_mIoU"] = draws.random(len(frame))
             frame.to_csv(folder / "results.csv", index=False)
             frames.append(frame)
-        shown = points_table(read_across([str(tmp_path / "s0"), str(tmp_path / "s1")], None))
+        across = read_across([str(tmp_path / "s0"), str(tmp_path / "s1")], None)
+        shown, singles = points_table(across), []
         for i, frame in enumerate(frames):
             by_variant = {n: dict(enumerate(r.test_mIoU)) for n, r in frame.groupby("variant")}
             d = paired(by_variant["Auto"], by_variant["base"])
             expected = f"{100 * d.mean:+.2f} [{100 * d.low:.2f}, {100 * d.high:.2f}]"
             assert shown[f"s{i}"].tolist() == [expected]
+            singles.append(d)
+        assert across.pairs["Auto"].here.low == pytest.approx(average(singles).low)
 
     def test_more_seeds_are_no_more_data_sets(self, four, tmp_path):
         noise = np.repeat(NOISE, 10)
@@ -214,6 +218,7 @@ def test_the_command(four, tmp_path, monkeypatch):
     assert "=extra (not on set0, set1, set2, set3, flat)" in report
     assert "> **Warning:** Some networks predict at most one class" in report
     assert "Auto on flat (seed 0, 1, 2)" in report
+    assert "on average no difference seen" in report
     assert "| Auto | +20.00 [20.00, 20.00] ▲ |" in report
     assert "+12.00 (collapsed) |" in report
     page = (tmp_path / "output/across/report.html").read_text()
