@@ -42,10 +42,12 @@ Jacobian. Gradients cost K - 1 more backward passes per step. With `level: logit
 need the Gramian need about one backward pass in total. Methods that need the Jacobian need memory
 for K n more numbers. *Scale* shows whether the update has the scale of the losses' sum or of their
 mean; `reduction: sum` or `reduction: mean` changes it for every method. If the method has a scale
-of its own, `mean` divides it by K. Gradients can be as long or as short as single precision allows;
-only `ExcessMTL` and `MConFIG` have a smaller range, see their pages. If only some of the losses
-depend on a parameter, as in an auxiliary head, weights below 0 count as 0 there, because they would
-increase these losses; if this is impossible, a method with such weights is refused.
+of its own, `mean` divides it by K. `constant_sum` keeps the sum of the weights constant, so that
+[only the proportion](concepts.md#only-the-proportion) of the losses changes. Gradients can be as
+long or as short as single precision allows; only `ExcessMTL` and `MConFIG` have a smaller range,
+see their pages. If only some of the losses depend on a parameter, as in an auxiliary head, weights
+below 0 count as 0 there, because they would increase these losses; if this is impossible, a method
+with such weights is refused.
 
 *Losses* is the range of losses that a method accepts; some losses are negative by design, such as
 `RMILoss`. Methods for *any* accept them. If the weights are learned, the weight of a term does not

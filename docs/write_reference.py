@@ -113,9 +113,12 @@ single entry in `loss.types` is used for all outputs. `distill_loss` has the sam
 
 An entry with such a `type` has `losses`, a list of two or more of the losses above, and can have
 `names`, one for each loss, for logs and curves. `reduction` is `sum` or `mean`: the scale of the
-total. With `level: features` a gradient method looks at the gradients for the outputs of a layer,
-the backbone or the one that `layer` names, with `level: logits` at those for the outputs of the
-network; with `update_interval: N` it finds new weights in every Nth step only.
+total. `constant_sum` keeps the sum of the weights constant, so that only the proportion of the
+losses is learned: `true` for the number of losses, or a number above 0, see [Only the
+proportion](concepts.md#only-the-proportion). With `level: features` a gradient method looks at the
+gradients for the outputs of a layer, the backbone or the one that `layer` names, with `level:
+logits` at those for the outputs of the network; with `update_interval: N` it finds new weights in
+every Nth step only.
 
 {methods}
 

@@ -21,6 +21,7 @@ class AGDA(WeightedLoss):
         M: int = 100,
         gamma: float = 0.999,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -37,6 +38,7 @@ class AlignedMTL(WeightedLoss):
         scale_mode: str = "min",
         pref_vector: Sequence[float] | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -53,6 +55,7 @@ class AutoWeightedLoss(WeightedLoss):
         init: float = 1.0,
         lr_mult: float = 1.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class CAGrad(WeightedLoss):
@@ -66,6 +69,7 @@ class CAGrad(WeightedLoss):
         calpha: float = 0.5,
         rescale: int = 1,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -81,6 +85,7 @@ class ConFIG(WeightedLoss):
         ignore_index: int | None = None,
         pref_vector: Sequence[float] | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -97,6 +102,7 @@ class COSMOS(WeightedLoss):
         lamda: float = 2.0,
         weights: Sequence[float] | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class CRMOGM(WeightedLoss):
@@ -111,6 +117,7 @@ class CRMOGM(WeightedLoss):
         options: dict[str, Any] | None = None,
         alpha: float = 0.9,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -127,6 +134,7 @@ class DBMTL(WeightedLoss):
         beta: float = 0.9,
         sigma: float = 0.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class DCGD(WeightedLoss):
@@ -139,6 +147,7 @@ class DCGD(WeightedLoss):
         ignore_index: int | None = None,
         variant: str = "center",
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -154,6 +163,7 @@ class DualProj(WeightedLoss):
         ignore_index: int | None = None,
         pref_vector: Sequence[float] | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -170,6 +180,7 @@ class DWA(WeightedLoss):
         window: int = 25,
         tau: float = 2.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class ExcessMTL(WeightedLoss):
@@ -183,6 +194,7 @@ class ExcessMTL(WeightedLoss):
         step_size: float = 0.01,
         n_warmup_steps: int = 1,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class FairGrad(WeightedLoss):
@@ -195,6 +207,7 @@ class FairGrad(WeightedLoss):
         ignore_index: int | None = None,
         alpha: float = 1.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -212,6 +225,7 @@ class FAMO(WeightedLoss):
         w_lr: float = 0.025,
         exact: bool = False,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class GLS(WeightedLoss):
@@ -223,6 +237,7 @@ class GLS(WeightedLoss):
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class GradDrop(WeightedLoss):
@@ -235,6 +250,7 @@ class GradDrop(WeightedLoss):
         ignore_index: int | None = None,
         leak: float | Sequence[float] = 0.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class GradNorm(WeightedLoss):
@@ -248,6 +264,7 @@ class GradNorm(WeightedLoss):
         alpha: float = 1.5,
         lr_mult: float = 1.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -263,6 +280,7 @@ class GradVac(WeightedLoss):
         ignore_index: int | None = None,
         beta: float = 0.5,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -278,6 +296,7 @@ class IMTL(WeightedLoss):
         ignore_index: int | None = None,
         lr_mult: float = 1.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -292,6 +311,7 @@ class IMTLG(WeightedLoss):
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -307,6 +327,7 @@ class IMTLL(WeightedLoss):
         ignore_index: int | None = None,
         lr_mult: float = 1.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class Krum(WeightedLoss):
@@ -320,6 +341,7 @@ class Krum(WeightedLoss):
         n_byzantine: int = 0,
         n_selected: int = 1,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -336,6 +358,7 @@ class LDCMTL(WeightedLoss):
         lamda: float = 0.05,
         lr_mult: float = 1.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class MConFIG(WeightedLoss):
@@ -349,6 +372,7 @@ class MConFIG(WeightedLoss):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class MGDA(WeightedLoss):
@@ -361,6 +385,7 @@ class MGDA(WeightedLoss):
         ignore_index: int | None = None,
         normalization: str = "none",
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -380,6 +405,7 @@ class MoCo(WeightedLoss):
         gamma_sigma: float = 0.5,
         rho: float = 0.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class NashMTL(WeightedLoss):
@@ -392,6 +418,7 @@ class NashMTL(WeightedLoss):
         ignore_index: int | None = None,
         max_norm: float = 1.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -406,6 +433,7 @@ class NTK(WeightedLoss):
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -423,6 +451,7 @@ class PBI(WeightedLoss):
         weights: Sequence[float] | None = None,
         reference: Sequence[float] | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class PCD(WeightedLoss):
@@ -438,6 +467,7 @@ class PCD(WeightedLoss):
         beta: float = 0.999,
         eps: float = 1e-08,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -452,6 +482,7 @@ class PCGrad(WeightedLoss):
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -470,6 +501,7 @@ class Relobralo(WeightedLoss):
         tau: float = 1.0,
         eps: float = 1e-08,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class RLW(WeightedLoss):
@@ -482,6 +514,7 @@ class RLW(WeightedLoss):
         ignore_index: int | None = None,
         distribution: str = "normal",
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class ScaleInvariant(WeightedLoss):
@@ -493,6 +526,7 @@ class ScaleInvariant(WeightedLoss):
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class ScheduledLoss(WeightedLoss):
@@ -509,6 +543,7 @@ class ScheduledLoss(WeightedLoss):
         start_iter: int = 0,
         end_iter: int | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class SeparateBackward(WeightedLoss):
@@ -522,6 +557,7 @@ class SeparateBackward(WeightedLoss):
         lr_mult: float | Sequence[float] = 1.0,
         step: str = "joint",
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -538,6 +574,7 @@ class SoftAdapt(WeightedLoss):
         beta: float = 0.1,
         variant: str = "original",
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class STCH(WeightedLoss):
@@ -553,6 +590,7 @@ class STCH(WeightedLoss):
         weights: Sequence[float] | None = None,
         reference: Sequence[float] | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class Sum(WeightedLoss):
@@ -564,6 +602,7 @@ class Sum(WeightedLoss):
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class TrimmedMean(WeightedLoss):
@@ -576,6 +615,7 @@ class TrimmedMean(WeightedLoss):
         ignore_index: int | None = None,
         trim: int = 1,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class UncertaintyWeightedLoss(WeightedLoss):
@@ -590,6 +630,7 @@ class UncertaintyWeightedLoss(WeightedLoss):
         init: float = 0.0,
         lr_mult: float = 1.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class UPGrad(WeightedLoss):
@@ -602,6 +643,7 @@ class UPGrad(WeightedLoss):
         ignore_index: int | None = None,
         pref_vector: Sequence[float] | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
         level: str = "parameters",
         update_interval: int = 1,
         layer: str | None = None,
@@ -616,6 +658,7 @@ class UWO(WeightedLoss):
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class UWSO(WeightedLoss):
@@ -628,4 +671,5 @@ class UWSO(WeightedLoss):
         ignore_index: int | None = None,
         tau: float = 1.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...

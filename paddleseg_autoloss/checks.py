@@ -25,6 +25,7 @@ __all__ = [
     "is_integer",
     "is_name",
     "is_number",
+    "number_hint",
     "one_for_each",
 ]
 
@@ -53,11 +54,11 @@ def describe_integer(least: int, most: float = math.inf) -> str:
 def checked_number(name: str, value: float) -> float:
     """Return ``value`` as a float, or raise ConfigError if it is not a finite number."""
     if not is_number(value):
-        raise ConfigError(f"{name}: expected a number, found {shown(value)}{_hint(value)}")
+        raise ConfigError(f"{name}: expected a number, found {shown(value)}{number_hint(value)}")
     return float(value)
 
 
-def _hint(value: object) -> str:
+def number_hint(value: object) -> str:
     """Return a hint for text that looks like a number: YAML 1.1 reads 1e-4 as text."""
     try:
         float(value if isinstance(value, str) else "no number")

@@ -15,6 +15,13 @@ def add_flags(parser: ArgumentParser) -> None:
     """Add the flags of the command."""
     add = parser.add_argument
     add("configs", nargs="*", help="a comparison file, or the train configs to compare")
+    add(
+        "--across",
+        nargs="+",
+        metavar="DIR",
+        help="train nothing: one table across data sets, from the folders of two or more finished "
+        "comparisons, one for each data set",
+    )
     add("--config", help="one train config, for --methods and --grid")
     add(
         "--methods",
@@ -35,10 +42,17 @@ def add_flags(parser: ArgumentParser) -> None:
         help="number of seeds to choose the rates with; the others train at the chosen rate only; "
         "default: all",
     )
-    add("--baseline", help="variant that the others are compared with; default: the first")
+    add(
+        "--baseline",
+        help="variant that the others are compared with; with --across also a pattern such as "
+        "'fixed *', for the best of these on the validation images; default: the first",
+    )
     add("--validation", type=float, help="share of the training list to hold out; default: 0.2")
 
-    add("--save_dir", help="folder of the comparison; default: output/compare/NAME")
+    add(
+        "--save_dir",
+        help="folder of the comparison; default: output/compare/NAME, or output/across",
+    )
     add(
         "--jobs",
         type=positive_int,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from paddleseg.utils import logger
 
+from paddleseg_autoloss.comparison.across import read_across
+from paddleseg_autoloss.comparison.across_report import write_across
 from paddleseg_autoloss.comparison.engines import Engine, LocalEngine
 from paddleseg_autoloss.comparison.folders import RunFolder, prepare, prepare_others
 from paddleseg_autoloss.comparison.job import Commands
@@ -21,6 +23,12 @@ from paddleseg_autoloss.locks import lock_folder
 
 __all__ = ["compare_from"]
 
+#: Flags that say what to train, or with what.
+_FOR_RUNS = (
+    "config", "methods", "grid", "seeds", "lr_grid", "lr_seeds", "validation", "iters",
+    "save_interval", "opts", "report_only",
+)  # fmt: skip
+
 
 def compare_from(args: Namespace, config_dir: Path, command: str) -> None:
     """Run ``autoloss compare`` with its flags.
@@ -34,6 +42,9 @@ def compare_from(args: Namespace, config_dir: Path, command: str) -> None:
         AutoLossError: a value is invalid; or some runs failed, which is raised after all others are
             done.
     """
+    if args.across:
+        _compare_across(args, command)
+        return
     plan = read_plan(args, config_dir)
     save_dir = Path(args.save_dir or Path("output") / "compare" / plan.name).absolute()
     if args.report_only:
@@ -70,6 +81,25 @@ def _engine(commands: Commands, save_dir: Path) -> Engine:
     if commands.args.engine == "ray":
         return RayEngine(commands, save_dir)
     return LocalEngine(commands)
+
+
+def _compare_across(args: Namespace, command: str) -> None:
+    """Write the report across data sets.
+
+    Raises:
+        AutoLossError: results are missing, or the flags do not fit together.
+    """
+    given = [f"--{name}" for name in _FOR_RUNS if getattr(args, name)]
+    if args.configs or given:
+        found = (args.configs or given)[0]
+        raise ConfigError(f"--across: expected finished comparisons only, found {found}")
+    save_dir = Path(args.save_dir or Path("output") / "across").absolute()
+    if (save_dir / "results.csv").exists():
+        raise ConfigError(
+            f"--save_dir: expected a folder without a comparison, found one in {save_dir}"
+        )
+    write_across(read_across(args.across, args.baseline), save_dir, command)
+    logger.info(f"The report is in {save_dir / 'report.html'} and {save_dir / 'report.md'}")
 
 
 def _run(runner: Runner) -> list[RunFolder]:

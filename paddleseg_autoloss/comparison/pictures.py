@@ -78,15 +78,21 @@ def _draw_spread(axes: Any, row: float, values: pd.Series, text: str, notes: Not
 
 
 def difference_panels(
-    differences: Mapping[str, Difference], baseline: str, metric: str
+    differences: Mapping[str, Difference], baseline: str, metric: str, title: str | None = None
 ) -> list[Panel]:
     """Show the paired differences to the baseline, in points, with their 95 % intervals.
 
     A difference that is seen has a filled triangle, which points to the right if it is better and
     to the left if it is worse; any other mean has an empty diamond.
+
+    Args:
+        differences: differences of each variant to the baseline, as shares.
+        baseline: name of the baseline.
+        metric: name of the metric.
+        title: title of the panel; by default the metric.
     """
     draw = partial(_draw_differences, differences, f"{metric}, points above {baseline}")
-    return [Panel(metric, draw, _height(len(differences)), True)]
+    return [Panel(title or metric, draw, _height(len(differences)), True)]
 
 
 def _draw_differences(

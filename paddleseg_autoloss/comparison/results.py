@@ -13,7 +13,7 @@ from paddleseg_autoloss.comparison.plan import Plan, Variant
 from paddleseg_autoloss.escaping import escape_cell, unescape_cell
 from paddleseg_autoloss.files import json_number, write_file
 
-__all__ = ["METRICS", "Results", "read_results"]
+__all__ = ["METRICS", "ResultTable", "Results", "read_results"]
 
 #: The metrics of the report; the first one is used to choose learning rates.
 METRICS = ("mIoU", "Dice", "Kappa")
@@ -22,12 +22,11 @@ _PARTS = ("validation", "test")
 _TEXTS = ("variant", "weights", "error")
 
 
-class Results:
-    """The table of all runs, and the learning rate of each variant.
+class ResultTable:
+    """The runs of a comparison as a table, and the learning rate of each variant.
 
     Args:
-        plan: the comparison.
-        folders: folders of its runs.
+        table: one row per run, as in ``results.csv``.
 
     Attributes:
         table: one row per run, done or not.  ``status`` is ``done``, ``failed`` or ``missing``;
@@ -38,32 +37,25 @@ class Results:
             chosen only if every rate has a failed run.
     """
 
-    def __init__(self, plan: Plan, folders: Sequence[RunFolder]) -> None:
-        self.plan = plan
-        self.folders = {folder.run.key: folder for folder in folders}
-        order = {variant.name: index for index, variant in enumerate(plan.variants)}
-        ordered = sorted(folders, key=lambda folder: order[folder.run.variant.name])
-        self.table = pd.DataFrame([_row(folder) for folder in ordered])
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.table = table
         self.rates = {
-            variant.name: rate
-            for variant in plan.variants
-            if (rate := self._best_rate(variant.name)) is not None
+            name: rate
+            for name in dict.fromkeys(table.variant)
+            if (rate := self._best_rate(name)) is not None
         }
 
     def _best_rate(self, name: str) -> float | None:
-        seeds = self.plan.seeds_for_rates
-        own = self.table[(self.table.variant == name) & self.table.seed.isin(seeds)]
+        own = self.table[self.table.variant == name]
+        count = own.learning_rate.nunique()
+        # The seeds beyond `Plan.lr_seeds` have the chosen rate only.
+        own = own.groupby("seed").filter(lambda rows: rows.learning_rate.nunique() == count)
         if not (own.status == "done").any():
             return None
         whole = own.groupby("learning_rate").filter(lambda rows: (rows.status != "failed").all())
         candidates = own if whole.empty or whole.validation_mIoU.isna().all() else whole
         means = candidates.groupby("learning_rate").validation_mIoU.mean()
         return float(means.index[0] if means.isna().all() else means.idxmax())
-
-    @property
-    def variants(self) -> list[Variant]:
-        """The variants that have results."""
-        return [variant for variant in self.plan.variants if variant.name in self.rates]
 
     def done(self, name: str) -> pd.DataFrame:
         """The finished runs of a variant at its chosen learning rate."""
@@ -75,14 +67,35 @@ class Results:
         rows = self.done(name)
         return dict(zip(rows.seed.astype(int), rows[column].astype(float)))
 
-    def folders_of(self, name: str) -> list[RunFolder]:
-        """The folders of the finished runs of a variant at its chosen learning rate."""
-        return [self.folders[name, self.rates[name], int(seed)] for seed in self.done(name).seed]
-
     def collapsed(self, name: str) -> list[int]:
         """The seeds for which a variant's network predicts at most one class correctly."""
         rows = self.done(name)
         return [int(seed) for seed in rows.seed[rows.collapsed.astype(bool)]]
+
+
+class Results(ResultTable):
+    """The results of a comparison, from the folders of its runs.
+
+    Args:
+        plan: the comparison.
+        folders: folders of its runs.
+    """
+
+    def __init__(self, plan: Plan, folders: Sequence[RunFolder]) -> None:
+        self.plan = plan
+        self.folders = {folder.run.key: folder for folder in folders}
+        order = {variant.name: index for index, variant in enumerate(plan.variants)}
+        ordered = sorted(folders, key=lambda folder: order[folder.run.variant.name])
+        super().__init__(pd.DataFrame([_row(folder) for folder in ordered]))
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The variants that have results."""
+        return [variant for variant in self.plan.variants if variant.name in self.rates]
+
+    def folders_of(self, name: str) -> list[RunFolder]:
+        """The folders of the finished runs of a variant at its chosen learning rate."""
+        return [self.folders[name, self.rates[name], int(seed)] for seed in self.done(name).seed]
 
     def write_csv(self, path: Path) -> None:
         """Write the table; see `read_results`."""

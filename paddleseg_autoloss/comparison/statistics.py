@@ -21,7 +21,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import optimize, stats
 
-__all__ = ["LEVEL", "POWER", "Difference", "compare", "holm", "paired", "smallest_gap"]
+__all__ = [
+    "LEVEL",
+    "POWER",
+    "Difference",
+    "average",
+    "compare",
+    "holm",
+    "paired",
+    "smallest_gap",
+]
 
 #: Accepted probability of a false alarm.
 LEVEL = 0.05
@@ -199,3 +208,43 @@ def compare(
         )
         for (name, difference), p, w in zip(found.items(), p_t, p_wilcoxon)
     }
+
+
+def average(differences: Sequence[Difference]) -> Difference:
+    r"""Return the mean of the differences on several data sets, tested over their seeds.
+
+    With the mean :math:`\bar d_i` and the standard deviation :math:`s_i` of the :math:`n_i` pairs
+    of data set i, the mean of the N means has the squared standard error
+    :math:`\sum_i v_i / N^2, \ v_i = s_i^2 / n_i`, and by Welch and Satterthwaite
+    :math:`(\sum_i v_i)^2 / \sum_i v_i^2 / (n_i - 1)` degrees of freedom.  Seeds are drawn, and data
+    sets are given: the result holds for these data sets and not for others.
+
+    Args:
+        differences: the difference of a variant to the baseline on each data set.
+
+    Returns:
+        The mean, its interval and ``p_t``.  They are NaN, except for the mean, if a data set has no
+        test.
+
+    Example:
+        >>> pairs = [{0: 0.82, 1: 0.84, 2: 0.83}, {0: 0.61, 1: 0.64, 2: 0.62}]
+        >>> zero = {0: 0.8, 1: 0.8, 2: 0.8}, {0: 0.6, 1: 0.6, 2: 0.6}
+        >>> found = average([paired(*both) for both in zip(pairs, zero)])
+        >>> print(round(found.mean, 4), round(found.low, 4), round(found.high, 4))
+        0.0267 0.0111 0.0423
+    """
+    sets = len(differences)
+    means = tuple(difference.mean for difference in differences)
+    mean = float(np.mean(means))
+    numbers = tuple(range(sets))
+    shares = np.array([d.sd**2 / max(len(d.seeds), 1) for d in differences])
+    total = float(shares.sum())
+    if math.isnan(total):
+        return Difference(numbers, means, mean)
+    if total == 0:
+        return Difference(numbers, means, mean, low=mean, high=mean, p_t=float(mean == 0))
+    degrees = total**2 / sum(v**2 / (len(d.seeds) - 1) for v, d in zip(shares, differences))
+    error = math.sqrt(total) / sets
+    half = float(stats.t.isf(LEVEL / 2, degrees)) * error
+    p = 2 * float(stats.t.sf(abs(mean) / error, degrees))
+    return Difference(numbers, means, mean, low=mean - half, high=mean + half, p_t=p)

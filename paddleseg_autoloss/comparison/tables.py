@@ -21,6 +21,9 @@ __all__ = [
     "result_table",
     "run_table",
     "runs_worth",
+    "show_finding",
+    "show_interval",
+    "show_number",
     "show_spread",
 ]
 
@@ -62,7 +65,7 @@ def run_table(results: Results) -> pd.DataFrame:
         {
             "variant": name,
             "seed": str(int(row.seed)),
-            **{title: _number(float(row[column]), ".4f") for column, title in columns.items()},
+            **{title: show_number(float(row[column]), ".4f") for column, title in columns.items()},
         }
         for name in results.rates
         for _, row in results.done(name).iterrows()
@@ -107,12 +110,12 @@ def difference_table(differences: Mapping[str, Difference]) -> pd.DataFrame:
             "finding": _finding(d),
             "pairs": str(len(d.seeds)),
             "mean, points": _mean(d),
-            "95 % interval": _interval(d),
-            "p (t)": _number(d.p_t, ".3g"),
-            "p (t, Holm)": _number(d.p_t_holm, ".3g"),
-            "p (Wilcoxon)": _number(d.p_wilcoxon, ".3g"),
-            "p (Wilcoxon, Holm)": _number(d.p_wilcoxon_holm, ".3g"),
-            "smallest gap, points": _number(_POINTS * d.gap, ".2f"),
+            "95 % interval": show_interval(d),
+            "p (t)": show_number(d.p_t, ".3g"),
+            "p (t, Holm)": show_number(d.p_t_holm, ".3g"),
+            "p (Wilcoxon)": show_number(d.p_wilcoxon, ".3g"),
+            "p (Wilcoxon, Holm)": show_number(d.p_wilcoxon_holm, ".3g"),
+            "smallest gap, points": show_number(_POINTS * d.gap, ".2f"),
         }
         for name, d in differences.items()
     )
@@ -121,23 +124,35 @@ def difference_table(differences: Mapping[str, Difference]) -> pd.DataFrame:
 def _mean(difference: Difference) -> str:
     if difference.seeds and math.isnan(difference.mean):
         return _UNDEFINED
-    return _number(_POINTS * difference.mean, "+.2f")
-
-
-def _interval(difference: Difference) -> str:
-    low, high = (_POINTS * end for end in (difference.low, difference.high))
-    return _DASH if math.isnan(low) else f"[{low:.2f}, {high:.2f}]"
+    return show_number(_POINTS * difference.mean, "+.2f")
 
 
 def _finding(difference: Difference) -> str:
     if math.isnan(difference.p_t):
         return _DASH
-    if not difference.is_significant:
+    return show_finding(difference.is_significant, difference.mean)
+
+
+def show_interval(difference: Difference) -> str:
+    """Return the interval of a difference in points, or a dash if there is none."""
+    low, high = (_POINTS * end for end in (difference.low, difference.high))
+    return _DASH if math.isnan(low) else f"[{low:.2f}, {high:.2f}]"
+
+
+def show_finding(is_seen: bool, difference: float) -> str:
+    """Return whether a difference is seen, and its sign.
+
+    Args:
+        is_seen: whether a test finds it.
+        difference: positive if a variant is better than the baseline.
+    """
+    if not is_seen:
         return "not seen"
-    return "▲ better" if difference.mean > 0 else "▼ worse"
+    return "▲ better" if difference > 0 else "▼ worse"
 
 
-def _number(value: float, form: str) -> str:
+def show_number(value: float, form: str) -> str:
+    """Return a number in a format, or a dash if it is NaN."""
     return _DASH if math.isnan(value) else format(value, form)
 
 
@@ -194,7 +209,7 @@ def cost_table(results: Results) -> pd.DataFrame:
         {
             "approach": name,
             "runs' worth": str(sum(runs_worth(plan, variant) for variant in variants)),
-            "minutes": _number(sum(_minutes(results, variant) for variant in variants), ".1f"),
+            "minutes": show_number(sum(_minutes(results, variant) for variant in variants), ".1f"),
         }
         for name, variants in approaches
     )

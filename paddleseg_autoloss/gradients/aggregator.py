@@ -14,13 +14,18 @@ from paddle import Tensor, nn
 from paddle.amp import auto_cast
 from paddle.optimizer import Optimizer
 
-from paddleseg_autoloss.checks import checked_choice, checked_integer
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.checks import checked_choice, checked_integer, is_number, number_hint
+from paddleseg_autoloss.errors import ConfigError, shown
 from paddleseg_autoloss.gradients.features import Features
 from paddleseg_autoloss.gradients.held_parameters import HeldParameter
 from paddleseg_autoloss.gradients.loss_range import LossRange
 from paddleseg_autoloss.gradients.stale_gradients import StaleGradient
-from paddleseg_autoloss.gradients.strategies import LossesOfStep, Network, choose_strategy
+from paddleseg_autoloss.gradients.strategies import (
+    LossesOfStep,
+    Network,
+    choose_strategy,
+    factor_to_sum,
+)
 from paddleseg_autoloss.gradients.substeps import Substeps
 from paddleseg_autoloss.ranks import mean_over_ranks
 from paddleseg_autoloss.tensors import as_vector
@@ -46,6 +51,14 @@ class LossAggregator(nn.Layer):
     with ``level: logits``, with ``level: features`` if the heads use different features, and in the
     steps between updates; methods with negative weights are then refused.
 
+    Most methods change two things: the proportion of the losses, and the sum of their weights,
+    which has the effect of another learning rate.  ``constant_sum`` leaves only the proportion.
+    The network then gets :math:`S \, w_i / \sum_j |w_j|`, where S is the constant sum.  The method
+    does not notice this: what it remembers changes as before, and its learned parameters get the
+    gradient of the paper's total.  The absolute values are summed because a sum of weights of both
+    signs can be 0 or negative: dividing by it would make the update infinite or turn it round.  For
+    all other methods they are the weights themselves.  Weights that are all 0 stay 0.
+
     Args:
         names: the K names of the losses, all different.
         weighting: the method, constructed for K losses.
@@ -64,8 +77,12 @@ class LossAggregator(nn.Layer):
             paper, which is ``weighting.scale``.
         layer: for level ``"features"``, the name of the layer, see `Features`; by default
             ``backbone``.
+        constant_sum: the constant sum S of the weights' absolute values, a positive number, or
+            ``True`` for K; ``False``: the sum is the method's.  It excludes ``reduction``, and
+            methods whose `Weighting.update_is_weighted_sum` is false.
 
     Attributes:
+        constant_sum: S, or None if the sum is the method's.
         held_by_optimizer: True if an optimizer is known to hold the learned weights, or if the
             method has none.
         last_weights: the weights of the latest call, shape [K], detached; None before the first.
@@ -84,7 +101,7 @@ class LossAggregator(nn.Layer):
 
     Raises:
         ConfigError: two names are equal, the method was constructed for another number of losses,
-            or an argument is out of its range.
+            an argument is out of its range, or two arguments exclude each other.
 
     Examples:
         >>> import paddle
@@ -107,6 +124,7 @@ class LossAggregator(nn.Layer):
         update_interval: int = 1,
         reduction: str | None = None,
         layer: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None:
         super().__init__()
         if len(set(names)) != len(names):
@@ -132,6 +150,7 @@ class LossAggregator(nn.Layer):
             checked_choice("reduction", reduction, ["sum", "mean"])
             wanted = len(self.names) if reduction == "sum" else 1
             self.scale_factor = wanted / weighting.scale_relative_to_mean()
+        self.constant_sum = _checked_constant_sum(constant_sum, weighting, reduction)
         self._strategy = choose_strategy(weighting, level, update_interval)
         if self.uses_gradients:
             self.register_buffer("weights", paddle.ones([len(names)], dtype="float32"))
@@ -241,9 +260,25 @@ class LossAggregator(nn.Layer):
                 return values.sum()
             given = LossesOfStep(in_order, values, outputs)
             values, weights, update = self._strategy.weigh(self, given)
-            self.last_weights = weights.detach() * self.scale_factor
-            total = self.weighting.total(values, weights) * self.scale_factor
+            if self.constant_sum is None:
+                self.last_weights = weights.detach() * self.scale_factor
+                total = self.weighting.total(values, weights) * self.scale_factor
+            else:
+                self.last_weights = weights.detach() * factor_to_sum(weights, self.constant_sum)
+                total = self._total_of_constant_sum(values, weights)
             return total if update is None else total + update
+
+    def _total_of_constant_sum(self, values: Tensor, weights: Tensor) -> Tensor:
+        """Return the sum of the losses times `last_weights`, 0-D.
+
+        Its gradient with respect to the learned parameter is that of the paper's total.
+        """
+        assert self.last_weights is not None, "they were just set"
+        total = (self.last_weights * values).sum()
+        if self.weighting.learned() is None:
+            return total
+        own = self.weighting.total(values.detach(), weights)
+        return total + (own - own.detach())
 
     def check_loss_range(self, losses: Tensor) -> None:
         """Check that the losses of a step are in the range that the method accepts.
@@ -279,9 +314,33 @@ class LossAggregator(nn.Layer):
             self._observing = False
 
 
+def _checked_constant_sum(
+    constant_sum: bool | float, weighting: Weighting, reduction: str | None
+) -> float | None:
+    """Return the constant sum of the weights; None if the method determines their sum."""
+    if constant_sum is False:
+        return None
+    if constant_sum is not True and not (is_number(constant_sum) and constant_sum > 0):
+        raise ConfigError(
+            "constant_sum: expected true, false or a number above 0, found "
+            f"{shown(constant_sum)}{number_hint(constant_sum)}"
+        )
+    if not weighting.update_is_weighted_sum:
+        raise ConfigError(
+            f"constant_sum: expected a method whose update is a weighted sum of gradients, found "
+            f"{weighting.short_name}; remove the key"
+        )
+    if reduction is not None:
+        raise ConfigError(
+            f"reduction: expected none with constant_sum, which sets the scale, found {reduction}; "
+            "remove one of the two keys"
+        )
+    return float(weighting.num_losses if constant_sum is True else constant_sum)
+
+
 def method_arguments(method: type[Weighting]) -> list[inspect.Parameter]:
     """Return the arguments that a config can have for a method: its own and the aggregator's."""
-    shared = ["reduction"]
+    shared = ["reduction", "constant_sum"]
     if not issubclass(method, (LossWeighting, JacobianWeighting)):
         shared += ["level", "update_interval", "layer"]
     of_aggregator = inspect.signature(LossAggregator).parameters

@@ -29,7 +29,14 @@ from paddleseg_autoloss.weighting import (
 if TYPE_CHECKING:
     from paddleseg_autoloss.gradients.aggregator import LossAggregator
 
-__all__ = ["LossesOfStep", "Network", "Strategy", "WeightedLosses", "choose_strategy"]
+__all__ = [
+    "LossesOfStep",
+    "Network",
+    "Strategy",
+    "WeightedLosses",
+    "choose_strategy",
+    "factor_to_sum",
+]
 
 
 class LossesOfStep(NamedTuple):
@@ -165,15 +172,18 @@ class FromGramian(FromGradients):
 
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients = _take_gradients(aggregator, losses)
-        self._solve(aggregator, gradients)
-        update = gradients.jacobian.inject_combination(aggregator.weights * aggregator.scale_factor)
+        factor = self._solve(aggregator, gradients)
+        update = gradients.jacobian.inject_combination(aggregator.weights * factor)
         return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
-    def _solve(self, aggregator: LossAggregator, gradients: Gradients) -> None:
-        """Find new weights; they stay if a number is not finite."""
+    def _solve(self, aggregator: LossAggregator, gradients: Gradients) -> float | Tensor:
+        """Find new weights, which stay if a number is not finite; return the network's factor."""
         if gradients.is_finite:
             weights = self._weighting.solve(gradients.losses, gradients.gramian)
             aggregator.weights.set_value(weights.astype("float32"))
+        if aggregator.constant_sum is None:
+            return aggregator.scale_factor
+        return factor_to_sum(aggregator.weights, aggregator.constant_sum)
 
 
 class FromGramianOfOutputs(FromGramian):
@@ -223,8 +233,7 @@ class FromGramianOfFeatures(FromGramian):
             _check_shared(aggregator, jacobian)
             if aggregator.update_interval > 1:
                 _check_shared(aggregator, above_jacobian)
-        self._solve(aggregator, gradients)
-        factors = aggregator.weights * aggregator.scale_factor
+        factors = aggregator.weights * self._solve(aggregator, gradients)
         found = features.hand_down(jacobian.combine(factors), below)
         found += above_jacobian.combine(factors)
         update = inject(paddle.zeros([], dtype="float32"), [*below, *above], found, divisor=scale)
@@ -250,8 +259,7 @@ class FromGramianInSubsteps(FromGramian):
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients, substeps = _take_gradients(aggregator, losses), aggregator.substeps
         assert substeps is not None, "bind has set the substeps"
-        factor = aggregator.scale_factor
-        self._solve(aggregator, gradients)
+        factor = self._solve(aggregator, gradients)
         if gradients.is_finite:
             update = substeps.inject(gradients.jacobian, factor)
         else:
@@ -273,12 +281,16 @@ class FromJacobian(FromGradients):
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients = _take_gradients(aggregator, losses)
         jacobian, factor = gradients.jacobian, aggregator.scale_factor
+        found = None
         if gradients.is_finite:
             found, weights = self._weighting.update(gradients.shared, jacobian.matrix())
             aggregator.weights.set_value(weights)
-            update = jacobian.inject_update(found * factor)
-        else:
+        if aggregator.constant_sum is not None:
+            factor = factor_to_sum(aggregator.weights, aggregator.constant_sum)
+        if found is None:
             update = jacobian.inject_combination(aggregator.weights * factor)
+        else:
+            update = jacobian.inject_update(found * factor)
         return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
 
@@ -316,6 +328,16 @@ def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> S
     if level == "logits":
         return FromGramianOfOutputs(weighting)
     return FromGramianOfFeatures(weighting) if level == "features" else FromGramian(weighting)
+
+
+def factor_to_sum(weights: Tensor, constant_sum: float) -> Tensor:
+    """Return the factor with which the weights' absolute values sum to a number, 0-D.
+
+    Args:
+        weights: shape [K]; if all are 0, the factor is finite.
+        constant_sum: the number.
+    """
+    return constant_sum / weights.detach().abs().sum().clip(min=1e-30)
 
 
 def _is_due(aggregator: LossAggregator) -> bool:

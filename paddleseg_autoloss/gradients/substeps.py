@@ -41,7 +41,7 @@ class Substeps:
         # A gradient scaler calls this function.
         optimizer.minimize = self._with_substeps(self._minimize)
 
-    def inject(self, jacobian: Jacobian, factor: float) -> Tensor:
+    def inject(self, jacobian: Jacobian, factor: float | Tensor) -> Tensor:
         """Return 0 as a tensor whose ``backward`` stores the gradient of each loss for its substep.
 
         The gradient of the last loss is added to the parameters' gradients, for the usual step.

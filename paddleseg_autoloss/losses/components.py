@@ -13,6 +13,7 @@ from paddleseg_autoloss.catalog import config_snippet, example_losses
 from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.losses.weighted import WeightedLoss
 from paddleseg_autoloss.weighting import METHODS, LossWeighting, Weighting
+from paddleseg_autoloss.weighting.base import own_arguments
 
 __all__ = ["COMPONENTS"]
 
@@ -29,7 +30,9 @@ _DOCSTRING = """{summary}
         names: a name for each loss; by default the class names.
         ignore_index: label of the pixels to ignore; it is passed to the losses.
         reduction: the scale of the total: ``"sum"`` or ``"mean"`` of the losses; by default the
-            scale of the paper. {arguments}
+            scale of the paper.
+        constant_sum: the constant sum of the weights' absolute values, a positive number or
+            ``True`` for their number K: only the proportion of the losses is learned. {arguments}
     Raises:
         ConfigError: the value of an argument is invalid.
 
@@ -65,7 +68,7 @@ def _component(name: str) -> type[WeightedLoss]:
 
     def __init__(self: WeightedLoss, *args: Any, **kwargs: Any) -> None:
         given = signature.bind(*args, **kwargs).arguments
-        options = {key: given.pop(key) for key in given.keys() - of_weighted.keys()}
+        options = {key: given.pop(key) for key in given.keys() & own_arguments(method).keys()}
         WeightedLoss.__init__(self, weighting=lambda k: method(k, **options), **given)
 
     component = type(

@@ -30,10 +30,7 @@ class WeightedLoss(nn.Layer):
             one occurs several times.
         ignore_index: label of the pixels to ignore.  PaddleSeg's builder passes the one of the data
             set; it is passed to every inner loss that has this attribute.
-        level: for methods that need gradients, see `LossAggregator`.
-        update_interval: for methods that need gradients, see `LossAggregator`.
-        reduction: ``"sum"`` or ``"mean"``, see `LossAggregator`.
-        layer: for level ``"features"``, see `LossAggregator`.
+        **options: arguments of `LossAggregator`, by name.
 
     Raises:
         ConfigError: there are fewer than two losses, one of them is not a loss, ``names`` has
@@ -46,10 +43,7 @@ class WeightedLoss(nn.Layer):
         weighting: Callable[[int], Weighting],
         names: Sequence[str] | None = None,
         ignore_index: int | None = None,
-        level: str = "parameters",
-        update_interval: int = 1,
-        reduction: str | None = None,
-        layer: str | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         losses = _checked_losses(type(self).__name__, losses)
@@ -60,8 +54,7 @@ class WeightedLoss(nn.Layer):
                 f"names: expected a list of {len(losses)}, one per loss, found {shown(names)}"
             )
         self.losses = nn.LayerList(losses)
-        method = weighting(len(losses))
-        self.aggregator = LossAggregator(names, method, level, update_interval, reduction, layer)
+        self.aggregator = LossAggregator(names, weighting(len(losses)), **options)
         self.ignore_index = ignore_index
         if ignore_index is not None:
             _hand_on_ignore_index(losses, ignore_index)

@@ -57,6 +57,8 @@ class Weighting(nn.Layer, ABC):
     #: The scale of the update if all K losses have the same gradient g: K g for "sum", g for
     #: "mean", another multiple of g, or "its own" if the scale does not depend on g.
     scale: ClassVar[Literal["sum", "mean", "sqrt(K)", "K^2", "its own"]] = "sum"
+    #: Whether the update is the sum of the gradients, or of their running means, times the weights.
+    update_is_weighted_sum: ClassVar[bool] = True
     #: Whether a weight can be negative.
     may_be_negative: ClassVar[bool] = False
     #: The losses that the method accepts.  If weights are learned, the weight of a negative loss
@@ -304,6 +306,7 @@ class JacobianWeighting(Weighting):
         step: number of updates so far; it exists only if the method stores gradients.
     """
 
+    update_is_weighted_sum = False
     #: Buffers of shape [K, n] and of shape [n], all zeros before the first update.
     matrices: ClassVar[tuple[str, ...]] = ()
     vectors: ClassVar[tuple[str, ...]] = ()

@@ -61,6 +61,7 @@ class DBMTLWeighting(JacobianWeighting):
 
     config_name = "DBMTL"
     loss_range = "positive"
+    update_is_weighted_sum = True
     matrices = ("average",)
 
     def __init__(self, num_losses: int, beta: float = 0.9, sigma: float = 0.0) -> None:

@@ -61,6 +61,7 @@ class ExcessMTLWeighting(JacobianWeighting):
 
     config_name = "ExcessMTL"
     sums_to = "K"
+    update_is_weighted_sum = True
     matrices = ("squares",)
 
     def __init__(self, num_losses: int, step_size: float = 1e-2, n_warmup_steps: int = 1) -> None:

@@ -66,6 +66,7 @@ class MoCoWeighting(JacobianWeighting):
     config_name = "MoCo"
     sums_to = "1"
     scale = "mean"
+    update_is_weighted_sum = True
     matrices = ("tracked",)
 
     def __init__(

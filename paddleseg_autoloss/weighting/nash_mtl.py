@@ -44,8 +44,8 @@ class NashMTLWeighting(GramianWeighting):
 
     Args:
         num_losses: K, the number of losses.
-        max_norm: the largest length of the update, before ``reduction`` is applied, at least 0; 0
-            means no limit.
+        max_norm: the largest length of the update, before ``reduction`` or ``constant_sum`` is
+            applied, at least 0; 0 means no limit.
 
     Raises:
         ConfigError: ``max_norm`` is negative.

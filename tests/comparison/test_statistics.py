@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from paddleseg_autoloss.comparison.sentences import describe_difference
-from paddleseg_autoloss.comparison.statistics import compare, holm, paired, smallest_gap
+from paddleseg_autoloss.comparison.statistics import average, compare, holm, paired, smallest_gap
 
 
 def test_paired_against_scipy():
@@ -24,6 +24,29 @@ def test_paired_against_scipy():
     interval = expected.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
     assert found.p_wilcoxon == pytest.approx(stats.wilcoxon(ours, theirs).pvalue)
+
+
+def test_average_over_data_sets_against_scipy():
+    """The mean of a and b is half the difference of a and -b, which Welch's test looks at."""
+    draws = np.random.default_rng(1)
+    a, b = draws.normal(0.02, 0.01, 5), draws.normal(0.01, 0.03, 3)
+    pairs = [paired(dict(enumerate(v)), dict.fromkeys(range(len(v)), 0.0)) for v in (a, b)]
+    found, expected = average(pairs), stats.ttest_ind(a, -b, equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    assert found.p_t == pytest.approx(expected.pvalue)
+    assert (2 * found.low, 2 * found.high) == pytest.approx((interval.low, interval.high))
+    assert found.mean == pytest.approx((a.mean() + b.mean()) / 2)
+    alone = average(pairs[:1])
+    assert (alone.p_t, alone.low) == pytest.approx((pairs[0].p_t, pairs[0].low))
+
+
+def test_average_without_a_test_or_without_spread():
+    zero = dict.fromkeys(range(3), 0.0)
+    same, single = paired({0: 0.5, 1: 0.5, 2: 0.5}, zero), paired({0: 0.1}, zero)
+    assert math.isnan(average([same, single]).p_t)
+    assert average([same, single]).mean == pytest.approx(0.3)
+    assert (average([same, same]).low, average([same, same]).p_t) == (0.5, 0)
+    assert average([paired(zero, zero)] * 2).p_t == 1
 
 
 def test_wilcoxon_has_a_floor():

@@ -125,8 +125,11 @@ def test_paddleseg_loop_keeps_both_ranks_alike_at_every_step(every_step, name):
     assert first == second
 
 
+#: These are tried with a constant sum too.
+OF_EACH_KIND = ["AutoWeightedLoss", "PCGrad", "MoCo"]
 GRADIENTS = (
     SCRIPT_HEAD
+    + f"OF_EACH_KIND = {OF_EACH_KIND}"
     + """
 import json
 from paddleseg_autoloss.gradients import jacobian
@@ -158,11 +161,13 @@ def flat(gradients):
 
 
 found = {}
-for name, method in METHODS.items():
+cases = {name: (method, {}) for name, method in METHODS.items()}
+cases |= {f"{name}, constant sum": (METHODS[name], {"constant_sum": 0.7}) for name in OF_EACH_KIND}
+for name, (method, options) in cases.items():
     paddle.seed(3)
     count = max(2, method.least_losses)
     model = paddle.DataParallel(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)))
-    aggregator = LossAggregator(NAMES[:count], method(count))
+    aggregator = LossAggregator(NAMES[:count], method(count), **options)
     aggregator.bind(model.parameters())
     aggregator.held_by_optimizer = True
     paddle.seed(3)
@@ -183,6 +188,9 @@ for name, method in METHODS.items():
         else:
             weights = weigh(alone.weighting, values, matrix @ matrix.T)
             expected = weights.detach() @ matrix
+        if options:
+            factor = 0.7 / float(weights.sum())
+            expected, weights = factor * expected, factor * weights
         steps.append({
             "weights": aggregator.last_weights.tolist(), "expected_weights": weights.tolist(),
             "gradient": gradient.tolist(), "expected_gradient": expected.tolist(),
@@ -236,7 +244,7 @@ def gradients(request, tmp_path_factory):
     return launched(tmp_path_factory.mktemp("gradients"), GRADIENTS, request.param)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, *(f"{name}, constant sum" for name in OF_EACH_KIND)])
 def test_gradient_is_that_of_one_rank_with_the_whole_batch(gradients, name):
     """And weights and state are the same on all ranks, at every step."""
     for first, *others in zip(*(ranks[name] for ranks in gradients)):

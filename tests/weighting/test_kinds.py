@@ -93,8 +93,8 @@ def test_what_a_config_can_give_follows_from_the_kind(name):
     given = [argument.name for argument in method_arguments(kind)]
     # CRMOGM takes the kind of the method that it averages.
     from_gramian = issubclass(kind, GramianWeighting) or kind is CRMOGMWeighting
-    shared = ["reduction", *(["level", "update_interval", "layer"] if from_gramian else [])]
-    assert given == own + shared
+    of_gramian = ["level", "update_interval", "layer"] if from_gramian else []
+    assert given == [*own, "reduction", "constant_sum", *of_gramian]
 
 
 @pytest.mark.parametrize("name", METHODS)

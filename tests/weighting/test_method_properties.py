@@ -342,16 +342,8 @@ class TestEveryMethod:
     @staticmethod
     def expect_no_trace(method, losses, jacobian):
         """Give a method losses that are not finite, as the aggregator gives them."""
-        x = paddle.zeros([COLUMNS])
-        x.stop_gradient = False
-        names = [f"loss{index}" for index in range(len(losses))]
-        aggregator = LossAggregator(names, method)
-        aggregator.held_by_optimizer = True
-        aggregator.bind([x])
-        values = {
-            key: paddle.to_tensor(float(value)) + (x * paddle.to_tensor(row, dtype="float32")).sum()
-            for key, value, row in zip(names, losses, jacobian)
-        }
+        aggregator, x = aggregator_of_zero(method)
+        values = linear_losses(aggregator.names, x, losses, jacobian)
         if isinstance(method, LossWeighting):
             aggregator(values)
             assert np.isfinite(aggregator.last_weights.numpy()).all()
@@ -378,6 +370,36 @@ class TestEveryMethod:
         np.testing.assert_allclose(weights[1], factor * weights[0], rtol=1e-5)
         assert totals[1] == pytest.approx(factor * totals[0], rel=1e-5)
 
+    def test_constant_sum_changes_the_sum_of_the_weights_and_nothing_else(self, name):
+        """Given the same losses and gradients, the method is where it is without the option."""
+        count = max(usual(name), 2)
+        if not METHODS[name].update_is_weighted_sum:
+            with pytest.raises(ConfigError, match=f"^constant_sum: .* found {name}; remove the"):
+                aggregator_of_zero(make(name, count), constant_sum=True)
+            return
+        methods = make(name, count), make(name, count)
+        aggregators = [
+            aggregator_of_zero(method, **options)
+            for method, options in zip(methods, ({}, {"constant_sum": 0.7}))
+        ]
+        for losses, jacobian in batches(count, steps=5):
+            gradients = []
+            for aggregator, x in aggregators:
+                total = aggregator(linear_losses(aggregator.names, x, losses, jacobian))
+                total.backward()
+                gradients.append(x.grad.numpy())
+                x.clear_gradient()
+                for parameter in aggregator.weighting.parameters():
+                    parameter.set_value(parameter - 0.1 * parameter.grad)
+                    parameter.clear_gradient()
+            expected, found = (aggregator.last_weights.numpy() for aggregator, _ in aggregators)
+            factor = 0.7 / np.abs(expected).sum()
+            assert (found if (found >= 0).all() else np.abs(found)).sum() == pytest.approx(0.7)
+            np.testing.assert_allclose(found, factor * expected, rtol=1e-6)
+            np.testing.assert_allclose(gradients[1], factor * gradients[0], rtol=1e-5, atol=1e-6)
+            assert float(total) == pytest.approx(found @ losses, rel=1e-5)
+            assert_same_state(state(methods[1]), state(methods[0]))
+
     def test_gradient_is_what_the_weights_say(self, name):
         """d = J^T w in the parameters, end to end."""
         count = max(usual(name), 2)
@@ -392,6 +414,25 @@ class TestEveryMethod:
         else:
             expected = weights @ rows
         np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+def aggregator_of_zero(method, **options):
+    """An aggregator and its one parameter, which is 0."""
+    x = paddle.zeros([COLUMNS])
+    x.stop_gradient = False
+    names = [f"loss{index}" for index in range(method.num_losses)]
+    aggregator = LossAggregator(names, method, **options)
+    aggregator.held_by_optimizer = True
+    aggregator.bind([x])
+    return aggregator, x
+
+
+def linear_losses(names, x, losses, jacobian) -> dict[str, paddle.Tensor]:
+    """Losses of a parameter that is 0, with given values and gradients."""
+    return {
+        key: paddle.to_tensor(float(value)) + (x * paddle.to_tensor(row, dtype="float32")).sum()
+        for key, value, row in zip(names, losses, jacobian)
+    }
 
 
 def network_of(name: str, count: int, **options):

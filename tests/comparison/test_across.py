@@ -1,0 +1,236 @@
+"""One table across data sets, from results whose answers are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.comparison import CONFIGS
+from support.records import table
+
+from paddleseg_autoloss.cli.main import parse_args
+from paddleseg_autoloss.comparison.across import read_across
+from paddleseg_autoloss.comparison.across_report import (
+    mean_table,
+    points_table,
+    rank_table,
+    say_what_it_can_show,
+)
+from paddleseg_autoloss.comparison.command import compare_from
+from paddleseg_autoloss.comparison.statistics import average, paired
+from paddleseg_autoloss.errors import ConfigError, DataError
+
+#: Deviations of three seeds from their mean.
+NOISE = np.array([-0.01, 0.0, 0.01])
+
+
+def write_results(folder, means, noise=NOISE, **columns):
+    """Write ``results.csv``; ``means`` has for each variant its test mIoU, or a row by rate."""
+    rows = []
+    for name, by_rate in means.items():
+        by_rate = by_rate if isinstance(by_rate, dict) else {0.1: (by_rate, by_rate)}
+        for rate, (validation, test) in by_rate.items():
+            for seed, deviation in enumerate(noise):
+                rows.append(
+                    {
+                        "variant": name, "learning_rate": rate, "seed": seed, "status": "done",
+                        "validation_mIoU": validation + deviation, "test_mIoU": test + deviation,
+                        "collapsed": False, "weights": "", "error": "",
+                    }
+                )  # fmt: skip
+    folder.mkdir()
+    frame = pd.DataFrame(rows).assign(**columns)
+    frame.to_csv(folder / "results.csv", index=False)
+    return str(folder)
+
+
+#: AutoWeightedLoss is best on every data set, Sum worst; one better learning rate counts.
+FOUR = [
+    {"base": 0.5, "Auto": 0.6, "Sum": 0.4},
+    {"base": 0.7, "Auto": {0.1: (0.1, 0.1), 0.2: (0.9, 0.72)}, "Sum": 0.6},
+    {"base": 0.3, "Auto": 0.31, "Sum": 0.29},
+    {"base": 0.8, "Auto": 0.9, "Sum": 0.7},
+]
+
+
+@pytest.fixture
+def four(tmp_path):
+    return [write_results(tmp_path / f"set{i}", means) for i, means in enumerate(FOUR)]
+
+
+class TestRanks:
+    def test_known_answer(self, four):
+        across = read_across(four, None)
+        assert across.baseline == "base"
+        assert across.ranks.tolist() == [[2, 1, 3]] * 4
+        assert (across.test.chi_square, across.test.f) == (pytest.approx(8), math.inf)
+        assert across.test.p == pytest.approx(1 / 216) == pytest.approx(across.test.least_p)
+        pair = across.pairs["Auto"]
+        assert (pair.rank, pair.distance, pair.better) == (1, 1, 4)
+        # Of 6 rankings a data set has 2, 1, 1 and 2 with a distance of -1, 2, -2 and 1.
+        one = {-2: 1 / 6, -1: 1 / 3, 1: 1 / 3, 2: 1 / 6}
+        expected = sum(
+            one[a] * one[b] * one[c] * one[d]
+            for a in one for b in one for c in one for d in one if abs(a + b + c + d) >= 4
+        )  # fmt: skip
+        assert pair.p == pytest.approx(expected)
+        assert pair.p_holm == pytest.approx(2 * expected)
+        assert pair.points.mean == pytest.approx(np.mean([0.1, 0.02, 0.01, 0.1]))
+        assert pair.points.p_wilcoxon == pytest.approx(2 / 2**4)
+        assert pair.here.mean == pytest.approx(pair.points.mean)
+        shown = rank_table(across).set_index("variant")
+        assert list(shown.index) == ["Auto", "base", "Sum"]
+        assert shown.loc["Auto", ["mean rank", "finding", "ahead on"]].tolist() == [
+            "1.00", "not seen", "4 of 4",
+        ]  # fmt: skip
+
+    def test_many_data_sets_show_what_four_cannot(self, tmp_path):
+        folders = [
+            write_results(
+                tmp_path / f"s{i}", {"base": 0.5, "Auto": 0.6 + i / 100, "Sum": 0.4 - i / 100}
+            )
+            for i in range(12)
+        ]
+        shown = rank_table(read_across(folders, "base")).set_index("variant")
+        assert shown.finding.to_dict() == {"Auto": "▲ better", "base": "-", "Sum": "▼ worse"}
+
+    def test_what_four_data_sets_cannot_show_is_said(self, four, tmp_path):
+        text = say_what_it_can_show(read_across(four, None))
+        assert "Two variants by themselves cannot be told apart by 4 data sets" in text
+        assert "p is 2/2^4 = 0.125" in text
+        assert "at least 1.75 away from that of base" in text
+        assert "the largest possible distance is 2" in text
+        two = [
+            write_results(tmp_path / f"two{i}", {"base": 0.5, "Auto": 0.6 + i / 10})
+            for i in range(4)
+        ]
+        text = say_what_it_can_show(read_across(two, None))
+        assert "4 data sets cannot show that a variant differs from base, whatever" in text
+        six = [
+            write_results(tmp_path / f"six{i}", {"base": 0.5, "Auto": 0.6 + i / 10})
+            for i in range(6)
+        ]
+        text = say_what_it_can_show(read_across(six, None))
+        assert "by themselves" not in text
+        assert "at least 1.00 away" in text
+
+
+class TestSeeds:
+    def test_intervals_are_those_over_the_seeds_of_each_data_set(self, tmp_path):
+        draws = np.random.default_rng(0)
+        frames = []
+        for i in range(2):
+            folder = tmp_path / f"s{i}"
+            write_results(folder, {"base": 0.5, "Auto": 0.6})
+            frame = pd.read_csv(folder / "results.csv")
+            frame["test_mIoU"] = draws.random(len(frame))
+            frame.to_csv(folder / "results.csv", index=False)
+            frames.append(frame)
+        across = read_across([str(tmp_path / "s0"), str(tmp_path / "s1")], None)
+        shown, singles = points_table(across), []
+        for i, frame in enumerate(frames):
+            by_variant = {n: dict(enumerate(r.test_mIoU)) for n, r in frame.groupby("variant")}
+            d = paired(by_variant["Auto"], by_variant["base"])
+            expected = f"{100 * d.mean:+.2f} [{100 * d.low:.2f}, {100 * d.high:.2f}]"
+            assert shown[f"s{i}"].tolist() == [expected]
+            singles.append(d)
+        assert across.pairs["Auto"].here.low == pytest.approx(average(singles).low)
+
+    def test_more_seeds_are_no_more_data_sets(self, four, tmp_path):
+        noise = np.repeat(NOISE, 10)
+        many = [write_results(tmp_path / f"m{i}", m, noise) for i, m in enumerate(FOUR)]
+        few = read_across(four, None)
+        assert {n: p.p for n, p in read_across(many, None).pairs.items()} == {
+            n: p.p for n, p in few.pairs.items()
+        }
+
+    def test_only_seeds_that_all_variants_have(self, tmp_path):
+        folders = []
+        for i in range(2):
+            folder = tmp_path / f"s{i}"
+            write_results(folder, {"base": 0.5, "Auto": 0.6})
+            frame = pd.read_csv(folder / "results.csv")
+            frame.loc[(frame.variant == "Auto") & (frame.seed == 0), "test_mIoU"] = np.nan
+            frame.loc[(frame.variant == "base") & (frame.seed == 2), "status"] = "missing"
+            frame.to_csv(folder / "results.csv", index=False)
+            folders.append(str(folder))
+        assert read_across(folders, None).seeds == {"s0": [1], "s1": [1]}
+
+
+class TestBaseline:
+    def test_best_of_a_grid_is_chosen_on_validation_images(self, tmp_path):
+        first = {"fixed 1:0": {0.1: (0.5, 0.9)}, "fixed 0:1": {0.1: (0.6, 0.5)}, "Auto": 0.7}
+        second = {"fixed 1:0": {0.1: (0.8, 0.6)}, "fixed 0:1": {0.1: (0.7, 0.9)}, "Auto": 0.5}
+        folders = [write_results(tmp_path / n, m) for n, m in (("a", first), ("b", second))]
+        across = read_across(folders, "fixed *")
+        assert across.variants == ["best of fixed *", "Auto"]
+        assert [d.tuned for d in across.data_sets] == ["fixed 0:1", "fixed 1:0"]
+        np.testing.assert_allclose(across.means, [[0.5, 0.7], [0.6, 0.5]])
+        assert across.pairs["Auto"].better == 1
+
+    def test_learning_rate_is_chosen_on_validation_images(self, four):
+        shown = mean_table(read_across(four, None)).set_index("variant")
+        assert shown.loc["Auto", "set1"] == "0.7200 ± 0.0100 (0.2)"
+
+
+class TestRefused:
+    def test_results_that_are_missing(self, tmp_path, four):
+        with pytest.raises(DataError, match=r"expected the results.csv of a comparison, found no"):
+            read_across([four[0], str(tmp_path / "nothing")], None)
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "results.csv").write_bytes(b"\xff\x00")
+        with pytest.raises(DataError, match=r"expected the results of a comparison: .*decode"):
+            read_across([four[0], str(tmp_path / "bad")], None)
+        (tmp_path / "bad" / "results.csv").write_text("variant,seed\na,1\n")
+        with pytest.raises(DataError, match="expected a column learning_rate, found none"):
+            read_across([four[0], str(tmp_path / "bad")], None)
+        undone = write_results(tmp_path / "undone", FOUR[0], status="failed")
+        with pytest.raises(DataError, match="expected finished runs, found none"):
+            read_across([four[0], undone], None)
+
+    def test_folders(self, four):
+        with pytest.raises(ConfigError, match="--across: expected two or more folders, found 1"):
+            read_across(four[:1], None)
+        with pytest.raises(ConfigError, match=r"expected different comparisons, found .* twice"):
+            read_across([four[0], four[0] + "/results.csv"], None)
+
+    def test_variants(self, tmp_path, four):
+        with pytest.raises(ConfigError, match=r"--baseline: expected a variant of set0 .*'fixed"):
+            read_across(four, "nobody")
+        other = write_results(tmp_path / "other", {"base": 0.5, "another": 0.4})
+        with pytest.raises(ConfigError, match=r"on every data set, found base$"):
+            read_across([four[0], other], None)
+
+
+def compare(*words) -> None:
+    compare_from(parse_args(["compare", *words]), CONFIGS, "compare")
+
+
+def test_the_command(four, tmp_path, monkeypatch):
+    """Report, table, a variant that one data set lacks, and networks that learned nothing."""
+    monkeypatch.chdir(tmp_path)
+    more = write_results(tmp_path / "more", {**FOUR[0], "=extra": 0.5})
+    collapsed = write_results(tmp_path / "flat", FOUR[1], collapsed=True)
+    compare("--across", *four, more, collapsed, "--baseline", "Sum")
+    report = (tmp_path / "output/across/report.md").read_text()
+    assert "=extra (not on set0, set1, set2, set3, flat)" in report
+    assert "> **Warning:** Some networks predict at most one class" in report
+    assert "Auto on flat (seed 0, 1, 2)" in report
+    assert "on average no difference seen" in report
+    assert "| Auto | +20.00 [20.00, 20.00] ▲ |" in report
+    assert "+12.00 (collapsed) |" in report
+    page = (tmp_path / "output/across/report.html").read_text()
+    assert page.count("<svg") == 6
+    assert "Auto, seed 1: +20.00 points" in page
+    assert (tmp_path / "output/across/figures/differences.png").is_file()
+    rows = table(tmp_path / "output/across/across.csv")
+    assert len(rows) == 6 * 3
+    of_auto = [float(row["rank"]) for row in rows if row["variant"] == "Auto"]
+    assert of_auto == [1] * 6
+
+    with pytest.raises(ConfigError, match="--save_dir: expected a folder without a comparison"):
+        compare("--across", *four, "--save_dir", four[0])
+    with pytest.raises(ConfigError, match="--across: expected finished comparisons only, found --"):
+        compare("--across", *four, "--grid", "0.1:0.9:0.2")

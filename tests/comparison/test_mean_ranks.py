@@ -1,0 +1,138 @@
+"""Tests over data sets against Demšar's paper, SciPy and complete enumeration."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from paddleseg_autoloss.comparison.mean_ranks import (
+    critical_difference,
+    friedman,
+    least_visible_distance,
+    p_of_pair,
+    ranks_of,
+)
+
+#: Demšar 2006, table 6: ranks of C4.5, C4.5+m, C4.5+cf, C4.5+m+cf on 14 data sets.
+DEMSAR = np.array(
+    [
+        [4, 3, 2, 1], [1, 2, 3, 4], [4, 1, 2, 3], [4, 1, 3, 2], [4, 2, 3, 1], [1, 2.5, 4, 2.5],
+        [3, 2, 4, 1], [2.5, 2.5, 4, 1], [4, 3, 2, 1], [2.5, 2.5, 2.5, 2.5], [4, 2.5, 1, 2.5],
+        [3, 2, 4, 1], [4, 1, 2, 3], [3, 1, 4, 2],
+    ]
+)  # fmt: skip
+#: Demšar 2006, table 5a: q for the Nemenyi test with 2 to 10 classifiers.
+Q = {
+    0.05: [1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164],
+    0.10: [1.645, 2.052, 2.291, 2.459, 2.589, 2.693, 2.780, 2.855, 2.920],
+}
+
+
+def all_rankings(sets: int, count: int) -> np.ndarray:
+    """Every outcome without ties, shape [outcomes, N, k]."""
+    orders = np.array(list(itertools.permutations(range(1, count + 1))))
+    indices = itertools.product(range(len(orders)), repeat=sets)
+    return orders[np.array(list(indices))]
+
+
+def chi_squares(outcomes: np.ndarray) -> np.ndarray:
+    """Friedman's formula without ties, as in Demšar's section 3.2.2."""
+    _, sets, count = outcomes.shape
+    squares = (outcomes.mean(axis=1) ** 2).sum(axis=1)
+    return 12 * sets / (count * (count + 1)) * (squares - count * (count + 1) ** 2 / 4)
+
+
+def test_the_example_of_demsar():
+    np.testing.assert_allclose(DEMSAR.mean(axis=0), [3.143, 2.000, 2.893, 1.964], atol=5e-4)
+    found = friedman(DEMSAR)
+    # The paper has no correction for ties: three pairs of equal ranks, and four equal ones.
+    correction = 1 - (3 * (2**3 - 2) + 4**3 - 4) / (14 * (4**3 - 4))
+    chi_square = found.chi_square * correction
+    assert chi_square == pytest.approx(9.28, abs=5e-3)
+    assert 13 * chi_square / (14 * 3 - chi_square) == pytest.approx(3.69, abs=5e-3)
+    assert found.f == pytest.approx(13 * found.chi_square / (14 * 3 - found.chi_square))
+    assert found.degrees == (3, 39)
+    assert stats.f.sf(2.85, *found.degrees) == pytest.approx(0.05, abs=5e-4)
+    assert critical_difference(4, 14) == pytest.approx(1.25, abs=5e-3)
+    assert critical_difference(4, 14, 0.10) == pytest.approx(1.12, abs=5e-3)
+    assert found.p < 0.05
+
+
+@pytest.mark.parametrize("level", Q)
+def test_critical_values_of_demsars_table(level):
+    for count, q in enumerate(Q[level], start=2):
+        found = critical_difference(count, 7, level) / math.sqrt(count * (count + 1) / (6 * 7))
+        assert found == pytest.approx(q, abs=1.1e-3)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_statistic_against_scipy(ties):
+    draws = np.random.default_rng(0)
+    figures = draws.integers(0, 4, (6, 5)) if ties else draws.random((6, 5))
+    expected = stats.friedmanchisquare(*figures.T)
+    found = friedman(ranks_of(figures))
+    assert found.chi_square == pytest.approx(expected.statistic)
+    # Permutations instead of the chi-square distribution.
+    assert found.p == pytest.approx(expected.pvalue, abs=0.05)
+
+
+@pytest.mark.parametrize(("sets", "count"), [(4, 3), (5, 3), (3, 4), (6, 2)])
+def test_p_against_all_outcomes(sets, count):
+    outcomes = all_rankings(sets, count)
+    values = chi_squares(outcomes)
+    for index in range(0, len(outcomes), len(outcomes) // 5):
+        found = friedman(outcomes[index])
+        assert found.chi_square == pytest.approx(values[index], abs=1e-9)
+        assert found.p == pytest.approx((values >= values[index] - 1e-9).mean(), abs=0.015)
+    agreed = friedman(outcomes[0])
+    assert (values >= values[0] - 1e-9).mean() == pytest.approx(agreed.least_p)
+    assert agreed.f == math.inf
+
+
+def test_known_values_of_the_exact_distribution():
+    """Friedman 1937, table V, for 3 treatments and 4 blocks: 0.042 at 6.5 and 0.0046 at 8."""
+    at = friedman(np.array([[1, 2, 3], [1, 2, 3], [1, 3, 2], [1, 2, 3]]))
+    assert (at.chi_square, round(at.p, 3)) == (pytest.approx(6.5), 0.042)
+    most = friedman(np.array([[1, 2, 3]] * 4))
+    assert (most.chi_square, round(most.p, 4)) == (pytest.approx(8), 0.0046)
+    # The F distribution would call much less noteworthy.
+    assert at.p_f < 0.01
+
+
+@pytest.mark.parametrize(("sets", "count"), [(2, 2), (4, 3), (3, 4), (5, 3)])
+def test_pairs_against_all_outcomes(sets, count):
+    sums = all_rankings(sets, count).sum(axis=1)
+    apart = np.abs(sums[:, 0] - sums[:, 1])
+    for distance in range(sets * (count - 1) + 1):
+        expected = (apart >= distance).mean()
+        assert p_of_pair(distance / sets, sets, count) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("sets", [1, 4, 6, 20])
+def test_two_variants_are_the_sign_test(sets):
+    for wins in range(sets + 1):
+        expected = stats.binomtest(wins, sets).pvalue
+        assert p_of_pair(abs(2 * wins - sets) / sets, sets, 2) == pytest.approx(expected)
+
+
+def test_many_data_sets_are_the_normal_distribution():
+    """Demšar's z for the comparison with a control."""
+    z = 0.5 / math.sqrt(5 * 6 / (6 * 200))
+    assert p_of_pair(0.5, 200, 5) == pytest.approx(2 * stats.norm.sf(z), rel=0.05)
+
+
+def test_what_few_data_sets_cannot_show():
+    assert least_visible_distance(4, 2, tests=1) == math.inf
+    assert least_visible_distance(5, 2, tests=1) == math.inf
+    assert least_visible_distance(6, 2, tests=1) == 1
+    distance = least_visible_distance(4, 5, tests=4)
+    assert 4 * p_of_pair(distance, 4, 5) < 0.05 <= 4 * p_of_pair(distance - 1 / 4, 4, 5)
+
+
+def test_equal_figures_everywhere():
+    found = friedman(ranks_of(np.ones((4, 3))))
+    assert (found.chi_square, found.p, found.p_f) == (0, 1, 1)
