@@ -7,6 +7,7 @@ condition is an equation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,15 +25,21 @@ class Exact(NamedTuple):
         weights: of the gradients.
         gramian: that of the gradients that are combined.
         length: errors are relative to this length.
+        any_length: whether only the direction of an update counts.
     """
 
     weights: np.ndarray
     gramian: np.ndarray
     length: float
+    any_length: bool = False
 
-    def error(self, weights: np.ndarray) -> float:
+    def error(self, weights: Sequence[float] | np.ndarray) -> float:
         """Return the distance of an update to the exact one, relative to the length."""
-        off = np.asarray(weights) - self.weights
+        found = np.asarray(weights)
+        square = found @ self.gramian @ found
+        if self.any_length and square > 0:
+            found = found * (found @ self.gramian @ self.weights) / square
+        off = found - self.weights
         return float(np.sqrt(max(off @ self.gramian @ off, 0)) / self.length)
 
 
@@ -130,8 +137,12 @@ def fairgrad(gramian: np.ndarray) -> Exact | None:
 
 
 def nash(gramian: np.ndarray) -> Exact | None:
-    """Return the solution for the Gramian divided by its norm, as Nash-MTL's authors have it."""
-    return fairgrad(gramian / np.linalg.norm(gramian))
+    """Return the solution for the Gramian divided by its norm, as Nash-MTL's authors have it.
+
+    Only its direction counts: with the norm, the authors' code and the peers' get another length.
+    """
+    found = fairgrad(gramian / np.linalg.norm(gramian))
+    return found and found._replace(any_length=True)
 
 
 def pcd(gramian: np.ndarray) -> Exact | None:
