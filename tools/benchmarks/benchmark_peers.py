@@ -180,9 +180,11 @@ def rows_of_steps(count: int, ours: Sequence[Results], theirs: Sequence[Results]
 
 
 def report_steps(python: Path, args: Namespace) -> None:
-    """Print what the steps cost."""
+    """Print what the steps cost, each K as soon as it is measured."""
+    print(f"Processor: {processor()}, one thread.")
+    print(f"Images {args.size} x {args.size}, batch {args.batch_size}, {CLASSES} classes.\n")
+    print("\n".join(table_head("K", "Step", *SIDES.values())), flush=True)
     versions: dict[str, str] = {}
-    lines = table_head("K", "Step", *SIDES.values())
     for count in COUNTS:
         flags = ["--losses", count, "--size", args.size]
         flags += ["--batch_size", args.batch_size, "--rounds", args.rounds]
@@ -191,12 +193,9 @@ def report_steps(python: Path, args: Namespace) -> None:
             ours.append(run_worker(sys.executable, "_peers_paddle.py", "steps", *flags))
             theirs.append(run_worker(python, "_peers_torch.py", "steps", *flags))
             compare_networks(ours[-1], theirs[-1])
-        lines += rows_of_steps(count, ours, theirs)
+        print("\n".join(rows_of_steps(count, ours, theirs)), flush=True)
         versions = {**ours[0]["versions"], **theirs[0]["versions"]}
-    print(f"Processor: {processor()}.")
-    print("Versions: " + ", ".join(f"{name} {found}" for name, found in versions.items()) + ".")
-    print(f"Images {args.size} x {args.size}, batch {args.batch_size}, {CLASSES} classes.\n")
-    print("\n".join(lines), flush=True)
+    print("\nVersions: " + ", ".join(f"{name} {found}" for name, found in versions.items()) + ".")
 
 
 def processor() -> str:
