@@ -15,6 +15,7 @@ from paddleseg.utils import logger
 
 from paddleseg_autoloss.checks import checked_integer
 from paddleseg_autoloss.data_checks import read_batch
+from paddleseg_autoloss.data_checks.examination import classes_in
 from paddleseg_autoloss.data_checks.labels import preserve_randomness
 from paddleseg_autoloss.data_checks.split import held_out_names
 from paddleseg_autoloss.errors import ConfigError, DataError, shown
@@ -150,10 +151,21 @@ def hold_out(
         kind = type(train_dataset).__name__
         raise ConfigError(f"held_out: expected a data set of PaddleSeg to train on, found {kind}")
     rest, part = split(train_dataset, options.fraction, options.seed)
+    _check_classes(rest, part)
     part.transforms = copy.copy(part.transforms)
     part.transforms.transforms = list(transforms)
     size = options.batch_size or batch_size
     return rest, HeldOutBatches(part, size, options.seed, training=rest)
+
+
+def _check_classes(rest: Any, part: Any) -> None:
+    """Warn of classes about which the held-out images say nothing."""
+    absent = classes_in("train_dataset", rest) - classes_in("train_dataset", part)
+    if absent:
+        logger.warning(
+            f"held_out: no held-out image has the class(es) {', '.join(map(str, sorted(absent)))}, "
+            "which the images to train on have; raise the fraction, or choose another seed"
+        )
 
 
 class HeldOutBatches(Iterator[dict[str, Tensor]]):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -37,16 +35,6 @@ def test_neither_order_nor_folder_nor_repetition_matters():
     assert held_out_names(moved, 0.1, seed=3)[0] == {
         name.replace("data/", "/elsewhere/7/") for name in expected
     }
-
-
-def test_another_process_draws_the_same():
-    code = (
-        "import sys; from paddleseg_autoloss.data_checks.split import held_out_names; "
-        "print(sorted(held_out_names(sys.argv[1:], 0.1, 3)[0]))"
-    )
-    command = [sys.executable, "-W", "ignore", "-c", code, *TILES]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == str(sorted(held_out_names(TILES, 0.1, 3)[0]))
 
 
 @pytest.mark.parametrize(
