@@ -18,7 +18,7 @@ from paddleseg_autoloss.data_checks import read_batch
 from paddleseg_autoloss.data_checks.examination import classes_in
 from paddleseg_autoloss.data_checks.labels import preserve_randomness
 from paddleseg_autoloss.data_checks.split import held_out_names
-from paddleseg_autoloss.errors import ConfigError, DataError, shown
+from paddleseg_autoloss.errors import CheckpointError, ConfigError, DataError, shown
 from paddleseg_autoloss.integration.config_keys import check_keys
 
 __all__ = ["DEFAULT_FRACTION", "HeldOut", "HeldOutBatches", "held_out_options", "hold_out", "split"]
@@ -209,11 +209,26 @@ class HeldOutBatches(Iterator[dict[str, Tensor]]):
         self._free = _CACHE_BYTES
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position, for a checkpoint."""
-        return {"drawn": self.drawn}
+        """Return the position, and what shows which images are held out, for a checkpoint."""
+        return {"drawn": self.drawn, "images": len(self.dataset), "seed": self.seed}
 
     def set_state_dict(self, state: dict[str, int]) -> None:
-        """Go to the position of a checkpoint."""
+        """Go to the position of a checkpoint.
+
+        Args:
+            state: what `state_dict` returned; empty for a run that held out no images.
+
+        Raises:
+            CheckpointError: that run held out other images, so it trained on some of these.
+        """
+        own = self.state_dict()
+        found = [state.get(name, 0) for name in ("images", "seed")]
+        if found != [own["images"], own["seed"]]:
+            raise CheckpointError(
+                f"--resume_model: expected a checkpoint that held out {own['images']} images with "
+                f"seed {own['seed']}, found {found[0]} with seed {found[1]}, so images that are "
+                "held out now were trained on; set held_out as in the run that wrote it"
+            )
         self.drawn = int(state["drawn"])
 
     def __next__(self) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from support.processes import SCRIPT_HEAD, launched
 from support.training import Squares, TinyNet, adam, ce_and_dice
 
 import paddleseg_autoloss
-from paddleseg_autoloss.errors import ConfigError, DataError
+from paddleseg_autoloss.errors import CheckpointError, ConfigError, DataError
 from paddleseg_autoloss.integration import training
 from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.integration.held_out import (
@@ -59,7 +59,7 @@ class Reads(Dataset):
         return super().__getitem__(index)
 
 
-def train(dataset, folder, held_out, iters):
+def train(dataset, folder, held_out, iters, checkpoint=None):
     losses = {"types": [paddleseg_autoloss.AutoWeightedLoss(ce_and_dice())], "coef": [1]}
     sessions = []
     stock = training.TrainingSession
@@ -76,6 +76,7 @@ def train(dataset, folder, held_out, iters):
         training.train(
             model, dataset, optimizer=adam(model), save_dir=str(folder), iters=iters, batch_size=2,
             save_interval=iters, log_iters=iters, losses={**losses, "held_out": held_out},
+            resume_model=checkpoint,
         )  # fmt: skip
     return sessions[0]
 
@@ -130,6 +131,26 @@ def test_a_resumed_run_draws_the_same_batches(squares):
     resumed.set_state_dict(start.state_dict())
     for expected in drawn[4:]:
         np.testing.assert_array_equal(next(resumed)["img"].numpy(), expected)
+
+
+def test_the_position_is_in_the_checkpoint(squares, tmp_path):
+    """And a run that trained on images that are held out now is not resumed."""
+    held_out = HeldOut(0.25, transforms=[Normalize()])
+    session = train(squares, tmp_path, held_out, iters=1)
+    session.losses["held_out"].drawn = 5
+    saved = session.state.save({}, seed=0)
+    resumed = train(squares, tmp_path / "other", held_out, iters=1)
+    resumed.state.load(saved)
+    assert resumed.losses["held_out"].drawn == 5
+    checkpoint = str(tmp_path / "iter_1")
+    with pytest.raises(
+        CheckpointError,
+        match=r"^--resume_model: expected .* held out 4 images with seed 0, found 2 with seed 0",
+    ):
+        train(squares, tmp_path, HeldOut(0.5, transforms=[Normalize()]), 2, checkpoint)
+    plain = train(squares, tmp_path / "plain", None, iters=1)
+    with pytest.raises(CheckpointError, match="found 0 with seed 0"):
+        resumed.state.load(plain.state.save({}, seed=0))
 
 
 class TestSizes:
