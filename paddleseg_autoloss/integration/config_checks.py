@@ -24,6 +24,7 @@ from paddleseg_autoloss.integration.config_components import (
     entries,
 )
 from paddleseg_autoloss.integration.config_keys import SECTIONS, check_keys, check_top_level
+from paddleseg_autoloss.integration.held_out import held_out_options
 from paddleseg_autoloss.weighting import METHODS
 
 __all__ = ["check_aggregator", "check_config", "check_loss", "check_opt", "check_policy"]
@@ -96,6 +97,7 @@ def check_config(config: dict[str, Any]) -> None:
     _check_test_config(config.get("test_config", {}))
     check_aggregator(config.get("loss_aggregator"))
     check_policy(config.get("on_nonfinite", "stop"))
+    held_out_options(config.get("held_out"))
 
 
 def check_aggregator(aggregator: Any) -> None:
