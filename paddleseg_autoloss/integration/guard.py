@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import paddle
-from paddle import Tensor, nn
+from paddle import Tensor, _C_ops, nn
 from paddleseg.utils import logger
 
 from paddleseg_autoloss.errors import TrainingDiverged
@@ -141,7 +141,14 @@ class StepGuard:
         named = [(name, p.grad) for name, p in self._parameters if p.grad is not None]
         if not named:
             return None
-        finite = paddle.stack([gradient.isfinite().all() for _, gradient in named]).numpy()
+        gradients = [gradient for _, gradient in named]
+        if (
+            _are_finite_on_gpu(gradients)
+            if _is_on_gpu(gradients)
+            else _have_finite_length(gradients)
+        ):
+            return None
+        finite = paddle.stack([gradient.isfinite().all() for gradient in gradients]).numpy()
         if finite.all():
             return None
         name, gradient = named[int(finite.argmin())]
@@ -186,3 +193,34 @@ class StepGuard:
     def remove(self) -> None:
         """Remove the hooks from the network."""
         self._hook.remove()
+
+
+def _is_on_gpu(tensors: list[Tensor]) -> bool:
+    return tensors[0].place.is_gpu_place()
+
+
+def _are_finite_on_gpu(tensors: list[Tensor]) -> bool:
+    """Return whether all numbers are finite, by one operation for each data type.
+
+    It multiplies the tensors by 1 in place, and so changes none on a GPU.  On a CPU it would
+    multiply one that is not finite by 0, and all after it.
+    """
+    by_type: dict[Any, list[Tensor]] = {}
+    for tensor in tensors:
+        by_type.setdefault(tensor.dtype, []).append(tensor)
+    for dtype, group in by_type.items():
+        one = paddle.ones([1], "float64" if dtype == paddle.float64 else "float32")
+        _, is_broken = _C_ops.check_finite_and_unscale_(group, one)
+        if bool(is_broken):
+            return False
+    return True
+
+
+def _have_finite_length(tensors: list[Tensor]) -> bool:
+    """Return whether the sum of all squares is finite; no tensor then has NaN or infinity.
+
+    Squares of finite numbers may overflow too.  On a CPU nothing else that looks at every number is
+    as fast.
+    """
+    in_float32 = [t if t.dtype == paddle.float32 else t.astype("float32") for t in tensors]
+    return math.isfinite(paddle.add_n([_C_ops.squared_l2_norm(t) for t in in_float32]))

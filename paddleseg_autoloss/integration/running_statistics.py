@@ -9,6 +9,9 @@ from paddle import Tensor, nn
 
 __all__ = ["RunningStatistics"]
 
+#: A layer and the name of one of its tensors.
+_Place = tuple[nn.Layer, str]
+
 
 class RunningStatistics:
     """A copy of a network's buffers and of batch norm's mean and variance, to restore them.
@@ -19,8 +22,8 @@ class RunningStatistics:
 
     def __init__(self, model: nn.Layer) -> None:
         self.model = model
-        self._places: list[tuple[nn.Layer, str]] = []
-        self._kept: list[tuple[nn.Layer, str, Tensor]] = []
+        self._groups: list[list[_Place]] = []
+        self._kept: list[tuple[list[_Place], Tensor]] = []
         # Some layers make a buffer in their first forward pass.
         self._searches = 2
 
@@ -29,14 +32,19 @@ class RunningStatistics:
         """Copy the current values."""
         if self._searches:
             self._searches -= 1
-            self._places = _places(self.model)
-        self._kept = [(layer, name, getattr(layer, name).clone()) for layer, name in self._places]
+            self._groups = _groups(self.model)
+        self._kept = [
+            (group, _copy([getattr(*place) for place in group])) for group in self._groups
+        ]
 
     @paddle.no_grad()
     def restore(self) -> None:
         """Restore the copied values, even if a layer has replaced a tensor by another one."""
-        for layer, name, before in self._kept:
-            getattr(layer, name).set_value(before)
+        for group, copy in self._kept:
+            tensors = [getattr(*place) for place in group]
+            parts = paddle.split(copy, [t.size for t in tensors]) if len(group) > 1 else [copy]
+            for tensor, before in zip(tensors, parts):
+                tensor.set_value(before)
 
     def keep_before_each_step(self) -> Any:
         """Copy the values before every forward pass in training mode.
@@ -57,12 +65,25 @@ class RunningStatistics:
         self._kept = []
 
 
-def _places(model: nn.Layer) -> list[tuple[nn.Layer, str]]:
-    """Return layer and name of each tensor; in Paddle, batch norm's statistics are parameters."""
+def _groups(model: nn.Layer) -> list[list[_Place]]:
+    """Return where the tensors are, in groups that one operation can copy.
+
+    Batch norm's statistics, which are parameters in Paddle, are joined; each buffer is alone.
+    """
+    statistics: dict[Any, list[_Place]] = {}
+    buffers = list[list[_Place]]()
     layers = {id(layer): layer for layer in model.sublayers(include_self=True)}.values()
-    return [
-        (layer, name)
-        for layer in layers
-        for name in (*layer._buffers, "_mean", "_variance")
-        if isinstance(getattr(layer, name, None), Tensor)
-    ]
+    for layer in layers:
+        for name in (*layer._buffers, "_mean", "_variance"):
+            tensor = getattr(layer, name, None)
+            if not isinstance(tensor, Tensor):
+                continue
+            if name in layer._parameters and tensor.ndim == 1:
+                statistics.setdefault(tensor.dtype, []).append((layer, name))
+            else:
+                buffers.append([(layer, name)])
+    return [*statistics.values(), *buffers]
+
+
+def _copy(tensors: list[Tensor]) -> Tensor:
+    return paddle.concat(tensors) if len(tensors) > 1 else tensors[0].clone()

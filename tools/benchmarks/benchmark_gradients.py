@@ -36,7 +36,7 @@ INTERVAL = 10
 VARIANTS: dict[str, dict | None] = {
     "plain": None,
     "level: parameters": {"type": "CAGrad"},
-    "level: features": {"type": "CAGrad", "level": "features", "layer": "network.backbone"},
+    "level: features": {"type": "CAGrad", "level": "features"},
     "level: logits": {"type": "CAGrad", "level": "logits"},
     f"update_interval: {INTERVAL}": {"type": "CAGrad", "update_interval": INTERVAL},
 }
@@ -68,6 +68,11 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add("--size", type=int, default=128, help="height and width of the input, pixels")
     add("--batch_size", type=int, default=4, help="images per step")
     add(
+        "--layer",
+        default="network.backbone",
+        help="layer for level: features, of the model inside of 'network'",
+    )
+    add(
         "--rounds", type=int, default=30, help="steps of each variant; multiples of 10 count fairly"
     )
     return parser.parse_args(argv)
@@ -79,14 +84,25 @@ def make_network(name: str) -> nn.Layer:
     return MainHead(manager.MODELS[name](num_classes=2, **backbone))
 
 
-def variants_for(network: nn.Layer) -> dict[str, dict | None]:
-    """Return the variants that a network allows: not every network has a backbone."""
-    layers = {name for name, _ in network.named_sublayers()}
-    return {
-        name: config
-        for name, config in VARIANTS.items()
-        if config is None or "layer" not in config or config["layer"] in layers
-    }
+def variants_for(
+    network: nn.Layer, variants: dict[str, dict | None], layer: str
+) -> dict[str, dict | None]:
+    """Return the variants that a network allows: not every network has the layer.
+
+    Args:
+        network: the network.
+        variants: values of ``loss_aggregator``.
+        layer: the layer for level ``features``.
+    """
+    has_layer = layer in {name for name, _ in network.named_sublayers()}
+    found: dict[str, dict | None] = {}
+    for name, config in variants.items():
+        of_features = config is not None and config.get("level") == "features"
+        if config is not None and of_features and has_layer:
+            found[name] = {**config, "layer": layer}
+        elif not of_features:
+            found[name] = config
+    return found
 
 
 def make_step(args: Namespace, aggregator: dict | None, stack: ExitStack) -> Callable:
@@ -144,7 +160,7 @@ def measure(args: Namespace, variants: dict[str, dict | None]) -> tuple[np.ndarr
 
 def report_steps(args: Namespace) -> None:
     """Measure the steps and print a table."""
-    variants = variants_for(make_network(args.model))
+    variants = variants_for(make_network(args.model), VARIANTS, args.layer)
     seconds, share = measure(args, variants)
     floor = 1 - share + args.losses * share
     print(f"{args.model}, {args.size} x {args.size}, batch {args.batch_size}, K = {args.losses}")

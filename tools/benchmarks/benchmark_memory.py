@@ -4,7 +4,7 @@ A step holds the parameters, the optimizer's state, the activations and the grad
 that looks at the gradient of each loss holds K gradients where a plain step holds one;
 docs/memory.md has the formula.  Paddle counts the bytes itself; here those on the host.
 
-    python tools/benchmarks/benchmark_memory.py --model UNet --size 64 --batch_size 2
+    python tools/benchmarks/benchmark_memory.py --model UNet --layer network.encode --size 64
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ core = paddle.base.core
 #: Value of ``loss_aggregator`` for each row; what is remembered is counted with the step.
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "plain": None,
+    "losses (DWA)": {"type": "DWA"},
     "level: logits": {"type": "UPGrad", "level": "logits"},
+    "level: features": {"type": "UPGrad", "level": "features"},
     "Gramian, level: parameters": {"type": "UPGrad"},
+    # The third step is measured: of these two, the first updates the weights in it.
+    "update_interval, update": {"type": "UPGrad", "update_interval": 2},
+    "update_interval, between": {"type": "UPGrad", "update_interval": 10},
     "Jacobian (GradDrop)": {"type": "GradDrop"},
     "Jacobian with memory (MoCo)": {"type": "MoCo"},
 }
@@ -57,12 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: this Paddle cannot reset its peak of memory; expected Paddle 3")
         return 1
     network = benchmark_gradients.make_network(args.model)
-    size = sum(4 * p.size for p in network.parameters() if not p.stop_gradient) / MEGABYTE
+    count = sum(p.size for p in network.parameters() if not p.stop_gradient)
+    size = 4 * count / MEGABYTE
+    variants = benchmark_gradients.variants_for(network, VARIANTS, args.layer)
     del network
     print(f"{args.model}, {args.size} x {args.size}, batch {args.batch_size}, K = {args.losses}")
-    print(f"one gradient, 4 n bytes: {size:.1f} MB")
+    print(f"{count / 1e6:.1f} million parameters; one gradient, 4 n bytes: {size:.1f} MB")
     plain = peak_of_step(args, None)
-    for name, aggregator in VARIANTS.items():
+    for name, aggregator in variants.items():
         peak = plain if aggregator is None else peak_of_step(args, aggregator)
         print(
             f"{name:28} {peak:7.1f} MB  {peak / plain:.2f} of plain  "
