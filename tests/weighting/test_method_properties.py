@@ -382,7 +382,7 @@ class TestEveryMethod:
             aggregator_of_zero(method, **options)
             for method, options in zip(methods, ({}, {"constant_sum": 0.7}))
         ]
-        for losses, jacobian in batches(count, steps=5):
+        for losses, jacobian in batches(count, steps=3):
             gradients = []
             for aggregator, x in aggregators:
                 total = aggregator(linear_losses(aggregator.names, x, losses, jacobian))
