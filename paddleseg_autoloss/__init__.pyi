@@ -382,6 +382,19 @@ class MoCo(WeightedLoss):
         reduction: str | None = None,
     ) -> None: ...
 
+class MoDo(WeightedLoss):
+    """Multi-objective gradient with double sampling (MoDo, Chen et al. 2023)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        gamma: float = 0.1,
+        rho: float = 0.0,
+        reduction: str | None = None,
+    ) -> None: ...
+
 class NashMTL(WeightedLoss):
     """Weights as the outcome of a bargaining game (Nash-MTL, Navon et al. 2022)."""
 
@@ -508,6 +521,19 @@ class ScheduledLoss(WeightedLoss):
         schedule: str = "constant",
         start_iter: int = 0,
         end_iter: int | None = None,
+        reduction: str | None = None,
+    ) -> None: ...
+
+class SDMGrad(WeightedLoss):
+    """Direction-oriented gradient descent with double sampling (SDMGrad, Xiao et al. 2023)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        lamda: float = 0.3,
+        alpha: float = 0.1,
         reduction: str | None = None,
     ) -> None: ...
 
