@@ -9,6 +9,7 @@ from paddle import nn
 from paddleseg.cvlibs import SegBuilder
 from paddleseg.cvlibs.builder import Builder
 
+from paddleseg_autoloss.errors import ConfigError, first_error, root_cause
 from paddleseg_autoloss.integration.config_checks import check_aggregator, check_loss, check_policy
 from paddleseg_autoloss.integration.own_loops import expect_session
 from paddleseg_autoloss.seams import replace
@@ -28,14 +29,24 @@ def extend_builder() -> None:
     replace(SegBuilder, "_build_loss", _read_own_keys(SegBuilder._build_loss))
 
 
-def component_config(layer: nn.Layer) -> dict[str, Any] | None:
-    """Return the config from which the builder built a layer, or None for another layer."""
-    return getattr(layer, _CONFIG_ATTRIBUTE, None)
+def component_config(owner: nn.Layer | BaseException) -> dict[str, Any] | None:
+    """Return the config from which the builder built a layer, or could not build one, or None.
+
+    Args:
+        owner: the layer, or the error.
+    """
+    return getattr(owner, _CONFIG_ATTRIBUTE, None)
 
 
 def _store_configs(build: Any) -> Any:
     def build_component(self: Builder, cfg: dict[str, Any]) -> Any:
-        component = build(self, cfg)
+        try:
+            component = build(self, cfg)
+        except Exception as error:
+            first = first_error(error)
+            if component_config(first) is None:
+                setattr(first, _CONFIG_ATTRIBUTE, cfg)
+            raise
         if isinstance(component, nn.Layer):
             object.__setattr__(component, _CONFIG_ATTRIBUTE, copy.deepcopy(cfg))
         return component
@@ -47,7 +58,16 @@ def _read_own_keys(build: Any) -> Any:
     def _build_loss(self: SegBuilder, loss_name: str, loss_cfg: dict[str, Any]) -> dict[str, Any]:
         # This repeats a check, because ``--opts`` may have changed the config since it was read.
         check_loss(loss_name, loss_cfg)
-        losses = build(self, loss_name, loss_cfg)
+        try:
+            losses = build(self, loss_name, loss_cfg)
+        except Exception as error:
+            first = first_error(error)
+            component = component_config(first)
+            if component is None:
+                raise
+            key = _find(loss_name, loss_cfg, component) or loss_name
+            separator = "." if isinstance(first, ConfigError) else ": "
+            raise ConfigError(f"{key}{separator}{root_cause(first)}") from error
         for key, check in (("loss_aggregator", check_aggregator), ("on_nonfinite", check_policy)):
             value = self.config.dic.get(key)
             if loss_name == "loss" and value is not None:
@@ -57,3 +77,18 @@ def _read_own_keys(build: Any) -> Any:
         return losses
 
     return _build_loss
+
+
+def _find(key: str, config: Any, component: Any) -> str | None:
+    """Return the key of the first value that is equal to the config of a component, or None.
+
+    The builder copies configs, so the values are compared and not the objects.
+    """
+    if config == component:
+        return key
+    inner: list[tuple[str, Any]] = []
+    if isinstance(config, dict):
+        inner = [(f"{key}.{name}", value) for name, value in config.items()]
+    elif isinstance(config, list):
+        inner = [(f"{key}[{index}]", value) for index, value in enumerate(config)]
+    return next(filter(None, (_find(k, value, component) for k, value in inner)), None)
