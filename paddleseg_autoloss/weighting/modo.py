@@ -36,12 +36,13 @@ class MoDoWeighting(DoubleSamplingWeighting):
         1 and 2, 3 and 4, ... are :math:`J_1` and :math:`J_2`, so the weights move in every second
         step, and each batch is also the :math:`J_3` of its own step, with weights that know earlier
         batches only.  The network takes one step between :math:`J_1` and :math:`J_2`, so their
-        product has an error in proportion to the learning rate; the variance is gone.
+        product has an error in proportion to the learning rate: of the noise of a batch, a few
+        percent at common rates and a third at a large one, with the other sign (``docs/cost.md``).
         :math:`J_1 J_2^T` is divided by the running mean of the squared lengths of the gradients in
         earlier pairs, so :math:`\gamma` and :math:`\rho` do not depend on the scale of the
         gradients.  Therefore the weights move for the first time after the fourth step.  The
-        default values are those of the authors' experiments; LibMTL has 0.001 and 0.1, for products
-        that are not divided.
+        default values are those of the authors' script for MNIST, LibMTL's are 0.001 and 0.1; there
+        the product is not divided.
 
     Args:
         num_losses: K, the number of losses.

@@ -43,11 +43,12 @@ class SDMGradWeighting(DoubleSamplingWeighting):
         1 and 2, 3 and 4, ... are :math:`J_1` and :math:`J_2`, so the weights move in every second
         step, and each batch is also the :math:`J_3` of its own step, with weights that know earlier
         batches only.  The network takes one step between :math:`J_1` and :math:`J_2`, so their
-        product has an error in proportion to the learning rate; the variance is gone.  The authors'
-        code takes 20 steps of w with the same product, a rate of 5 and a momentum of 0.5, so w
-        follows the noise of the pair; here each pair gives one step.  It divides the product by its
-        own diagonal, which is biased and can be negative; here the divisor is the running mean of
-        the squared lengths of the gradients in earlier pairs, so the scale of the gradients does
+        product has an error in proportion to the learning rate: of the noise of a batch, a few
+        percent at common rates and a third at a large one, with the other sign (``docs/cost.md``).
+        LibMTL takes 20 steps of w with the same product, a rate of 5 and a momentum of 0.5, so w
+        follows the noise of the pair; here each pair gives one step.  LibMTL divides the product by
+        its own diagonal, which is biased and can be negative; here the divisor is the running mean
+        of the squared lengths of the gradients in earlier pairs, so the scale of the gradients does
         not matter.  Therefore the weights move for the first time after the fourth step.  The
         default :math:`\lambda` is that of LibMTL.
 
