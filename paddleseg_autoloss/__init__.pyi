@@ -408,6 +408,19 @@ class MoCo(WeightedLoss):
         constant_sum: bool | float = False,
     ) -> None: ...
 
+class MoDo(WeightedLoss):
+    """Multi-objective gradient with double sampling (MoDo, Chen et al. 2023)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        gamma: float = 0.1,
+        rho: float = 0.0,
+        reduction: str | None = None,
+    ) -> None: ...
+
 class NashMTL(WeightedLoss):
     """Weights as the outcome of a bargaining game (Nash-MTL, Navon et al. 2022)."""
 
@@ -544,6 +557,19 @@ class ScheduledLoss(WeightedLoss):
         end_iter: int | None = None,
         reduction: str | None = None,
         constant_sum: bool | float = False,
+    ) -> None: ...
+
+class SDMGrad(WeightedLoss):
+    """Direction-oriented gradient descent with double sampling (SDMGrad, Xiao et al. 2023)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        lamda: float = 0.3,
+        alpha: float = 0.1,
+        reduction: str | None = None,
     ) -> None: ...
 
 class SeparateBackward(WeightedLoss):

@@ -30,10 +30,6 @@ __all__ = [
 
 #: Published methods that this package does not contain, and the reasons.
 LEFT_OUT = {
-    "MoDo": "needs the gradients of several independent batches per step, which needs another data "
-    "loader (Chen et al. 2023, NeurIPS)",
-    "SDMGrad": "needs the gradients of several independent batches per step, which needs another "
-    "data loader (Xiao et al. 2023, NeurIPS)",
     "AutoLambda, MOML, FORUM": "differentiates, in every step, through an optimizer step on "
     "validation data",
 }

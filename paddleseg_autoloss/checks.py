@@ -143,10 +143,15 @@ def one_for_each(name: str, value: Any, num_losses: int) -> list[Any]:
     """Return a list with one value for each loss; a single number or name is used for all losses.
 
     Raises:
-        ConfigError: the value is a list of another length.
+        ConfigError: the value is a list of another length, or neither.
     """
     if isinstance(value, (int, float, str)):
         return [value] * num_losses
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(
+            f"{name}: expected one value for all losses, or a list of {num_losses}, found "
+            f"{shown(value)}"
+        )
     return checked_length(name, value, num_losses)
 
 

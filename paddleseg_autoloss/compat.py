@@ -32,7 +32,9 @@ with warnings.catch_warnings():
     import paddle
     from paddle import Tensor
     from paddle.base.layer_helper import LayerHelper
-    from paddleseg.utils import logger
+    from paddleseg.utils import logger, progbar
+
+from paddleseg_autoloss.seams import replaced
 
 __all__ = [
     "APPLIED_FIXES",
@@ -385,9 +387,10 @@ def found_overflow(optimizer: paddle.optimizer.Optimizer) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let nothing reach standard output but PaddleSeg's warnings and errors."""
-    stock = getattr(logger, "logger", None)
-    with redirect_stdout(_OnlyWarnings(sys.stdout)):
+    """Let nothing be shown but PaddleSeg's warnings and errors: no other line, no progress bar."""
+    stock, bar = getattr(logger, "logger", None), progbar.Progbar
+    no_bar = replaced(progbar, "Progbar", lambda target, **_: bar(target, verbose=0))
+    with redirect_stdout(_OnlyWarnings(sys.stdout)), no_bar:
         if stock is None:
             yield
             return

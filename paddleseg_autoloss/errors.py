@@ -25,6 +25,7 @@ __all__ = [
     "UnheldParameterError",
     "UnsupportedVersionError",
     "did_you_mean",
+    "first_error",
     "one_line",
     "root_cause",
     "shown",
@@ -120,11 +121,17 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f"; did you mean {by_lower_case[matches[0]]}?" if matches else ""
 
 
-def root_cause(error: BaseException) -> str:
-    """Return the message of the first error in a chain, or of our own error, in one line."""
+def first_error(error: BaseException) -> BaseException:
+    """Return the first error in a chain, or our own error."""
     while not isinstance(error, AutoLossError) and (error.__cause__ or error.__context__):
         error = error.__cause__ or error.__context__ or error
-    return one_line(error) or type(error).__name__
+    return error
+
+
+def root_cause(error: BaseException) -> str:
+    """Return the message of the first error in a chain, or of our own error, in one line."""
+    first = first_error(error)
+    return one_line(first) or type(first).__name__
 
 
 def one_line(error: BaseException) -> str:

@@ -132,6 +132,14 @@ SEAMS = (
         ("utils.visualize.visualize",),
     ),
     Seam(
+        "paddleseg.utils.progbar.Progbar",
+        "compat.py: quiet",
+        "with --quiet there is no progress bar",
+        "the command ends",
+        "paddleseg.core.predict:predict",
+        ("progbar.Progbar",),
+    ),
+    Seam(
         "cv2.imwrite",
         "contour_files.py",
         "a picture that cannot be written is an error, and contours are written beside it",

@@ -11,6 +11,7 @@ from paddleseg.cvlibs import SegBuilder
 from paddleseg.cvlibs.builder import Builder
 
 from paddleseg_autoloss.checks import build as build_part
+from paddleseg_autoloss.errors import ConfigError, first_error, root_cause
 from paddleseg_autoloss.integration.config_checks import check_aggregator, check_loss, check_policy
 from paddleseg_autoloss.integration.held_out import HeldOut, held_out_options
 from paddleseg_autoloss.integration.own_loops import expect_session
@@ -31,14 +32,24 @@ def extend_builder() -> None:
     replace(SegBuilder, "_build_loss", _read_own_keys(SegBuilder._build_loss))
 
 
-def component_config(layer: nn.Layer) -> dict[str, Any] | None:
-    """Return the config from which the builder built a layer, or None for another layer."""
-    return getattr(layer, _CONFIG_ATTRIBUTE, None)
+def component_config(owner: nn.Layer | BaseException) -> dict[str, Any] | None:
+    """Return the config from which the builder built a layer, or could not build one, or None.
+
+    Args:
+        owner: the layer, or the error.
+    """
+    return getattr(owner, _CONFIG_ATTRIBUTE, None)
 
 
 def _store_configs(build: Any) -> Any:
     def build_component(self: Builder, cfg: dict[str, Any]) -> Any:
-        component = build(self, cfg)
+        try:
+            component = build(self, cfg)
+        except Exception as error:
+            first = first_error(error)
+            if component_config(first) is None:
+                setattr(first, _CONFIG_ATTRIBUTE, cfg)
+            raise
         if isinstance(component, nn.Layer):
             object.__setattr__(component, _CONFIG_ATTRIBUTE, copy.deepcopy(cfg))
         return component
@@ -53,6 +64,16 @@ def _read_own_keys(build: Any) -> Any:
         losses = build(self, loss_name, loss_cfg)
         if loss_name != "loss":
             return losses
+        try:
+            losses = build(self, loss_name, loss_cfg)
+        except Exception as error:
+            first = first_error(error)
+            component = component_config(first)
+            if component is None:
+                raise
+            key = _find(loss_name, loss_cfg, component) or loss_name
+            separator = "." if isinstance(first, ConfigError) else ": "
+            raise ConfigError(f"{key}{separator}{root_cause(first)}") from error
         for key, check in (("loss_aggregator", check_aggregator), ("on_nonfinite", check_policy)):
             value = self.config.dic.get(key)
             if value is not None:
@@ -76,3 +97,16 @@ def _with_transforms(held_out: HeldOut, builder: SegBuilder) -> HeldOut:
     key = "val_dataset.transforms"
     made = build_part(key, lambda: [builder.build_component(config) for config in configs])
     return dataclasses.replace(held_out, transforms=made)
+def _find(key: str, config: Any, component: Any) -> str | None:
+    """Return the key of the first value that is equal to the config of a component, or None.
+
+    The builder copies configs, so the values are compared and not the objects.
+    """
+    if config == component:
+        return key
+    inner: list[tuple[str, Any]] = []
+    if isinstance(config, dict):
+        inner = [(f"{key}.{name}", value) for name, value in config.items()]
+    elif isinstance(config, list):
+        inner = [(f"{key}[{index}]", value) for index, value in enumerate(config)]
+    return next(filter(None, (_find(k, value, component) for k, value in inner)), None)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from paddleseg_autoloss.checks import is_integer
 from paddleseg_autoloss.errors import CheckpointError
 from paddleseg_autoloss.files import write_json
 
@@ -107,7 +108,7 @@ def _read(folder: Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             found = json.loads(file.read(_LARGEST))
         files = found["files"]
-        is_iteration = found["iteration"] is None or isinstance(found["iteration"], int)
+        is_iteration = found["iteration"] is None or is_integer(found["iteration"])
         if not is_iteration or not all(isinstance(one, dict) for one in files.values()):
             raise ValueError("it is not a proof")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

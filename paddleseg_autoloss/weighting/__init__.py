@@ -33,6 +33,7 @@ from .ldcmtl import LDCMTLWeighting as LDCMTLWeighting
 from .mconfig import MConFIGWeighting as MConFIGWeighting
 from .mgda import MGDAWeighting as MGDAWeighting
 from .moco import MoCoWeighting as MoCoWeighting
+from .modo import MoDoWeighting as MoDoWeighting
 from .nash_mtl import NashMTLWeighting as NashMTLWeighting
 from .norm_balance import NormBalanceWeighting as NormBalanceWeighting
 from .ntk import NTKWeighting as NTKWeighting
@@ -43,6 +44,7 @@ from .relobralo import RelobraloWeighting as RelobraloWeighting
 from .rlw import RLWWeighting as RLWWeighting
 from .scale_invariant import ScaleInvariantWeighting as ScaleInvariantWeighting
 from .scheduled_loss import ScheduledWeighting as ScheduledWeighting
+from .sdmgrad import SDMGradWeighting as SDMGradWeighting
 from .separate_backward import SeparateBackwardWeighting as SeparateBackwardWeighting
 from .soft_adapt import SoftAdaptWeighting as SoftAdaptWeighting
 from .stch import STCHWeighting as STCHWeighting

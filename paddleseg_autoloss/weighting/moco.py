@@ -8,6 +8,7 @@ from paddle import Tensor
 
 from paddleseg_autoloss.checks import checked_range
 from paddleseg_autoloss.weighting.base import JacobianWeighting, inner_products
+from paddleseg_autoloss.weighting.simplex import onto_simplex
 
 __all__ = ["MoCoWeighting"]
 
@@ -100,18 +101,7 @@ class MoCoWeighting(JacobianWeighting):
         relative = products / size if size > 0 else products
         lmbda = self.lmbda.numpy()
         slope = relative @ lmbda + self.rho * lmbda
-        lmbda = _onto_simplex(lmbda - self.gamma / step**self.gamma_sigma * slope)
+        lmbda = onto_simplex(lmbda - self.gamma / step**self.gamma_sigma * slope)
         self.lmbda.set_value(lmbda)
         weights = paddle.to_tensor(lmbda, dtype="float32")
         return weights @ self.tracked, weights
-
-
-def _onto_simplex(point: np.ndarray) -> np.ndarray:
-    """Return the point of the simplex that is closest to a given point.
-
-    It is ``max(point - threshold, 0)``, where the threshold makes the sum 1.
-    """
-    descending = np.sort(point)[::-1]
-    thresholds = (np.cumsum(descending) - 1) / np.arange(1, len(point) + 1)
-    (above,) = np.nonzero(descending > thresholds)
-    return np.maximum(point - thresholds[above[-1]], 0)

@@ -10,7 +10,7 @@ from argparse import ArgumentParser
 
 import paddleseg.core
 import pytest
-from paddleseg.utils import logger
+from paddleseg.utils import logger, progbar
 from support.processes import ROOT, run_tool
 
 import paddleseg_autoloss
@@ -163,9 +163,13 @@ def test_quiet_leaves_warnings_and_errors(level, capsys):
     with quiet():
         logger.info("a line")
         print("a table")
+        progbar.Progbar(target=2).update(1)
         getattr(logger, level)("something is wrong")
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert re.fullmatch(rf".*\[{level.upper()}\]\tsomething is wrong\n", out)
+    assert err == ""
+    progbar.Progbar(target=2).update(1)
+    assert "1/2 [" in capsys.readouterr().err
 
 
 def with_argument(function, name):

@@ -187,8 +187,8 @@ def test_formulas_in_the_terminal(capsys):
 
 
 def test_show_of_a_method_that_is_not_there(capsys):
-    assert main(["show", "MoDo"]) == 1
-    assert capsys.readouterr().err.startswith("error: method: MoDo is left out: it needs")
+    assert main(["show", "MOML"]) == 1
+    assert capsys.readouterr().err.startswith("error: method: MOML is left out: it differentiates")
     assert main(["show", "CAGard"]) == 1
     expected = "error: method: there is no 'CAGard'; did you mean CAGrad?\n"
     assert capsys.readouterr().err == expected

@@ -97,7 +97,16 @@ class TestDamage:
             load_weights(TinyNet(), str(path))
 
     @pytest.mark.parametrize(
-        "content", ["", "[]", "{", '{"iteration": 8}', '{"iteration": 8, "files": [1]}', "[" * 9999]
+        "content",
+        [
+            "",
+            "[]",
+            "{",
+            '{"iteration": 8}',
+            '{"iteration": true, "files": {}}',
+            '{"iteration": 8, "files": [1]}',
+            "[" * 9999,
+        ],
     )
     def test_damaged_proof(self, run, content):
         (run / "iter_8" / PROOF).write_text(content)

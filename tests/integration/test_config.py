@@ -23,6 +23,12 @@ CONFIGS = ROOT / "configs"
 SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yml"))
 
 
+def nested(method: dict) -> dict:
+    """A component whose second loss is a component too."""
+    method["losses"] = [{"type": "CrossEntropyLoss"}, {"type": "DiceLoss"}]
+    return {"type": "AutoWeightedLoss", "losses": [{"type": "CrossEntropyLoss"}, method]}
+
+
 class TestComponents:
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -92,15 +98,24 @@ class TestComponents:
         [
             (
                 at("loss", "types", 0, "losses", value=[{"type": "DiceLoss"}]),
-                "loss: losses: AutoWeightedLoss expects a list of two or more, found 1",
+                "loss.types[0].losses: AutoWeightedLoss expects a list of two or more, found 1",
             ),
             (
                 at("loss", "types", 0, "names", value=["a", "b", "c"]),
-                "loss: names: expected a list of 2, one per loss, found ['a', 'b', 'c']",
+                "loss.types[0].names: expected a list of 2, one per loss, found ['a', 'b', 'c']",
             ),
             (
                 at("loss", "types", 0, "init", value=0),
-                "loss: init: expected a number other than 0, found 0",
+                "loss.types[0].init: expected a number other than 0, found 0",
+            ),
+            (
+                at("loss", "types", 0, value=nested({"type": "LDCMTL", "lamda": 2})),
+                "loss.types[0].losses[1].lamda: expected a number from 0 to 0.5, found 2",
+            ),
+            (
+                at("loss", "types", 0, value=nested({"type": "CAGrad", "level": "pixel"})),
+                "loss.types[0].losses[1].level: expected one of parameters, features, logits, "
+                "found 'pixel'",
             ),
         ],
     )

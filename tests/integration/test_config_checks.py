@@ -352,7 +352,7 @@ class TestValues:
 
     def test_empty_names(self, config):
         builder = SegBuilder(load_config(config(at("loss", "types", 0, "names", value=["", "b"]))))
-        with pytest.raises(ConfigError, match="loss: names: expected a list of 2, one per loss"):
+        with pytest.raises(ConfigError, match=r"loss\.types\[0\]\.names: expected a list of 2"):
             build("loss", lambda: builder.loss)
 
     def test_long_values_are_cut(self, config):

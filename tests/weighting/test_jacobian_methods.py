@@ -16,7 +16,16 @@ from paddleseg_autoloss.weighting import METHODS
 
 
 def test_all_of_the_issue_are_there():
-    expected = {"GradDrop", "TrimmedMean", "DBMTL", "ExcessMTL", "MConFIG", "MoCo"}
+    expected = {
+        "GradDrop",
+        "TrimmedMean",
+        "DBMTL",
+        "ExcessMTL",
+        "MConFIG",
+        "MoCo",
+        "MoDo",
+        "SDMGrad",
+    }
     assert expected <= set(NAMES)
 
 

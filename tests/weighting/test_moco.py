@@ -12,7 +12,7 @@ from support.samplers import J, steps
 
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting import MoCoWeighting
-from paddleseg_autoloss.weighting.moco import _onto_simplex
+from paddleseg_autoloss.weighting.simplex import onto_simplex
 
 
 class TestMoCo:
@@ -27,7 +27,7 @@ class TestMoCo:
     def test_projection_onto_the_simplex(self, point):
         """Its optimality condition: no vertex lies beyond the tangent plane at the projection."""
         point = np.array(point)
-        projection = _onto_simplex(point)
+        projection = onto_simplex(point)
         assert (projection >= 0).all()
         assert projection.sum() == pytest.approx(1, abs=1e-9)
         towards = point - projection

@@ -19,6 +19,10 @@ class TestSeparateBackward:
         ("arguments", "message"),
         [
             ({"lr_mult": [1]}, "lr_mult: expected one for each of 2 losses, found 1"),
+            (
+                {"lr_mult": {"a": 1, "b": 2}},
+                "lr_mult: expected one value for all losses, or a list of 2, found {'a': 1",
+            ),
             ({"lr_mult": [1, -1]}, "lr_mult: expected a positive number, found -1"),
             ({"step": "every"}, "step: expected joint or each, found 'every'"),
         ],

@@ -1,0 +1,21 @@
+"""The simplex: weights that are not negative and sum to 1."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["onto_simplex"]
+
+
+def onto_simplex(point: np.ndarray) -> np.ndarray:
+    """Return the point of the simplex that is closest to a given point, shape [K].
+
+    It is ``max(point - threshold, 0)``, where the threshold makes the sum 1.
+
+    Args:
+        point: shape [K].
+    """
+    descending = np.sort(point)[::-1]
+    thresholds = (np.cumsum(descending) - 1) / np.arange(1, len(point) + 1)
+    (above,) = np.nonzero(descending > thresholds)
+    return np.maximum(point - thresholds[above[-1]], 0)
