@@ -17,7 +17,7 @@ from paddleseg_autoloss.gradients.jacobian import Jacobian
 from paddleseg_autoloss.tensors import as_vector
 from paddleseg_autoloss.weighting import GramianWeighting
 
-__all__ = ["LevelGramian", "fidelities", "gramians_of_levels", "replay"]
+__all__ = ["LevelGramian", "fidelities", "gramians_of_levels", "jacobians_of_levels", "replay"]
 
 
 class LevelGramian(NamedTuple):
@@ -34,9 +34,9 @@ class LevelGramian(NamedTuple):
     is_shared: bool
 
 
-def gramians_of_levels(
+def jacobians_of_levels(
     losses: Sequence[Tensor], **targets: Sequence[Tensor]
-) -> dict[str, LevelGramian]:
+) -> dict[str, Jacobian]:
     """Differentiate each loss once, with respect to the targets of all levels.
 
     Args:
@@ -46,7 +46,20 @@ def gramians_of_levels(
             the network.  A level without any is left out.
 
     Returns:
-        What a method sees, by the names of the levels.
+        The gradients of the losses, by the names of the levels.
+    """
+    known = {level: tensors for level, tensors in targets.items() if tensors}
+    return dict(zip(known, Jacobian.for_groups(losses, list(known.values()), scale=None)))
+
+
+def gramians_of_levels(
+    losses: Sequence[Tensor], **targets: Sequence[Tensor]
+) -> dict[str, LevelGramian]:
+    """Return what a method sees at each level; see `jacobians_of_levels`.
+
+    Args:
+        losses: K losses, with one element each.
+        **targets: the tensors of each level.
 
     Examples:
         >>> import paddle
@@ -57,12 +70,10 @@ def gramians_of_levels(
         >>> {name: level.gramian.tolist() for name, level in levels.items()}
         {'parameters': [[18.0, 9.0], [9.0, 9.0]], 'logits': [[2.0, 1.0], [1.0, 1.0]]}
     """
-    known = {level: tensors for level, tensors in targets.items() if tensors}
-    jacobians = Jacobian.for_groups(losses, list(known.values()), scale=None)
     values = as_vector(losses).detach()
     return {
         level: LevelGramian(jacobian.read(values)[0], jacobian.is_shared)
-        for level, jacobian in zip(known, jacobians)
+        for level, jacobian in jacobians_of_levels(losses, **targets).items()
     }
 
 
