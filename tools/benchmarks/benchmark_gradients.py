@@ -6,12 +6,14 @@ does so for all of them; what counts are the ratios to the plain step, the sum o
 
 from __future__ import annotations
 
+import csv
 import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -19,8 +21,8 @@ import paddleseg_autoloss  # noqa: F401  isort: skip  before paddle
 
 import numpy as np
 import paddle
+from _networks import feature_layer, make_network
 from paddle import nn
-from paddleseg.cvlibs import manager
 from paddleseg.models.losses import (
     CrossEntropyLoss,
     DiceLoss,
@@ -33,26 +35,11 @@ from tqdm import trange
 from paddleseg_autoloss.integration.session import TrainingSession
 
 INTERVAL = 10
-VARIANTS: dict[str, dict | None] = {
-    "plain": None,
-    "level: parameters": {"type": "CAGrad"},
-    "level: features": {"type": "CAGrad", "level": "features", "layer": "network.backbone"},
-    "level: logits": {"type": "CAGrad", "level": "logits"},
-    f"update_interval: {INTERVAL}": {"type": "CAGrad", "update_interval": INTERVAL},
-}
+CSV_HEADER = (
+    "model", "heads", "losses", "size", "batch_size", "rounds",
+    "variant", "ratio", "low", "high", "share_of_backward",
+)  # fmt: skip
 LOSSES = [CrossEntropyLoss, DiceLoss, LovaszSoftmaxLoss, FocalLoss]
-
-
-class MainHead(nn.Layer):
-    """A network of PaddleSeg without its auxiliary outputs."""
-
-    def __init__(self, network: nn.Layer) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: paddle.Tensor) -> list[paddle.Tensor]:
-        """Return the first output."""
-        return list(self.network(images)[:1])
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -64,29 +51,30 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         default="PPLiteSeg",
         help="PPLiteSeg (with STDC1), UNet or any model of 2 classes",
     )
-    add("--losses", type=int, choices=[2, 3, 4], default=2, help="K, how many losses")
+    add("--heads", type=int, default=1, help="how many outputs of the network get losses")
+    add("--losses", type=int, choices=[2, 3, 4], default=2, help="how many losses of each output")
     add("--size", type=int, default=128, help="height and width of the input, pixels")
     add("--batch_size", type=int, default=4, help="images per step")
     add(
         "--rounds", type=int, default=30, help="steps of each variant; multiples of 10 count fairly"
     )
+    add("--csv", type=Path, help="file to which a line for each variant is appended")
     return parser.parse_args(argv)
 
 
-def make_network(name: str) -> nn.Layer:
-    """Build a network of PaddleSeg for two classes."""
-    backbone = {"backbone": manager.BACKBONES["STDC1"]()} if name == "PPLiteSeg" else {}
-    return MainHead(manager.MODELS[name](num_classes=2, **backbone))
+def variants_for(network: nn.Layer, layer: str) -> dict[str, dict | None]:
+    """Return the value of ``loss_aggregator`` for each variant, None for the plain sum.
 
-
-def variants_for(network: nn.Layer) -> dict[str, dict | None]:
-    """Return the variants that a network allows: not every network has a backbone."""
-    layers = {name for name, _ in network.named_sublayers()}
-    return {
-        name: config
-        for name, config in VARIANTS.items()
-        if config is None or "layer" not in config or config["layer"] in layers
-    }
+    Args:
+        network: not every network has a layer for the features.
+        layer: name of that layer.
+    """
+    variants: dict[str, dict | None] = {"plain": None, "level: parameters": {"type": "CAGrad"}}
+    if layer in {name for name, _ in network.named_sublayers()}:
+        variants["level: features"] = {"type": "CAGrad", "level": "features", "layer": layer}
+    variants["level: logits"] = {"type": "CAGrad", "level": "logits"}
+    variants[f"update_interval: {INTERVAL}"] = {"type": "CAGrad", "update_interval": INTERVAL}
+    return variants
 
 
 def make_step(args: Namespace, aggregator: dict | None, stack: ExitStack) -> Callable:
@@ -98,13 +86,16 @@ def make_step(args: Namespace, aggregator: dict | None, stack: ExitStack) -> Cal
         stack: closes what was opened.
     """
     paddle.seed(0)
-    model = make_network(args.model)
+    model = make_network(args.model, heads=args.heads)
     model.train()
     images = paddle.rand([args.batch_size, 3, args.size, args.size])
     labels = paddle.randint(0, 2, [args.batch_size, args.size, args.size])
     optimizer = paddle.optimizer.SGD(1e-4, parameters=model.parameters())
-    types = [MixedLoss([loss() for loss in LOSSES[: args.losses]], [1] * args.losses)]
-    losses = {"types": types, "coef": [1], "loss_aggregator": aggregator}
+    types = [
+        MixedLoss([loss() for loss in LOSSES[: args.losses]], [1] * args.losses)
+        for _ in range(args.heads)
+    ]
+    losses = {"types": types, "coef": [1] * args.heads, "loss_aggregator": aggregator}
     session = TrainingSession(model, None, optimizer, losses, "output/benchmark", 0, 10**9)
     stack.enter_context(session.attached())
 
@@ -142,21 +133,69 @@ def measure(args: Namespace, variants: dict[str, dict | None]) -> tuple[np.ndarr
     return seconds, float(np.median(shares))
 
 
-def report_steps(args: Namespace) -> None:
-    """Measure the steps and print a table."""
-    variants = variants_for(make_network(args.model))
-    seconds, share = measure(args, variants)
-    floor = 1 - share + args.losses * share
-    print(f"{args.model}, {args.size} x {args.size}, batch {args.batch_size}, K = {args.losses}")
-    print(f"plain step: median {np.median(seconds[:, 0]):.3f} s, backward {share:.0%} of it")
-    print(f"floor of K backward passes: {floor:.3f}")
+class Cost(NamedTuple):
+    """What a step of a variant costs.
+
+    Args:
+        variant: its name.
+        ratio: its time as a multiple of the plain step's.
+        low: the lower end of the middle half of the rounds.
+        high: the upper end.
+    """
+
+    variant: str
+    ratio: float
+    low: float
+    high: float
+
+
+def costs(variants: Sequence[str], seconds: np.ndarray) -> list[Cost]:
+    """Return the cost of each variant but the first, which is the plain step.
+
+    Args:
+        variants: their names.
+        seconds: of each step, shape [rounds, variants].
+    """
+    found = []
     for index, name in list(enumerate(variants))[1:]:
-        ratios = seconds[:, index] / seconds[:, 0]
-        low, high = np.percentile(ratios, [25, 75])
+        low, high = np.percentile(seconds[:, index] / seconds[:, 0], [25, 75])
         # Means where the steps of one variant differ by design.
         average = np.mean if name.startswith("update_interval") else np.median
         ratio = average(seconds[:, index]) / average(seconds[:, 0])
-        print(f"{name:22} {ratio:.3f} of plain (middle half by rounds {low:.3f} to {high:.3f})")
+        found.append(Cost(name, float(ratio), float(low), float(high)))
+    return found
+
+
+def report_steps(args: Namespace) -> None:
+    """Measure the steps, print a table, and append it to a file if there is one."""
+    network = make_network(args.model, heads=args.heads)
+    variants = variants_for(network, feature_layer(args.model))
+    seconds, share = measure(args, variants)
+    count = args.heads * args.losses
+    floor = 1 - share + count * share
+    print(f"{args.model}, {args.size} x {args.size}, batch {args.batch_size}, K = {count}")
+    print(f"plain step: median {np.median(seconds[:, 0]):.3f} s, backward {share:.0%} of it")
+    print(f"floor of K backward passes: {floor:.3f}")
+    found = costs(list(variants), seconds)
+    for cost in found:
+        print(
+            f"{cost.variant:22} {cost.ratio:.3f} of plain "
+            f"(middle half by rounds {cost.low:.3f} to {cost.high:.3f})"
+        )
+    if args.csv is not None:
+        _append(args, found, share)
+
+
+def _append(args: Namespace, found: list[Cost], share: float) -> None:
+    setting = [args.model, args.heads, args.losses, args.size, args.batch_size, args.rounds]
+    is_new = not args.csv.exists()
+    with args.csv.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(CSV_HEADER)
+        for cost in found:
+            figures = [f"{number:.4f}" for number in (*cost[1:], share)]
+            writer.writerow([*setting, cost.variant, *figures])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

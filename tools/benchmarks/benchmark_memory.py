@@ -18,6 +18,7 @@ from typing import Any
 
 import benchmark_gradients
 import paddle
+from _networks import make_network
 
 core = paddle.base.core
 #: Value of ``loss_aggregator`` for each row; what is remembered is counted with the step.
@@ -56,10 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(core, "host_memory_stat_reset_peak_value"):
         print("error: this Paddle cannot reset its peak of memory; expected Paddle 3")
         return 1
-    network = benchmark_gradients.make_network(args.model)
+    network = make_network(args.model, heads=args.heads)
     size = sum(4 * p.size for p in network.parameters() if not p.stop_gradient) / MEGABYTE
     del network
-    print(f"{args.model}, {args.size} x {args.size}, batch {args.batch_size}, K = {args.losses}")
+    print(
+        f"{args.model}, {args.size} x {args.size}, batch {args.batch_size}, K = {args.heads * args.losses}"
+    )
     print(f"one gradient, 4 n bytes: {size:.1f} MB")
     plain = peak_of_step(args, None)
     for name, aggregator in VARIANTS.items():
