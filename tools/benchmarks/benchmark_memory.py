@@ -60,9 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     network = make_network(args.model, heads=args.heads)
     size = sum(4 * p.size for p in network.parameters() if not p.stop_gradient) / MEGABYTE
     del network
-    print(
-        f"{args.model}, {args.size} x {args.size}, batch {args.batch_size}, K = {args.heads * args.losses}"
-    )
+    count = args.heads * args.losses
+    print(f"{args.model}, {args.size} x {args.size}, batch {args.batch_size}, K = {count}")
     print(f"one gradient, 4 n bytes: {size:.1f} MB")
     plain = peak_of_step(args, None)
     for name, aggregator in VARIANTS.items():
