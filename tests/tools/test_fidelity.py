@@ -5,30 +5,16 @@ from __future__ import annotations
 import cv2
 import measure_fidelity
 import numpy as np
-import paddle
 import pandas as pd
 import pytest
 import record_gramians
-from paddle import nn
+from support.networks import Branches
 
 from paddleseg_autoloss.weighting import METHODS, MGDAWeighting
 
 STEPS = 6
 #: Judged; refused, as its weights can be negative; for two losses only; not from the Gramian.
 SOME = ("CAGrad", "SeparateBackward", "AlignedMTL", "AGDA", "Sum")
-
-
-class Branches(nn.Layer):
-    """A network with a layer for the features and two heads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = nn.Conv2D(3, 4, 3, padding=1)
-        self.heads = nn.LayerList([nn.Conv2D(4, 2, 1), nn.Conv2D(4, 2, 1)])
-
-    def forward(self, images: paddle.Tensor) -> list[paddle.Tensor]:
-        features = self.backbone(images)
-        return [head(features) for head in self.heads]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +79,7 @@ def test_figures_of_every_method_and_scheme(folder, tmp_path, monkeypatch):
     assert table.loc[("CAGrad", "update_interval: 5"), "cost"] == pytest.approx(
         1 + 2 / 6 * 2, abs=1e-4
     )
-    lengths = table.loc[("CAGrad", "every 10 steps, lengths from logits"), "cost"]
+    lengths = table.loc[("CAGrad", "lengths, every 10 steps"), "cost"]
     assert lengths == pytest.approx(1.1 + 1 / 6 * 2, abs=1e-4)
 
 

@@ -32,6 +32,7 @@ from paddleseg.models.losses import (
 )
 from tqdm import trange
 
+from paddleseg_autoloss.gradients.features import Features
 from paddleseg_autoloss.integration.session import TrainingSession
 
 INTERVAL = 10
@@ -40,6 +41,11 @@ CSV_HEADER = (
     "variant", "ratio", "low", "high", "share_of_backward",
 )  # fmt: skip
 LOSSES = [CrossEntropyLoss, DiceLoss, LovaszSoftmaxLoss, FocalLoss]
+
+
+def clock() -> float:
+    """Return the seconds that the process has worked on a CPU; of the wall clock on a GPU."""
+    return time.process_time() if paddle.get_device() == "cpu" else time.perf_counter()
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -102,11 +108,11 @@ def make_step(args: Namespace, aggregator: dict | None, stack: ExitStack) -> Cal
     def step() -> float:
         terms = model.loss_computation(model(images), losses, {"label": labels})
         total = sum(terms)
-        start = time.perf_counter()
+        start = clock()
         total.backward()
         # A value of the first layer's gradient is there when the backward pass is over.
         model.parameters()[0].grad.sum().item()
-        backward = time.perf_counter() - start
+        backward = clock() - start
         optimizer.step()
         model.clear_gradients()
         float(total)
@@ -125,12 +131,44 @@ def measure(args: Namespace, variants: dict[str, dict | None]) -> tuple[np.ndarr
         # The variant with an interval begins a whole cycle; its first step was not taken yet.
         for turn in trange(args.rounds, desc="rounds"):
             for index in np.roll(range(len(steps)), turn):
-                start = time.perf_counter()
+                start = clock()
                 backward = steps[index]()
-                seconds[turn, index] = time.perf_counter() - start
+                seconds[turn, index] = clock() - start
                 if index == 0:
                     shares.append(backward / seconds[turn, index])
     return seconds, float(np.median(shares))
+
+
+def share_above(args: Namespace, layer: str) -> float:
+    """Return h, the share of a backward pass that lies above the features, the median of rounds.
+
+    Args:
+        args: the flags.
+        layer: name of the layer whose outputs are the features.
+    """
+    paddle.seed(0)
+    model = make_network(args.model, heads=args.heads)
+    model.train()
+    features = Features(model, layer)
+    images = paddle.rand([args.batch_size, 3, args.size, args.size])
+    labels = paddle.randint(0, 2, [args.batch_size, args.size, args.size])
+    parameters = [p for p in model.parameters() if not p.stop_gradient]
+    shares = []
+    for _ in range(args.rounds):
+        outputs = model(images)
+        total = sum(loss()(out, labels) for out in outputs for loss in LOSSES[: args.losses])
+        _, above = features.split(parameters, [total])
+        partial = _seconds_of_grad(total, [*features.tensors(), *above])
+        shares.append(partial / _seconds_of_grad(total, parameters))
+    return float(np.median(shares))
+
+
+def _seconds_of_grad(total: paddle.Tensor, targets: list[paddle.Tensor]) -> float:
+    start = clock()
+    found = paddle.grad(total, targets, retain_graph=True, allow_unused=True)
+    # Its value is there when the backward pass is over.
+    next(gradient for gradient in found if gradient is not None).sum().item()
+    return clock() - start
 
 
 class Cost(NamedTuple):
@@ -175,11 +213,15 @@ def report_steps(args: Namespace) -> None:
     floor = 1 - share + count * share
     print(f"{args.model}, {args.size} x {args.size}, batch {args.batch_size}, K = {count}")
     print(f"plain step: median {np.median(seconds[:, 0]):.3f} s, backward {share:.0%} of it")
-    print(f"floor of K backward passes: {floor:.3f}")
-    found = costs(list(variants), seconds)
+    found = [Cost("floor of K backward passes", floor, floor, floor)]
+    if "level: features" in variants:
+        above = share_above(args, feature_layer(args.model))
+        formula = 1 - share + share * (count * above + 1 - above)
+        found.append(Cost("floor of level: features", formula, formula, formula))
+    found += costs(list(variants), seconds)
     for cost in found:
         print(
-            f"{cost.variant:22} {cost.ratio:.3f} of plain "
+            f"{cost.variant:27} {cost.ratio:.3f} of plain "
             f"(middle half by rounds {cost.low:.3f} to {cost.high:.3f})"
         )
     if args.csv is not None:

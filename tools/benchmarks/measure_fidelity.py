@@ -230,8 +230,8 @@ def _moved(bound: float, smoothing: float, recording: Recording) -> View:
     return _looking(recording, when_losses_move(recording.losses, bound, smoothing))
 
 
-def _lengths(interval: int, momentum: float, recording: Recording) -> View:
-    looks, exact = every(len(recording.losses), interval), recording.gramians["parameters"]
+def _lengths(looks_of: Callable[[int], np.ndarray], momentum: float, recording: Recording) -> View:
+    looks, exact = looks_of(len(recording.losses)), recording.gramians["parameters"]
     seen = with_lengths(exact, looks, recording.gramians["logits"], momentum)
     share = float(looks.mean())
 
@@ -241,6 +241,19 @@ def _lengths(interval: int, momentum: float, recording: Recording) -> View:
     return View(seen, np.ones_like(looks), cost)
 
 
+#: Name, looks in so many steps, and momentum of the angles.
+_LENGTHS: list[tuple[str, Callable[[int], np.ndarray], float]] = [
+    *((f"lengths, every {n} steps", partial(every, interval=n), 0.0) for n in (5, 10, 20, 50)),
+    *(
+        (f"lengths, every {n} steps, momentum 0.5", partial(every, interval=n), 0.5)
+        for n in (10, 20)
+    ),
+    *(
+        (f"lengths, growth {g}, at most {most}", partial(ever_rarer, growth=g, most=most), 0.0)
+        for g, most in ((0.1, 10), (0.1, 20), (0.1, 50))
+    ),
+]
+
 SCHEMES = [
     Scheme("equal weights", "equal weights", None),
     *(
@@ -249,7 +262,7 @@ SCHEMES = [
     ),
     *(
         Scheme("update_interval", f"update_interval: {n}", partial(_interval, n))
-        for n in (2, 5, 10, 20, 50)
+        for n in (2, 5, 10, 15, 20, 50)
     ),
     *(
         Scheme("averaged Gramian", f"every {n} steps, momentum {m}", partial(_momentum, n, m))
@@ -258,25 +271,15 @@ SCHEMES = [
     ),
     *(
         Scheme("ever rarer", f"growth {g}, at most {most} steps", partial(_rarer, g, most))
-        for g, most in ((0.1, 10), (0.1, 50))
+        for g, most in ((0.1, 10), (0.1, 20), (0.1, 50))
     ),
     *(
         Scheme("losses moved", f"bound {b}, smoothing {s}", partial(_moved, b, s))
         for b, s in ((0.1, 0.0), (0.3, 0.0), (0.05, 0.9), (0.1, 0.9))
     ),
     *(
-        Scheme(
-            "lengths from logits", f"every {n} steps, lengths from logits", partial(_lengths, n, 0)
-        )
-        for n in (5, 10, 20, 50)
-    ),
-    *(
-        Scheme(
-            "lengths from logits",
-            f"every {n} steps, lengths from logits, momentum {m} of angles",
-            partial(_lengths, n, m),
-        )
-        for n, m in ((10, 0.5), (20, 0.5))
+        Scheme("lengths from logits", name, partial(_lengths, looks_of, momentum))
+        for name, looks_of, momentum in _LENGTHS
     ),
 ]
 
