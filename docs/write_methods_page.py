@@ -38,10 +38,11 @@ Every method is a component for `loss.types` and a `type` for `loss_aggregator`;
 
 K is the number of losses, n the number of parameters. *Needs* is the input of the weights: only the
 values of the losses, the Gramian of their gradients (the K x K inner products), or the whole
-Jacobian. Gradients cost K - 1 more backward passes per step. With `level: logits`, methods that
-need the Gramian need about one backward pass in total. Methods that need the Jacobian need memory
-for K n more numbers. *Scale* shows whether the update has the scale of the losses' sum or of their
-mean; `reduction: sum` or `reduction: mean` changes it for every method. If the method has a scale
+Jacobian. Gradients cost K - 1 more backward passes per step. Methods that need the Gramian
+have cheaper levels and intervals, which lose a part of the exact update:
+[price and loss of each](fidelity.md). Methods that need the Jacobian need memory for K n more
+numbers. *Scale* shows whether the update has the scale of the losses' sum or of their mean;
+`reduction: sum` or `reduction: mean` changes it for every method. If the method has a scale
 of its own, `mean` divides it by K. `constant_sum` keeps the sum of the weights constant, so that
 [only the proportion](concepts.md#only-the-proportion) of the losses changes. Gradients can be as
 long or as short as single precision allows; only `ExcessMTL` and `MConFIG` have a smaller range,

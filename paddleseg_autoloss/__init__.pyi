@@ -419,6 +419,7 @@ class MoDo(WeightedLoss):
         gamma: float = 0.1,
         rho: float = 0.0,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class NashMTL(WeightedLoss):
@@ -570,6 +571,7 @@ class SDMGrad(WeightedLoss):
         lamda: float = 0.3,
         alpha: float = 0.1,
         reduction: str | None = None,
+        constant_sum: bool | float = False,
     ) -> None: ...
 
 class SeparateBackward(WeightedLoss):

@@ -61,9 +61,6 @@ def _read_own_keys(build: Any) -> Any:
     def _build_loss(self: SegBuilder, loss_name: str, loss_cfg: dict[str, Any]) -> dict[str, Any]:
         # This repeats a check, because ``--opts`` may have changed the config since it was read.
         check_loss(loss_name, loss_cfg)
-        losses = build(self, loss_name, loss_cfg)
-        if loss_name != "loss":
-            return losses
         try:
             losses = build(self, loss_name, loss_cfg)
         except Exception as error:
@@ -74,6 +71,8 @@ def _read_own_keys(build: Any) -> Any:
             key = _find(loss_name, loss_cfg, component) or loss_name
             separator = "." if isinstance(first, ConfigError) else ": "
             raise ConfigError(f"{key}{separator}{root_cause(first)}") from error
+        if loss_name != "loss":
+            return losses
         for key, check in (("loss_aggregator", check_aggregator), ("on_nonfinite", check_policy)):
             value = self.config.dic.get(key)
             if value is not None:
@@ -97,6 +96,8 @@ def _with_transforms(held_out: HeldOut, builder: SegBuilder) -> HeldOut:
     key = "val_dataset.transforms"
     made = build_part(key, lambda: [builder.build_component(config) for config in configs])
     return dataclasses.replace(held_out, transforms=made)
+
+
 def _find(key: str, config: Any, component: Any) -> str | None:
     """Return the key of the first value that is equal to the config of a component, or None.
 

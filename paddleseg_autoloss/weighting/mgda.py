@@ -25,7 +25,7 @@ class MGDAWeighting(GramianWeighting):
     Comptes Rendus Mathematique 350 (2012); O. Sener, V. Koltun, "Multi-Task Learning as
     Multi-Objective Optimization", NeurIPS 2018, equation 3 and algorithm 2.  No weight is negative
     and they sum to 1, so the update has the scale of the losses' mean or less: the more the losses
-    conflict, the shorter it is.  ``level: logits`` is the paper's MGDA-UB.
+    conflict, the shorter it is.  ``level: features`` is the paper's MGDA-UB.
 
     Deviations:
         The minimiser is exact.  Sener and Koltun's code stops after 250 steps of the Frank-Wolfe

@@ -14,6 +14,19 @@ LABELS = paddle.to_tensor(np.random.default_rng(0).integers(0, 2, (2, 16, 16)))
 IMAGES = paddle.to_tensor(np.random.default_rng(1).standard_normal((2, 3, 16, 16)), "float32")
 
 
+class Branches(nn.Layer):
+    """A network with a layer for the features and two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Conv2D(3, 4, 3, padding=1)
+        self.heads = nn.LayerList([nn.Conv2D(4, 2, 1), nn.Conv2D(4, 2, 1)])
+
+    def forward(self, images: paddle.Tensor) -> list[paddle.Tensor]:
+        features = self.backbone(images)
+        return [head(features) for head in self.heads]
+
+
 def network(outputs: int = 2, seed: int = 3) -> TinyNet:
     paddle.seed(seed)
     model = TinyNet(outputs)

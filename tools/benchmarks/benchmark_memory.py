@@ -4,7 +4,7 @@ A step holds the parameters, the optimizer's state, the activations and the grad
 that looks at the gradient of each loss holds K gradients where a plain step holds one;
 docs/memory.md has the formula.  Paddle counts the bytes itself; here those on the host.
 
-    python tools/benchmarks/benchmark_memory.py --model UNet --layer network.encode --size 64
+    python tools/benchmarks/benchmark_memory.py --model UNet --size 64
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import benchmark_gradients
 import paddle
+from _networks import feature_layer, make_network
 
 core = paddle.base.core
 #: Value of ``loss_aggregator`` for each row; what is remembered is counted with the step.
@@ -61,15 +62,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(core, "host_memory_stat_reset_peak_value"):
         print("error: this Paddle cannot reset its peak of memory; expected Paddle 3")
         return 1
-    network = benchmark_gradients.make_network(args.model)
+    network = make_network(args.model, heads=args.heads)
     count = sum(p.size for p in network.parameters() if not p.stop_gradient)
     size = 4 * count / MEGABYTE
-    variants = benchmark_gradients.variants_for(network, VARIANTS, args.layer)
+    layer = feature_layer(args.model)
+    has_layer = layer in {name for name, _ in network.named_sublayers()}
     del network
-    print(f"{args.model}, {args.size} x {args.size}, batch {args.batch_size}, K = {args.losses}")
+    losses = args.heads * args.losses
+    print(f"{args.model}, {args.size} x {args.size}, batch {args.batch_size}, K = {losses}")
     print(f"{count / 1e6:.1f} million parameters; one gradient, 4 n bytes: {size:.1f} MB")
     plain = peak_of_step(args, None)
-    for name, aggregator in variants.items():
+    for name, aggregator in VARIANTS.items():
+        if aggregator is not None and aggregator.get("level") == "features":
+            if not has_layer:
+                continue
+            aggregator = {**aggregator, "layer": layer}
         peak = plain if aggregator is None else peak_of_step(args, aggregator)
         print(
             f"{name:28} {peak:7.1f} MB  {peak / plain:.2f} of plain  "
