@@ -285,9 +285,8 @@ class TestFinish:
         options = {"losses": losses, "val_dataset": Squares("val")}
         run_training(tmp_path, 8, **options)
         (mix,) = re.findall("equivalent MixedLoss coef: .*", "".join(capfd.readouterr()))
-        (tmp_path / "loss_weights.png").unlink()
         shutil.rmtree(tmp_path / "best_model")
-        run_training(tmp_path, 8, resume_model="latest", **options)
+        run_training(tmp_path, 8, resume_model="latest", pictures=True, **options)
         assert re.findall("equivalent MixedLoss coef: .*", "".join(capfd.readouterr())) == [mix]
         assert (tmp_path / "loss_weights.png").is_file()
         found = paddle.load(str(tmp_path / "best_model/model.pdparams"))

@@ -98,7 +98,9 @@ class TestEveryTermOfEveryHead:
     def test_names_and_curves(self, tmp_path):
         two = lambda: TinyNet(2)  # noqa: E731
         losses = lambda: [*mixed(), CrossEntropyLoss()]  # noqa: E731
-        train_jointly(tmp_path, 4, {"type": "CAGrad"}, losses, (1, 0.4), two, use_vdl=True)
+        train_jointly(
+            tmp_path, 4, {"type": "CAGrad"}, losses, (1, 0.4), two, use_vdl=True, pictures=True
+        )
         names = ["head0/CrossEntropyLoss", "head0/DiceLoss", "head1/CrossEntropyLoss"]
         assert [row["term"] for row in table(tmp_path / "loss_weights.csv")] == names * 2
         pairs = table(tmp_path / "loss_gradients.csv")
