@@ -16,6 +16,8 @@ from paddleseg_autoloss.escaping import (
     unescape_cell,
 )
 
+pytestmark = pytest.mark.once
+
 FORMULAS = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\uff1d1+1", "'=1"]
 
 

@@ -22,6 +22,8 @@ from paddleseg_autoloss.files import (
     write_json,
 )
 
+pytestmark = pytest.mark.once
+
 
 def strict(text: str):
     """Parse JSON as the standard has it."""

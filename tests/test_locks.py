@@ -15,6 +15,8 @@ from paddleseg_autoloss import locks
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.locks import lock_folder
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def holder(tmp_path):

@@ -9,6 +9,8 @@ import paddleseg
 import pytest
 from support import ROOT, run_tool
 
+pytestmark = pytest.mark.once
+
 MISSING = "raise ModuleNotFoundError(\"No module named '{0}'\", name='{0}')\n"
 NEED = "needs the package {0}, which is missing: pip install {0}"
 LIBRARY = "libGL.so.1: cannot open shared object file: No such file or directory"

@@ -322,6 +322,7 @@ def test_bomb(tmp_path, kind):
     assert peak < budget(path.stat().st_size)
 
 
+@pytest.mark.once
 def test_slice_of_the_fuzz():
     """The whole is 100,000 files."""
     done = run_tool("tools/benchmarks/fuzz_checkpoints.py", "--files", "2000", "--jobs", "2")

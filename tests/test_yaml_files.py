@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.yaml_files import MAX_DEPTH, MAX_SIZE, read_document, read_yaml
 
+pytestmark = pytest.mark.once
+
 
 def write(folder: Path, text: str, name: str = "a.yml") -> Path:
     path = folder / name

@@ -1,4 +1,4 @@
-"""The commands that people type, in processes of their own."""
+"""The commands that people type; in processes of their own where the process matters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 import paddle
 import pytest
 from PIL import Image
-from support import ROOT, run_tool
+from support import ROOT, call, run_tool
 
 from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.data_checks.image_files import IMAGE_ENDINGS
@@ -91,7 +91,7 @@ def test_equivalent_mix_can_be_trained(trained, fundus, tmp_path):
     config.write_text(json.dumps({"_base_": bases}))
     arguments = demo(fundus, "--iters", 2, "--log_iters", 1, "--save_dir", tmp_path / "out")
     arguments[1] = config
-    result = run_tool("tools/train.py", *arguments)
+    result = call("train", *arguments)
     assert result.returncode == 0, result.stderr
     assert "MixedLoss" in result.stdout
 
@@ -99,7 +99,7 @@ def test_equivalent_mix_can_be_trained(trained, fundus, tmp_path):
 def test_resume(trained, fundus):
     folder, _ = trained
     again = ["--iters", 8, "--log_iters", 2, "--save_dir", folder]
-    result = run_tool("tools/train.py", *demo(fundus, *again, "--resume_model", folder / "iter_6"))
+    result = call("train", *demo(fundus, *again, "--resume_model", folder / "iter_6"))
     assert result.returncode == 0, result.stderr
     assert "iter: 8/8" in result.stdout
 
@@ -115,9 +115,7 @@ def test_resume(trained, fundus):
 )
 def test_val(flags, trained, fundus, tmp_path):
     weights, figures = trained[0] / "best_model" / "model.pdparams", tmp_path / "figures.json"
-    result = run_tool(
-        "tools/val.py", *demo(fundus, "--model_path", weights, "--json", figures, *flags)
-    )
+    result = call("val", *demo(fundus, "--model_path", weights, "--json", figures, *flags))
     assert result.returncode == 0, result.stderr
     found = json.loads(figures.read_text())
     line = re.search(
@@ -140,14 +138,14 @@ def test_val(flags, trained, fundus, tmp_path):
     ],
 )
 def test_flags_that_cannot_work(tool, flags, message, fundus):
-    result = run_tool(f"tools/{tool}.py", *demo(fundus, *flags))
+    result = call(tool, *demo(fundus, *flags))
     assert result.returncode in (1, 2)
     assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_val_of_weights_that_are_not_there(fundus):
-    result = run_tool("tools/val.py", *demo(fundus, "--model_path", "no.pdparams"))
+    result = call("val", *demo(fundus, "--model_path", "no.pdparams"))
     assert result.returncode == 1
     assert "error: --model_path: expected a .pdparams file, found nothing" in result.stderr
 
@@ -164,8 +162,8 @@ def test_predict(trained, fundus, tmp_path):
         masks = tmp_path / "masks" / ending[1:]
         masks.mkdir(parents=True)
         shutil.copy(sorted((fundus / "Annotations").iterdir())[0], masks / "眼底 1.png")
-    result = run_tool(
-        "tools/predict.py", "--config", "auto_ce_dice_demo.yml", "--model_path", weights,
+    result = call(
+        "predict", "--config", "auto_ce_dice_demo.yml", "--model_path", weights,
         "--image_path", folder, "--masks", tmp_path / "masks", "--save_dir", tmp_path / "out",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -187,8 +185,8 @@ def test_a_list_cannot_lead_predictions_out_of_their_folder(trained, fundus, tmp
         (tmp_path / name).mkdir(parents=True)
     shutil.copy(sorted((fundus / "JPEGImages").iterdir())[0], tmp_path / "L../run/x.jpg")
     (tmp_path / "L/list.txt").write_text("../L../run/x.jpg\n")
-    result = run_tool(
-        "tools/predict.py", "--config", "auto_ce_dice_demo.yml", "--model_path", weights,
+    result = call(
+        "predict", "--config", "auto_ce_dice_demo.yml", "--model_path", weights,
         "--image_path", tmp_path / "L/list.txt", "--save_dir", tmp_path / "out",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -200,8 +198,8 @@ def test_a_list_cannot_lead_predictions_out_of_their_folder(trained, fundus, tmp
 def test_predictions_have_a_folder_that_can_be_written(trained, fundus, tmp_path):
     weights = trained[0] / "best_model" / "model.pdparams"
     (tmp_path / "file").touch()
-    result = run_tool(
-        "tools/predict.py", "--config", "auto_ce_dice_demo.yml", "--model_path", weights,
+    result = call(
+        "predict", "--config", "auto_ce_dice_demo.yml", "--model_path", weights,
         "--image_path", fundus / "JPEGImages", "--save_dir", tmp_path / "file",
     )  # fmt: skip
     assert result.returncode == 1
@@ -214,7 +212,7 @@ def test_unreadable_image_stops_before_training(fundus, tmp_path):
     shutil.copytree(fundus, data)
     victim = sorted((data / "JPEGImages").iterdir())[0]
     victim.write_bytes(b"")
-    result = run_tool("tools/train.py", *demo(data, "--save_dir", tmp_path / "out"))
+    result = call("train", *demo(data, "--save_dir", tmp_path / "out"))
     assert result.returncode == 1
     assert f"cannot read {victim}" in result.stderr
     assert "Traceback" not in result.stderr

@@ -19,7 +19,7 @@ from paddleseg.cvlibs import manager
 from paddleseg.datasets import ADE20K, Dataset, PSSLDataset
 from PIL import Image
 from support.data import SIZE, build, dataset_config, square, write_config, write_data
-from support.processes import ROOT, run_tool
+from support.processes import call
 
 from paddleseg_autoloss.data_checks import build_dataset, check_data
 from paddleseg_autoloss.data_checks.image_limit import describe, set_image_limit
@@ -464,15 +464,15 @@ def test_500_labels_take_the_time_that_is_allowed(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["train", "val", "diagnose", "compare", "check"])
-def test_every_command_looks_at_the_labels(command, tmp_path):
+def test_every_command_looks_at_the_labels(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     write_data(tmp_path, [square(255)] * 4)
     config = write_config(tmp_path)
     arguments = {
         "train": ["--save_dir", "out"],
         "compare": ["--methods", "PCGrad,CAGrad", "--save_dir", "out"],
     }.get(command, [])
-    words = ["-m", "paddleseg_autoloss", command, "--config", config, *arguments]
-    done = run_tool(*words, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    done = call(command, "--config", config, *arguments)
     assert done.returncode == 1
     assert "255 is ignore_index; are these 0/255 masks?" in done.stdout + done.stderr
     last = "in the data, shown above" if command == "check" else "masks? Save 255 as 1"

@@ -14,7 +14,7 @@ import time
 import paddle
 import pytest
 from support.data import square, write_config, write_data, write_png_with_few_pixels
-from support.processes import ROOT, SCRIPT_HEAD, run_tool
+from support.processes import ROOT, SCRIPT_HEAD, call, run_tool
 
 from paddleseg_autoloss.data_checks import reader_errors
 from paddleseg_autoloss.errors import DataError
@@ -195,17 +195,18 @@ def test_a_process_that_dies_between_two_samples(tmp_path):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("command", ["train", "val", "diagnose", "compare"])
-def test_commands_end_with_one_line(command, num_workers, tmp_path):
+def test_commands_end_with_one_line(command, num_workers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     write_data(tmp_path, [square()] * 6)
     resize = {"type": "Resize", "target_size": [0, 64]}
     config = write_config(tmp_path, [resize, {"type": "Normalize"}])
-    words = ["-m", "paddleseg_autoloss", command, "--config", config, "--device", "cpu"]
+    words = [command, "--config", config, "--device", "cpu"]
     words += ["--num_workers", num_workers]
     if command in ("train", "compare"):
         words += ["--save_dir", "out"]
     if command == "compare":
         words += ["--methods", "PCGrad,CAGrad"]
-    done = run_tool(*words, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    done = call(*words)
     assert done.returncode == 1
     last = done.stderr.rstrip().splitlines()[-1]
     key = "val_dataset" if command == "val" else "train_dataset"
@@ -232,11 +233,11 @@ def test_a_broken_image_at_the_end_of_an_evaluation(tmp_path):
     write_data(tmp_path, [square()] * 3)
     config = write_config(tmp_path)
     write_png_with_few_pixels(tmp_path / "2.png")
-    done = run_tool("-m", "paddleseg_autoloss", "val", "--config", config, PYTHONPATH=str(ROOT))
+    done = call("val", "--config", config)
     last = done.stderr.rstrip().splitlines()[-1]
     files = f"{tmp_path}/2.png with {tmp_path}/2_label.png"
     assert last == f"error: val_dataset: cannot read {files}: OpenCV cannot decode the image"
-    done = run_tool("-m", "paddleseg_autoloss", "check", "--config", config, PYTHONPATH=str(ROOT))
+    done = call("check", "--config", config)
     for key in ("train_dataset", "val_dataset"):
         assert re.search(rf"{key}: \S+train.txt, line 3: cannot read \S+/2.png: ", done.stdout)
 
@@ -255,7 +256,7 @@ def test_a_broken_image_at_the_end_of_an_evaluation(tmp_path):
 def test_transforms_that_cannot_be_built_are_named_before(transforms, message, tmp_path):
     write_data(tmp_path, [square()])
     config = write_config(tmp_path, transforms)
-    done = run_tool("-m", "paddleseg_autoloss", "train", "--config", config, PYTHONPATH=str(ROOT))
+    done = call("train", "--config", config)
     assert re.match(f"error: {message}", done.stderr.rstrip().splitlines()[-1])
 
 

@@ -17,7 +17,7 @@ import yaml
 from paddle import nn
 from paddleseg.models.losses import MixedLoss
 from PIL import Image
-from support import ROOT, run_tool
+from support import ROOT, call, run_tool
 
 from paddleseg_autoloss.diagnosis import Diagnosis
 from paddleseg_autoloss.diagnosis.advice import (
@@ -193,11 +193,13 @@ def write_config(folder: Path, name: str, loss: dict) -> Path:
     return folder / name
 
 
-def command(data: Path, config: Path, *flags) -> list:
+TOOL = ROOT / "tools/diagnose.py"
+
+
+def flags(data: Path, config: Path, *more) -> list:
     size = ["num_train=8", "num_val=3", "image_size=64", f"dataset_root={data}"]
     opts = [f"train_dataset.{key}" for key in size]
-    tool = ROOT / "tools/diagnose.py"
-    return [tool, "--config", config, "--seed", 3, *flags, "--opts", *opts]
+    return ["--config", config, "--seed", 3, *more, "--opts", *opts]
 
 
 LOSS = {
@@ -226,8 +228,8 @@ def diagnosed(tmp_path_factory, fundus):
     folder = tmp_path_factory.mktemp("diagnosed")
     (folder / "scratch").mkdir()
     config = write_config(folder, "mine.yml", LOSS)
-    arguments = command(fundus, config.name, "--iters", 12)
-    result = run_tool(*arguments, cwd=folder, TMPDIR=str(folder / "scratch"))
+    arguments = flags(fundus, config.name, "--iters", 12)
+    result = run_tool(TOOL, *arguments, cwd=folder, TMPDIR=str(folder / "scratch"))
     assert result.returncode == 0, result.stderr
     return folder, json.loads((folder / "output/diagnosis/diagnosis.json").read_text()), result
 
@@ -268,7 +270,7 @@ def test_snippet_balances_a_run(diagnosed, fundus, tmp_path):
     assert loss["loss"] == before["recommendation"]["loss"]
 
     config = write_config(tmp_path, "balanced.yml", loss)
-    result = run_tool(*command(fundus, config, "--iters", 12, "--save_dir", tmp_path))
+    result = call("diagnose", *flags(fundus, config, "--iters", 12, "--save_dir", tmp_path))
     assert result.returncode == 0, result.stderr
     after = json.loads((tmp_path / "diagnosis.json").read_text())
     norms = [x["coef"] * x["gradient_norm"]["value"] for x in after["losses"]]
@@ -294,7 +296,7 @@ def test_errors_are_one_line(loss, message, fundus, tmp_path):
     config = tmp_path / "mine.yml"
     head = {"model": {"enable_auxiliary_loss": False}, "loss": {"types": [loss], "coef": [1]}}
     write_config(tmp_path, config.name, head)
-    result = run_tool(*command(fundus, config, "--save_dir", tmp_path / "out"))
+    result = call("diagnose", *flags(fundus, config, "--save_dir", tmp_path / "out"))
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("error: ")
     assert message in result.stderr
@@ -307,7 +309,7 @@ def test_ctrl_c_leaves_nothing(fundus, tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     process = subprocess.Popen(
-        [sys.executable, *map(str, command(fundus, config.name, "--iters", 1000))],
+        [sys.executable, str(TOOL), *map(str, flags(fundus, config.name, "--iters", 1000))],
         cwd=tmp_path,
         env=os.environ | {"TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,

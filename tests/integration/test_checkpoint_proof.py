@@ -14,7 +14,7 @@ import paddle
 import paddleseg.utils
 import pytest
 from paddleseg.models.losses import CrossEntropyLoss, DiceLoss
-from support import Squares, TinyNet, adam, run_tool, run_training
+from support import Squares, TinyNet, adam, call, run_tool, run_training
 
 import paddleseg_autoloss
 from paddleseg_autoloss.errors import CheckpointError, ConfigError
@@ -294,9 +294,8 @@ class TestFinish:
         options = {"losses": losses, "val_dataset": Squares("val")}
         run_training(tmp_path, 8, **options)
         (mix,) = re.findall("equivalent MixedLoss coef: .*", "".join(capfd.readouterr()))
-        (tmp_path / "loss_weights.png").unlink()
         shutil.rmtree(tmp_path / "best_model")
-        run_training(tmp_path, 8, resume_model="latest", **options)
+        run_training(tmp_path, 8, resume_model="latest", pictures=True, **options)
         assert re.findall("equivalent MixedLoss coef: .*", "".join(capfd.readouterr())) == [mix]
         assert (tmp_path / "loss_weights.png").is_file()
         found = paddle.load(str(tmp_path / "best_model/model.pdparams"))
@@ -394,10 +393,10 @@ def test_run_that_was_killed_after_its_last_checkpoint(tmp_path, fundus):
     assert done.returncode == -signal.SIGKILL
     assert not (killed / "equivalent_mixed_loss.yml").exists()
     assert not (killed / "best_model").exists()
-    done = run_tool("tools/train.py", *flags(killed, "--resume_model", "latest"))
+    done = call("train", *flags(killed, "--resume_model", "latest"))
     assert done.returncode == 0, done.stderr
     assert "[EVAL] The model with the best validation mIoU" in done.stdout + done.stderr
-    assert run_tool("tools/train.py", *flags(alone)).returncode == 0
+    assert call("train", *flags(alone)).returncode == 0
     for name in ("equivalent_mixed_loss.yml", "loss_weights.csv"):
         assert (killed / name).read_bytes() == (alone / name).read_bytes(), name
     assert (killed / "loss_weights.png").is_file()

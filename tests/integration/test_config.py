@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from paddleseg.cvlibs import SegBuilder
 from PIL import Image
-from support import ROOT, at, run_tool
+from support import ROOT, at, call
 
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.data_checks import build_dataset, check_files
@@ -285,12 +285,12 @@ def test_seed_experiment():
     assert [t["type"] for t in dic["train_dataset"]["transforms"]] == ["Resize", "Normalize"]
 
 
-@pytest.mark.parametrize("tool", ["train", "val", "predict"])
-def test_commands_say_it_in_one_line(tool, tmp_path):
+@pytest.mark.parametrize("command", ["train", "val", "predict"])
+def test_commands_say_it_in_one_line(command, tmp_path):
     weights = tmp_path / "w.pdparams"
     weights.write_bytes(b"")
-    extra = ["--model_path", weights, "--image_path", "x.jpg"] if tool == "predict" else []
-    result = run_tool(f"tools/{tool}.py", "--config", "auto_ce_dise_demo.yml", *extra)
+    extra = ["--model_path", weights, "--image_path", "x.jpg"] if command == "predict" else []
+    result = call(command, "--config", "auto_ce_dise_demo.yml", *extra)
     assert result.returncode == 1
     lines = [line for line in result.stderr.split("\n") if line.startswith("error: ")]
     assert lines == [

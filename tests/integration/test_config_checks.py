@@ -8,7 +8,7 @@ import pytest
 import yaml
 from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.cvlibs.config import parse_from_yaml
-from support import ROOT, at, run_tool
+from support import ROOT, at, call
 
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.errors import ConfigError
@@ -419,7 +419,7 @@ class TestBases:
 
 def test_train_says_it_in_one_line(config, tmp_path):
     path = config(at("loss_aggregatro", value={"type": "CAGrad"}))
-    result = run_tool("tools/train.py", "--config", path, "--save_dir", tmp_path / "run")
+    result = call("train", "--config", path, "--save_dir", tmp_path / "run")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]

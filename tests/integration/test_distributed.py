@@ -239,7 +239,7 @@ Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps(found))
 )
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.once)])
 def gradients(request, tmp_path_factory):
     return launched(tmp_path_factory.mktemp("gradients"), GRADIENTS, request.param)
 

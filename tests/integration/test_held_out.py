@@ -15,7 +15,7 @@ from paddleseg.transforms import Normalize, RandomPaddingCrop, Resize
 from PIL import Image
 from support.data import square, write_config, write_data
 from support.processes import SCRIPT_HEAD, launched
-from support.training import Squares, TinyNet, adam, ce_and_dice
+from support.training import Squares, TinyNet, adam, ce_and_dice, without_pictures
 
 import paddleseg_autoloss
 from paddleseg_autoloss.errors import CheckpointError, ConfigError, DataError
@@ -71,7 +71,8 @@ def train(dataset, folder, held_out, iters, checkpoint=None):
         sessions.append(stock(**arguments))
         return sessions[-1]
 
-    with paddle.utils.unique_name.guard(), mock.patch.object(training, "TrainingSession", session):
+    patched = mock.patch.object(training, "TrainingSession", session)
+    with paddle.utils.unique_name.guard(), without_pictures(), patched:
         model = TinyNet()
         training.train(
             model, dataset, optimizer=adam(model), save_dir=str(folder), iters=iters, batch_size=2,

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from paddle import nn
 from paddleseg.models.losses import BCELoss, CrossEntropyLoss, DiceLoss, KLLoss, MixedLoss
-from support.processes import ROOT, run_tool
+from support.processes import ROOT, call
 from support.records import table
 from support.training import TinyNet, ce_and_dice, mixed, parameters, run_training, train_jointly
 from visualdl import LogReader
@@ -98,7 +98,9 @@ class TestEveryTermOfEveryHead:
     def test_names_and_curves(self, tmp_path):
         two = lambda: TinyNet(2)  # noqa: E731
         losses = lambda: [*mixed(), CrossEntropyLoss()]  # noqa: E731
-        train_jointly(tmp_path, 4, {"type": "CAGrad"}, losses, (1, 0.4), two, use_vdl=True)
+        train_jointly(
+            tmp_path, 4, {"type": "CAGrad"}, losses, (1, 0.4), two, use_vdl=True, pictures=True
+        )
         names = ["head0/CrossEntropyLoss", "head0/DiceLoss", "head1/CrossEntropyLoss"]
         assert [row["term"] for row in table(tmp_path / "loss_weights.csv")] == names * 2
         pairs = table(tmp_path / "loss_gradients.csv")
@@ -279,19 +281,19 @@ class TestRefusals:
 
 
 def test_flag_on_an_unmodified_config(fundus, tmp_path):
-    """tools/train.py --loss_aggregator CAGrad --opts loss_aggregator.calpha=0.3"""
+    """train --loss_aggregator CAGrad --opts loss_aggregator.calpha=0.3"""
     data = [f"{mode}_dataset.{key}" for mode in ("train", "val") for key in (
         f"dataset_root={fundus}", "num_train=8", "num_val=3", "image_size=64"
     )]  # fmt: skip
-    done = run_tool(
-        "tools/train.py", "--config", "fixed_ce_dice_demo.yml", "--iters", "2", "--log_iters", "1",
+    done = call(
+        "train", "--config", "fixed_ce_dice_demo.yml", "--iters", "2", "--log_iters", "1",
         "--save_dir", tmp_path / "run", "--device", "cpu", "--loss_aggregator", "CAGrad",
         "--opts", "loss_aggregator.calpha=0.3", "batch_size=2", *data,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "run" / "loss_gradients.csv").exists()
-    done = run_tool(
-        "tools/train.py", "--config", "fixed_ce_dice_demo.yml", "--loss_aggregator", "CAGard",
+    done = call(
+        "train", "--config", "fixed_ce_dice_demo.yml", "--loss_aggregator", "CAGard",
     )  # fmt: skip
     assert done.returncode == 1
     assert "loss_aggregator.type: there is no 'CAGard'; did you mean CAGrad?" in done.stderr

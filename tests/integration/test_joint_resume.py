@@ -21,11 +21,6 @@ from paddleseg_autoloss.weighting import METHODS
 
 
 class TestResume:
-    @pytest.fixture(autouse=True)
-    def without_pictures(self, monkeypatch):
-        """They take longer than the training."""
-        monkeypatch.setattr("paddleseg_autoloss.integration.report.RunReport.plot", lambda *_: None)
-
     @pytest.mark.parametrize("name", METHODS)
     def test_joint_method_continues_bit_for_bit(self, name, tmp_path):
         def losses():

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from paddle import nn
 from paddleseg.cvlibs import Config, SegBuilder
-from support import ROOT, TinyNet, adam, run_tool, run_training
+from support import ROOT, TinyNet, adam, call, run_tool, run_training
 
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.comparison.evaluation import evaluate_run
@@ -68,22 +68,28 @@ utils.load_entire_model(model, sys.argv[4])
 """
 
 
+def assert_refused(done) -> None:
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "--model_path: expected a file that contains only tensors" in last
+
+
 class TestEveryWayIn:
-    @pytest.mark.parametrize(
-        ("tool", "remote"), [("val.py", False), ("val.py", True), ("predict.py", False)]
-    )
-    def test_commands(self, tmp_path, hostile, served, tool, remote):
-        path = f"{served}/hostile/model.pdparams" if remote else str(hostile)
-        done = run_tool(
-            f"tools/{tool}", "--config", "auto_ce_dice_demo.yml", "--device", "cpu",
-            "--model_path", path, *(["--image_path", "x.png"] if tool == "predict.py" else []),
-            SEG_HOME=str(tmp_path),
+    @pytest.mark.parametrize("command", ["val", "predict"])
+    def test_commands(self, hostile, command):
+        done = call(
+            command, "--config", "auto_ce_dice_demo.yml", "--device", "cpu",
+            "--model_path", hostile, *(["--image_path", "x.png"] if command == "predict" else []),
         )  # fmt: skip
-        assert done.returncode == 1
-        assert (
-            "--model_path: expected a file that contains only tensors"
-            in done.stderr.splitlines()[-1]
-        )
+        assert_refused(done)
+
+    def test_weights_from_a_server(self, tmp_path, hostile, served):
+        """PaddleSeg reads the folder of its downloads when it is imported."""
+        done = run_tool(
+            "tools/val.py", "--config", "auto_ce_dice_demo.yml", "--device", "cpu",
+            "--model_path", f"{served}/hostile/model.pdparams", SEG_HOME=str(tmp_path),
+        )  # fmt: skip
+        assert_refused(done)
 
     def test_script_of_paddleseg(self, tmp_path, hostile):
         (tmp_path / "tools").mkdir()
@@ -229,8 +235,8 @@ class TestFit:
     def test_commands(self, tmp_path):
         path = tmp_path / "model.pdparams"
         paddle.save({"other": paddle.ones([2])}, str(path))
-        done = run_tool(
-            "tools/predict.py", "--config", "auto_ce_dice_demo.yml", "--device", "cpu",
+        done = call(
+            "predict", "--config", "auto_ce_dice_demo.yml", "--device", "cpu",
             "--model_path", path, "--image_path", "x.png",
         )  # fmt: skip
         assert done.returncode == 1

@@ -11,7 +11,7 @@ import paddle
 import pytest
 import yaml
 from paddle import nn
-from support import Squares, TinyNet, at, run_tool
+from support import Squares, TinyNet, at, call
 
 import paddleseg_autoloss
 from paddleseg_autoloss.errors import ConfigError, DataError
@@ -206,7 +206,7 @@ class TestMisfits:
         loss = mixed({**CE, "weight": [1, 2, 3]}, DICE)
         path = config(at("loss", "types", value=[loss]))
         arguments = ["--config", path, "--save_dir", tmp_path / "run", "--device", "cpu"]
-        result = run_tool(f"tools/{command}.py", *arguments)
+        result = call(command, *arguments)
         assert result.returncode == 1
         assert "Traceback" not in result.stderr
         assert (
@@ -221,7 +221,7 @@ class TestMisfits:
                 value={"type": "DeepLabV3P", "num_classes": 2, "backbone": {"type": "ResNet18_vd"}},
             )
         )
-        result = run_tool("tools/train.py", "--config", path, "--data_format", "NHWC")
+        result = call("train", "--config", path, "--data_format", "NHWC")
         expected = "error: loss.types[0].losses[1].data_format: DiceLoss has no such argument"
         assert any(line.startswith(expected) for line in result.stderr.splitlines()), result.stderr
 

@@ -69,12 +69,6 @@ def own(*powers):
     return lambda: [AutoWeightedLoss([OwnLoss(power) for power in powers])]
 
 
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch):
-    """They take longer than the training."""
-    monkeypatch.setattr("paddleseg_autoloss.integration.report.RunReport.plot", lambda *_: None)
-
-
 class TestSwapped:
     @pytest.mark.parametrize(
         ("before", "after", "names", "options"),

@@ -37,7 +37,8 @@ def shown(tmp_path_factory) -> tuple[Path, AutoWeightedLoss, str]:
 
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        _, types, _ = run_training(folder, 8, losses, use_vdl=True, val_dataset=Squares("val", 2))
+        options = {"use_vdl": True, "val_dataset": Squares("val", 2), "pictures": True}
+        _, types, _ = run_training(folder, 8, losses, **options)
     return folder, types[0], output.getvalue()
 
 
@@ -102,7 +103,7 @@ class TestWhatIsShown:
         assert mixed.losses[1].smooth == 2.0
 
     def test_curves_of_a_run_shorter_than_a_log_window(self, tmp_path):
-        run_training(tmp_path, 3, log_iters=10)
+        run_training(tmp_path, 3, log_iters=10, pictures=True)
         assert [row["iteration"] for row in history(tmp_path)] == ["3", "3"]
         assert (tmp_path / "loss_weights.png").exists()
 
@@ -159,7 +160,7 @@ class LearnedMix(nn.Layer):
 
 
 def test_a_learned_loss_of_ones_own_is_shown_by_its_parameters(tmp_path, capfd):
-    run_training(tmp_path, 4, lambda: [LearnedMix()], use_vdl=True)
+    run_training(tmp_path, 4, lambda: [LearnedMix()], use_vdl=True, pictures=True)
     shown = scalars(tmp_path)
     assert "Loss_weight/LearnedMix" not in shown
     for name in ("log_variances[0]", "log_variances[1]", "offset"):
@@ -182,8 +183,9 @@ def test_picture_is_written_when_interrupted(tmp_path, capfd):
                 raise KeyboardInterrupt
             return logits.mean()
 
+    losses = lambda: [AutoWeightedLoss([DiceLoss(), Ctrl()])]  # noqa: E731
     with pytest.raises(KeyboardInterrupt):
-        run_training(tmp_path, 12, lambda: [AutoWeightedLoss([DiceLoss(), Ctrl()])])
+        run_training(tmp_path, 12, losses, pictures=True)
     assert (tmp_path / "loss_weights.png").exists()
     output = capfd.readouterr().out
     assert f"to go on: the same command with --resume_model {tmp_path / 'iter_4'}" in output

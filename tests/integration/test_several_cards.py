@@ -67,7 +67,10 @@ def prepared(folder, **options):
     return folder
 
 
-@pytest.mark.parametrize(("method", "count"), [("AutoWeightedLoss", 2), ("CAGrad", 3)])
+@pytest.mark.parametrize(
+    ("method", "count"),
+    [("AutoWeightedLoss", 2), pytest.param("CAGrad", 3, marks=pytest.mark.once)],
+)
 def test_a_run_goes_on_with_another_number_of_cards(tmp_path, method, count):
     """The batch of all cards together stays the same, and so does the run."""
     whole = prepared(tmp_path / "whole", method=method, iters=6, batch_size=6)
@@ -81,6 +84,7 @@ def test_a_run_goes_on_with_another_number_of_cards(tmp_path, method, count):
         np.testing.assert_allclose(first["state"][name], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.once
 def test_images_that_three_cards_cannot_share_evenly(tmp_path):
     folder = prepared(tmp_path / "run", method="CAGrad", iters=6, batch_size=2, images=13)
     first, *others = launched(folder, TRAIN, 3)

@@ -51,6 +51,7 @@ val = SlowValidation("val", 60) if options.get("val") else None
 sys.exit(run_command(lambda: run_training(
     Path(sys.argv[1]), options["iters"], model=Slow, save_interval=options["save_interval"],
     val_dataset=val, log_iters=1, num_workers=options.get("num_workers", 0),
+    pictures=options.get("pictures", False),
     resume_model=options.get("resume_model"),
     keep_checkpoint_max=options.get("keep_checkpoint_max", 5),
 )))
@@ -110,7 +111,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize("number", STATUS)
 def test_the_iteration_that_was_reached_is_saved(tmp_path, undisturbed, number):
-    process = start(tmp_path, pause=0.3)
+    process = start(tmp_path, pause=0.3, pictures=True)
     read_until(process, "iter: 3/12")
     process.send_signal(number)
     output = finish(process)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 from support.own_images import disc, photograph, save, write_folders
-from support.processes import run_tool
+from support.processes import call
 
 from paddleseg_autoloss.cli.main import main, parse_args
 
@@ -73,7 +73,7 @@ def contents(*folders: Path) -> dict[Path, bytes]:
 
 def check(config_file="my_data/config.yml") -> str:
     """What ``autoloss check`` says of all files."""
-    done = run_tool("-m", "paddleseg_autoloss", "check", "--config", config_file, cwd=Path.cwd())
+    done = call("check", "--config", config_file)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 TESTS = Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
@@ -30,6 +32,29 @@ def run_tool(*arguments: str | Path, cwd: Path = ROOT, **environment: str):
         text=True,
         timeout=300,
     )
+
+
+def call(*words: str | Path) -> SimpleNamespace:
+    """Run a command of ours in this process, which saves the seconds of a start.
+
+    Args:
+        *words: the words after ``autoloss``.
+
+    Returns:
+        What `run_tool` returns: ``returncode``, ``stdout`` and ``stderr``.
+    """
+    import paddle
+
+    from paddleseg_autoloss.cli.main import main
+
+    output, errors = io.StringIO(), io.StringIO()
+    # The names of parameters start at 0, as in a process of its own.
+    with redirect_stdout(output), redirect_stderr(errors), paddle.utils.unique_name.guard():
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as error:
+            status = error.code
+    return SimpleNamespace(returncode=status, stdout=output.getvalue(), stderr=errors.getvalue())
 
 
 def launch(folder, text, count: int, begun: str = ""):

@@ -6,6 +6,7 @@ import paddleseg_autoloss  # isort: skip
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -24,6 +25,7 @@ from paddleseg.models.losses import (
 
 from paddleseg_autoloss import AutoWeightedLoss, UncertaintyWeightedLoss
 from paddleseg_autoloss.integration import training
+from paddleseg_autoloss.integration.history import WeightHistory
 
 COMPONENTS = [AutoWeightedLoss, UncertaintyWeightedLoss]
 
@@ -79,13 +81,16 @@ def enough_losses(method: str) -> list[nn.Layer]:
     return [*ce_and_dice(), LovaszSoftmaxLoss(), FocalLoss()][: max(2, least)]
 
 
-def run_training(save_dir: Path, iters: int, losses=None, model=None, optimizer=None, **options):
+def run_training(
+    save_dir: Path, iters: int, losses=None, model=None, optimizer=None, pictures=False, **options
+):
     """Train through PaddleSeg's loop; return the model, the losses and the optimizer.
 
     The names of parameters start at 0 as in a process of its own, so that a run can be resumed.
+    Pictures take several times as long as the training, so they are drawn only where asked for.
     """
     paddle.seed(1)
-    with paddle.utils.unique_name.guard():
+    with paddle.utils.unique_name.guard(), nullcontext() if pictures else without_pictures():
         model = (model or TinyNet)()
         made = optimizer(model) if optimizer else adam(model)
         types = losses() if losses else [paddleseg_autoloss.AutoWeightedLoss(ce_and_dice())]
@@ -99,6 +104,11 @@ def run_training(save_dir: Path, iters: int, losses=None, model=None, optimizer=
                 losses=loss_dict, **options,
             )  # fmt: skip
     return model, types, made
+
+
+def without_pictures():
+    """Context in which a run draws no curves; it still writes them to its CSV files."""
+    return mock.patch.object(WeightHistory, "plot", return_value=False)
 
 
 def adam(model: nn.Layer) -> paddle.optimizer.Optimizer:
