@@ -25,8 +25,8 @@ _LEVELS = ("logits", "features")
 LEVEL_LEGEND = (
     "Fidelity: cosine of the angle between the update with the weights of a level and the method's "
     "exact update, on the network as the steps above have left it; median over batches of training "
-    "images and, in brackets, the worst. Cost: time of forward and backward pass as a multiple of a "
-    "plain step's, medians of alternating steps. Weights of the batch before: what an "
+    "images and, in brackets, the worst. Cost: time of forward and backward pass as a multiple of "
+    "a plain step's, medians of alternating steps. Weights of the batch before: what an "
     "update_interval of 2 loses in every second step, about; with the interval n the cost c of "
     "level parameters becomes 1 + (c - 1) / n. The network has trained for few steps, and fidelity "
     "can change later."
