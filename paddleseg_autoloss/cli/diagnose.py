@@ -26,6 +26,11 @@ def add_flags(parser: ArgumentParser) -> None:
         help="number of iterations; default: %(default)s",
     )
     add("--batch_size", type=positive_int, help="images per step; default: the config's")
+    add(
+        "--levels",
+        action="store_true",
+        help="also measure what each level of gradient methods costs and loses on this network",
+    )
     options.add_device(parser)
     options.add_num_workers(parser)
     options.add_seed(parser)

@@ -21,7 +21,7 @@ from paddleseg_autoloss.comparison.plan import Plan, Run
 from paddleseg_autoloss.data_checks import read_batch
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.escaping import unescape_cell
-from paddleseg_autoloss.files import read_json, write_file, write_json
+from paddleseg_autoloss.files import json_number, read_json, write_file, write_json
 from paddleseg_autoloss.integration.checkpoint import newest_good_checkpoint
 from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.yaml_files import read_yaml
@@ -216,6 +216,8 @@ class RunFolder:
             "step_seconds": statistics.median(float(cost) for _, cost in steps) if steps else None,
             "resumed_from": [attempt["from"] for attempt in attempts if attempt["from"]],
             "weights": self._final_weights(),
+            "validation_curve": list(self._recorded_curve().items()),
+            "learned_parameters": self._recorded_parameters(),
             **read_json(self.evaluation_path),
             "device": device,
             "versions": dict(versions),
@@ -242,14 +244,39 @@ class RunFolder:
         return pd.read_csv(path, converters={"term": unescape_cell}).dropna(subset=["weight"])
 
     def validation_curve(self) -> dict[int, float]:
-        """Return the mIoU on the validation images by iteration, from VisualDL's records."""
+        """Return the mIoU on the validation images by iteration."""
+        result = self.result() or {}
+        if "validation_curve" not in result:
+            # The run is not done, or an earlier version trained it.
+            return self._recorded_curve()
+        return {int(i): json_number(value) for i, value in result["validation_curve"]}
+
+    def learned_parameters(self) -> dict[str, float]:
+        """Return the final values of what methods learn, named ``PARAMETER/TERM``."""
+        result = self.result() or {}
+        if "learned_parameters" not in result:
+            return self._recorded_parameters()
+        return {name: json_number(v) for name, v in result["learned_parameters"].items()}
+
+    def _recorded_curve(self) -> dict[int, float]:
+        return dict(sorted(self._records("Evaluate/mIoU").get("", {}).items()))
+
+    def _recorded_parameters(self) -> dict[str, float]:
+        curves = self._records("Loss_parameter/")
+        return {name: curve[max(curve)] for name, curve in curves.items()}
+
+    def _records(self, prefix: str) -> dict[str, dict[int, float]]:
+        """Return VisualDL's curves with a prefix, by the rest of their names."""
         from visualdl import LogReader
 
-        curve: dict[int, float] = {}
+        curves: dict[str, dict[int, float]] = {}
         for path in sorted(self.path.glob("vdlrecords.*.log")):
-            records = LogReader(file_path=str(path)).get_data("scalar", "Evaluate/mIoU")
-            curve |= {record.id: record.value for record in records}
-        return dict(sorted(curve.items()))
+            reader = LogReader(file_path=str(path))
+            for tag in reader.get_tags().get("scalar", ()):
+                if tag.startswith(prefix):
+                    points = {record.id: record.value for record in reader.get_data("scalar", tag)}
+                    curves.setdefault(tag.removeprefix(prefix), {}).update(points)
+        return curves
 
     def write_error(self, reason: str, log: Path) -> None:
         """Write why the run failed, with the last lines of a log."""

@@ -21,6 +21,7 @@ from paddleseg_autoloss.comparison.pictures import (
     weight_panels,
 )
 from paddleseg_autoloss.comparison.results import METRICS, Results
+from paddleseg_autoloss.comparison.run_checks import check_runs
 from paddleseg_autoloss.comparison.statistics import Difference, compare
 from paddleseg_autoloss.documents import (
     Banner,
@@ -74,6 +75,7 @@ def write_report(results: Results, save_dir: Path, samples: bool = True) -> None
     if results.rates:
         differences = _differences(results)
         _add_findings(document, results, differences[METRICS[0]])
+        _add_checks(document, results, differences[METRICS[0]])
         _add_results(document, results)
         _add_differences(document, results, differences)
         _add_rates(document, results)
@@ -134,6 +136,18 @@ def _add_findings(
         for name, difference in differences.items()
     ]
     document.add(Items(texts), Paragraph(sentences.explain_test(differences)))
+
+
+def _add_checks(
+    document: Document, results: Results, differences: Mapping[str, Difference]
+) -> None:
+    found, unchecked = check_runs(results, differences)
+    texts = [f"{name}: {text}" for name, own in found.items() for text in own]
+    document.add(Heading("Checks of the runs"))
+    document.add(Items(texts) if texts else Paragraph("Nothing speaks against these runs."))
+    document.add(Paragraph(sentences.CHECKS))
+    if unchecked:
+        document.add(Paragraph(sentences.describe_unchecked(unchecked)))
 
 
 def _add_results(document: Document, results: Results) -> None:

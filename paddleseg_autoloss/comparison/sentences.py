@@ -6,19 +6,35 @@ import math
 from collections.abc import Mapping, Sequence
 
 from paddleseg_autoloss.comparison.plan import Plan
-from paddleseg_autoloss.comparison.statistics import LEVEL, POWER, Difference
+from paddleseg_autoloss.comparison.statistics import LEVEL, POWER, TREND_LEVEL, Difference, Trend
 
 __all__ = [
+    "CHECKS",
     "COSTS",
     "CURVES",
     "RATES",
     "SAMPLES",
+    "describe_bound",
     "describe_collapse",
     "describe_difference",
+    "describe_loss_trends",
+    "describe_off",
+    "describe_own_collapse",
+    "describe_seeds",
     "describe_split",
+    "describe_unchecked",
+    "describe_validation_trend",
     "explain_test",
 ]
 
+CHECKS = (
+    "Looked for: networks that predict one class; a validation mIoU that changes by 0.5 points or "
+    "more over the last third of the iterations, or a training loss that changes by 10 % or more, "
+    f"where a straight line has a slope whose {1 - TREND_LEVEL:.0%} interval, in brackets, leaves "
+    "out 0; learned weights at a bound of their method; losses with less than 10 % of the mean "
+    "weight and less than 1 % of the total; seeds whose standard deviation is larger than the "
+    "difference."
+)
 COSTS = (
     "Number of trainings that an approach needs for one network. A grid of fixed mixes trains "
     "every mix, and a grid of learning rates multiplies this number. For a variant that is "
@@ -142,4 +158,116 @@ def describe_split(plan: Plan) -> str:
     return (
         f"{plan.validation:.0%} of the training list were held out as validation images (split "
         f"seed {plan.split_seed}); the config's val_dataset is the test set."
+    )
+
+
+def describe_own_collapse(seeds: Sequence[int], runs: int) -> str:
+    """Say how many networks of a variant have learned nothing.
+
+    Args:
+        seeds: the seeds of these networks.
+        runs: number of finished runs of the variant.
+    """
+    return (
+        f"one class: in {len(seeds)} of {runs} runs (seed {', '.join(map(str, seeds))}) the "
+        "network predicts at most one class correctly"
+    )
+
+
+def describe_validation_trend(found: Trend) -> str:
+    """Say how the validation mIoU changes at the end.
+
+    Args:
+        found: its change over the last third of the iterations, as a share.
+
+    Example:
+        >>> describe_validation_trend(Trend(0.021, 0.008, 0.034)).split(";")[0]
+        'not converged: over the last third the validation mIoU rose by 2.1 points [0.8, 3.4]'
+    """
+    change, low, high = (_POINTS * x for x in (found.change, found.low, found.high))
+    if change > 0:
+        return (
+            f"not converged: over the last third the validation mIoU rose by {change:.1f} points "
+            f"[{low:.1f}, {high:.1f}]; more iterations would change the figures"
+        )
+    return (
+        f"past its best: over the last third the validation mIoU fell by {-change:.1f} points "
+        f"[{-high:.1f}, {-low:.1f}]; fewer iterations or a smaller learning rate may be better"
+    )
+
+
+def describe_loss_trends(found: Mapping[str, Trend]) -> str:
+    """Say how training losses change at the end.
+
+    Args:
+        found: for each loss, its change over the last third of the iterations as a share of its
+            mean; all of them fall, or all of them rise.
+    """
+    falls = next(iter(found.values())).change < 0
+    sign = -1 if falls else 1
+    texts = []
+    for term, one in found.items():
+        low, high = sorted((sign * one.low, sign * one.high))
+        texts.append(f"{term} by {sign * one.change:.0%} [{low:.0%}, {high:.0%}]")
+    if falls:
+        return f"not converged: over the last third training losses fell, {', '.join(texts)}"
+    return f"diverging: over the last third training losses rose, {', '.join(texts)}"
+
+
+def describe_bound(parameter: str, values: Sequence[float], runs: int) -> str:
+    """Say that a learned weight is at a bound.
+
+    Args:
+        parameter: name of the parameter and of its loss.
+        values: its final value in each run in which it is at a bound.
+        runs: number of finished runs of the variant.
+    """
+    shown = ", ".join(f"{value:.3g}" for value in values)
+    return (
+        f"at a bound: in {len(values)} of {runs} runs the method's bound, and not the loss, sets "
+        f"{parameter} = {shown}"
+    )
+
+
+def describe_off(term: str, weight: float, part: float, count: int, runs: int) -> str:
+    """Say that a loss has almost no effect.
+
+    Args:
+        term: name of the loss.
+        weight: its weight as a share of the mean weight.
+        part: weight x loss as a share of the total.
+        count: number of runs in which this is so.
+        runs: number of finished runs of the variant.
+    """
+    return (
+        f"practically off: in {count} of {runs} runs {term} ends with {weight:.2g} times the mean "
+        f"weight or less, and {part:.2%} of the total"
+    )
+
+
+def describe_seeds(difference: Difference, widest: str, sd: float) -> str:
+    """Say that seeds differ by more than two variants do.
+
+    Args:
+        difference: difference of a variant to the baseline, as a share.
+        widest: the variant or the baseline, whichever has the larger standard deviation.
+        sd: that standard deviation over the seeds, as a share.
+    """
+    against = sum(value * difference.mean < 0 for value in difference.values)
+    return (
+        f"seeds: runs of {widest} differ by {_POINTS * sd:.1f} points (standard deviation), more "
+        f"than the difference of {_POINTS * difference.mean:+.1f}; it has the other sign in "
+        f"{against} of {len(difference.values)} pairs of runs"
+    )
+
+
+def describe_unchecked(names: Sequence[str]) -> str:
+    """Say whose convergence could not be checked.
+
+    Args:
+        names: the variants with too few points on their validation curves.
+    """
+    return (
+        f"Too few points in the last third to check the validation mIoU of {', '.join(names)}; "
+        "a smaller --save_interval gives more."
     )

@@ -15,7 +15,7 @@ part of the spread that both have in common cancels in their difference.  With t
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,18 +24,23 @@ from scipy import optimize, stats
 __all__ = [
     "LEVEL",
     "POWER",
+    "TREND_LEVEL",
     "Difference",
+    "Trend",
     "average",
     "compare",
     "holm",
     "paired",
     "smallest_gap",
+    "trend",
 ]
 
 #: Accepted probability of a false alarm.
 LEVEL = 0.05
 #: Probability of finding a true difference of the size of the smallest gap.
 POWER = 0.8
+#: The same for one curve; a report looks at dozens of them.
+TREND_LEVEL = 0.01
 #: Quantiles that represent the distribution of the standard deviation.
 _QUANTILES = 4000
 
@@ -80,6 +85,59 @@ class Difference:
     def is_significant(self) -> bool:
         """Whether the corrected t-test finds a difference."""
         return self.p_t_holm < LEVEL
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The change along a straight line through curves.
+
+    Args:
+        change: from the first to the last point, in the unit of the curves.
+        low: lower end of its 99 % confidence interval.
+        high: its upper end.
+    """
+
+    change: float
+    low: float
+    high: float
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+
+def trend(curves: Iterable[Mapping[int, float]]) -> Trend | None:
+    r"""Fit straight lines with the same slope and an intercept for each curve, by least squares.
+
+    With :math:`n` points :math:`(x, y)` on :math:`m` curves, and the mean of its curve subtracted
+    from each, the slope is :math:`b = \sum x y / \sum x^2` and its standard error
+    :math:`\sqrt{\sum (y - b x)^2 / (n - m - 1) / \sum x^2}`; the interval is that of Student's t.
+    So the points are taken as independent around the lines.
+
+    Args:
+        curves: the value for each iteration; a NaN does not count.
+
+    Returns:
+        The change over the iterations of the longest curve, or None with too few points for an
+        interval.
+
+    Example:
+        >>> found = trend([{10: 1.0, 20: 2.1, 30: 2.9}, {10: 5.0, 20: 6.0, 30: 7.0}])
+        >>> print(round(found.change, 3), round(found.low, 3), round(found.high, 3))
+        1.95 1.504 2.396
+    """
+    points = [np.array([p for p in curve.items() if np.isfinite(p[1])]) for curve in curves]
+    points = [one for one in points if len(one) > 1]
+    freedom = sum(map(len, points)) - len(points) - 1
+    if freedom < 1:
+        return None
+    x, y = np.concatenate([one - one.mean(axis=0) for one in points]).T
+    slope = (x @ y) / (x @ x)
+    error = math.sqrt(((y - slope * x) ** 2).sum() / freedom / (x @ x))
+    span = max(np.ptp(one[:, 0]) for one in points)
+    half = float(stats.t.isf(TREND_LEVEL / 2, freedom)) * error
+    return Trend(*(float(span * value) for value in (slope, slope - half, slope + half)))
 
 
 def paired(

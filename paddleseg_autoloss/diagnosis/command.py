@@ -10,7 +10,9 @@ from pathlib import Path
 from paddleseg.utils import logger
 
 from paddleseg_autoloss.diagnosis.advice import describe, wrap
-from paddleseg_autoloss.diagnosis.measurement import diagnosis_notes, measure
+from paddleseg_autoloss.diagnosis.level_advice import describe_levels
+from paddleseg_autoloss.diagnosis.levels import measure_levels, methods_of
+from paddleseg_autoloss.diagnosis.measurement import diagnosis_notes, fixed_mix, measure
 from paddleseg_autoloss.diagnosis.numbers import Diagnosis
 from paddleseg_autoloss.diagnosis.report import write_report
 from paddleseg_autoloss.errors import ConfigError
@@ -40,14 +42,21 @@ def diagnose_from(args: Namespace, config_dir: Path) -> Diagnosis:
         parts = build_parts(config, args)
         try_losses(parts.model, parts.train_dataset, parts.losses, config.batch_size)
         notes = diagnosis_notes(parts.losses)
+        methods = methods_of(parts.losses)
         diagnosis = measure(parts, args.iters, config.batch_size, args.num_workers)
+        levels = None
+        if args.levels:
+            fixed = fixed_mix(parts.losses)
+            levels = measure_levels(parts, fixed, methods, config.batch_size)
     folder.mkdir(parents=True, exist_ok=True)
     head = {"config": path, "iterations": args.iters, "seed": args.seed, "notes": notes}
-    paths = write_report(diagnosis, folder, head)
+    paths = write_report(diagnosis, folder, head, levels)
     print(f"\nThe losses of {args.config} over {args.iters} iterations\n")
     for note in notes:
         print(f"{wrap(note)}\n")
     print(describe(diagnosis))
+    if levels is not None:
+        print(f"\nLevels of gradient methods\n\n{describe_levels(levels)}")
     print(f"\nThe results are in {', '.join(map(str, paths[:-1]))} and {paths[-1]}")
     return diagnosis
 

@@ -17,6 +17,13 @@ from paddleseg_autoloss.diagnosis.advice import (
     surgery_advice,
     to_dict,
 )
+from paddleseg_autoloss.diagnosis.level_advice import (
+    LEVEL_LEGEND,
+    level_advice,
+    level_rows,
+    levels_to_dict,
+)
+from paddleseg_autoloss.diagnosis.levels import Levels
 from paddleseg_autoloss.diagnosis.numbers import Diagnosis
 from paddleseg_autoloss.diagnosis.pictures import diagnosis_panels
 from paddleseg_autoloss.documents import (
@@ -33,13 +40,16 @@ from paddleseg_autoloss.files import write_file, write_json
 __all__ = ["write_report"]
 
 
-def write_report(diagnosis: Diagnosis, folder: Path, head: dict[str, Any]) -> list[Path]:
+def write_report(
+    diagnosis: Diagnosis, folder: Path, head: dict[str, Any], levels: Levels | None = None
+) -> list[Path]:
     """Write ``diagnosis.json``, ``diagnosis.png`` and ``diagnosis.html``.
 
     Args:
         diagnosis: the figures.
         folder: the folder, which exists.
         head: what was measured: ``config``, ``iterations``, ``seed`` and ``notes``.
+        levels: cost and fidelity of each level, if they were measured.
 
     Returns:
         The files.
@@ -50,13 +60,16 @@ def write_report(diagnosis: Diagnosis, folder: Path, head: dict[str, Any]) -> li
         diagnosis_panels(diagnosis),
     )
     paths = [folder / f"diagnosis.{ending}" for ending in ("json", "png", "html")]
-    write_json(paths[0], head | to_dict(diagnosis))
+    of_levels = {} if levels is None else {"levels": levels_to_dict(levels)}
+    write_json(paths[0], head | to_dict(diagnosis) | of_levels)
     write_file(paths[1], chart.png())
-    write_file(paths[2], _document(diagnosis, chart, head).html())
+    write_file(paths[2], _document(diagnosis, chart, head, levels).html())
     return paths
 
 
-def _document(diagnosis: Diagnosis, chart: Chart, head: dict[str, Any]) -> Document:
+def _document(
+    diagnosis: Diagnosis, chart: Chart, head: dict[str, Any], levels: Levels | None
+) -> Document:
     document = Document(f"Diagnosis: {head['config']}")
     seed = "none" if head["seed"] is None else head["seed"]
     document.add(Paragraph(f"{head['iterations']} iterations, seed {seed}."))
@@ -66,6 +79,9 @@ def _document(diagnosis: Diagnosis, chart: Chart, head: dict[str, Any]) -> Docum
     spread, columns = explain_columns(diagnosis)
     document.add(Heading("Losses"), Paragraph(spread), _table(loss_rows(diagnosis)))
     document.add(Heading("Pairs of losses"), _table(pair_rows(diagnosis)))
+    if levels is not None:
+        document.add(Heading("Levels of gradient methods"), _table(level_rows(levels)))
+        document.add(Paragraph(LEVEL_LEGEND), Items(level_advice(levels)))
     document.add(Heading("Over the iterations"), chart)
     document.add(Heading("What the columns mean"), Items(columns))
     return document

@@ -24,7 +24,7 @@ from paddleseg_autoloss.losses import WeightedLoss
 from paddleseg_autoloss.seams import replaced
 from paddleseg_autoloss.tensors import as_vector
 
-__all__ = ["try_losses"]
+__all__ = ["as_batch", "outputs_for", "try_losses"]
 
 #: Losses that need outputs which only certain networks have.
 _MADE_FOR = {
@@ -65,7 +65,7 @@ def try_losses(
     with _preserve_state(model, losses), _local_batch_norm(model):
         data = _batch(dataset, batch_size)
         model.train()
-        outputs = _outputs(model, data)
+        outputs = outputs_for(model, data)
         calls = _Calls(losses, data, outputs, _layout(model))
         compute = getattr(model, "loss_computation", None) or stock_losses
         with calls.watch():
@@ -146,19 +146,32 @@ def _batch_norm(layer: nn.SyncBatchNorm) -> Callable[[Tensor], Tensor]:
 def _batch(dataset: Any, batch_size: int) -> dict[str, Any]:
     """Return a batch of images spread over the data set, collated as in PaddleSeg's loop."""
     count = min(batch_size, len(dataset))
-    return _tensors(read_batch(dataset, [i * len(dataset) // count for i in range(count)]))
+    return as_batch(read_batch(dataset, [i * len(dataset) // count for i in range(count)]))
 
 
-def _tensors(value: Any) -> Any:
-    """Replace arrays by tensors, as Paddle's data loader does."""
+def as_batch(value: Any) -> Any:
+    """Replace arrays by tensors, as Paddle's data loader does.
+
+    Args:
+        value: what `read_batch` returns.
+    """
     if isinstance(value, dict):
-        return {key: _tensors(inner) for key, inner in value.items()}
+        return {key: as_batch(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_tensors(inner) for inner in value]
+        return [as_batch(inner) for inner in value]
     return paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
 
 
-def _outputs(model: nn.Layer, data: dict[str, Any]) -> Any:
+def outputs_for(model: nn.Layer, data: dict[str, Any]) -> Any:
+    """Return what the network returns for a batch.
+
+    Args:
+        model: the network.
+        data: the batch.
+
+    Raises:
+        ConfigError: the network does not accept the images.
+    """
     images = data["img"]
     if _layout(model) == "NHWC":
         images = images.transpose((0, 2, 3, 1))

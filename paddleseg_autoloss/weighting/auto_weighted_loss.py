@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import paddle
 from paddle import Tensor, nn
 
@@ -63,6 +65,7 @@ class AutoWeighting(LossWeighting):
     parameter_name = "c"
     loss_range = "non-negative"
     delta = 0.1
+    parameter_range = (delta, math.inf)
 
     def __init__(self, num_losses: int, init: float = 1.0, lr_mult: float = 1.0) -> None:
         super().__init__(num_losses)
@@ -79,6 +82,11 @@ class AutoWeighting(LossWeighting):
         square = c * c
         below = nn.functional.relu(self.delta**2 - square)
         return 0.5 / square.clip(min=self.delta**2) + below * (0.5 / self.delta**4 - c)
+
+    @classmethod
+    def is_at_bound(cls, value: float) -> bool:
+        """Return whether a c, whose sign does not count, is at most ``delta``."""
+        return super().is_at_bound(abs(value))
 
     def penalty(self) -> Tensor:
         """Return the sum of ln(1 + c^2), 0-D."""

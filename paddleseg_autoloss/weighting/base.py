@@ -52,6 +52,8 @@ class Weighting(nn.Layer, ABC):
     config_name: ClassVar[str | None] = None
     #: Name of the learned parameter (the paper's symbol), or None if the method learns nothing.
     parameter_name: ClassVar[str | None] = None
+    #: The learned parameter between the bounds that the method has for it.
+    parameter_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     #: The sum of the weights, as text for the documentation: "K", "1", "about 1", ...
     sums_to: ClassVar[str] = "no fixed value"
     #: The scale of the update if all K losses have the same gradient g: K g for "sum", g for
@@ -140,6 +142,16 @@ class Weighting(nn.Layer, ABC):
     def learned(self) -> Tensor | None:
         """Return the learned parameter, shape [K], or None if the method learns nothing."""
         return None if self.parameter_name is None else getattr(self, self.parameter_name)
+
+    @classmethod
+    def is_at_bound(cls, value: float) -> bool:
+        """Return whether a learned number is at an end of `parameter_range`, or beyond it.
+
+        Args:
+            value: one number of the learned parameter.
+        """
+        least, most = cls.parameter_range
+        return value <= least or value >= most
 
     def out_of_range(self, losses: Tensor) -> Tensor:
         """Return which losses are negative or, for positive losses, not positive; bool, shape [K].

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import paddle
 from paddle import Tensor
@@ -63,6 +65,7 @@ class GradNormWeighting(GramianWeighting):
     loss_range = "non-negative"
     sums_to = "K"
     least = 0.01
+    parameter_range = (least, math.inf)
 
     def __init__(self, num_losses: int, alpha: float = 1.5, lr_mult: float = 1.0) -> None:
         super().__init__(num_losses)

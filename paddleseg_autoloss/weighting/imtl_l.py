@@ -58,6 +58,7 @@ class IMTLLWeighting(LossWeighting):
     loss_range = "non-negative"
     s_min = -7.0
     s_max = 7.0
+    parameter_range = (s_min, s_max)
 
     def __init__(self, num_losses: int, lr_mult: float = 1.0) -> None:
         super().__init__(num_losses)

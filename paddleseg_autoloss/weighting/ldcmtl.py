@@ -81,6 +81,7 @@ class LDCMTLWeighting(LossWeighting):
     loss_range = "non-negative"
     scale = "mean"
     xi_max = 3.0
+    parameter_range = (-xi_max, xi_max)
 
     def __init__(self, num_losses: int, lamda: float = 0.05, lr_mult: float = 1.0) -> None:
         super().__init__(num_losses)

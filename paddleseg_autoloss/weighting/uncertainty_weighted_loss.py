@@ -77,6 +77,7 @@ class UncertaintyWeighting(LossWeighting):
     loss_range = "non-negative"
     s_min = -7.0
     s_max = 7.0
+    parameter_range = (s_min, s_max)
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ import pytest
 from support.browser import CHROMIUM, Browser
 from support.comparison import comparison_file, write_base
 from support.processes import ROOT
+from visualdl import LogReader
 
 from paddleseg_autoloss.cli import val
 from paddleseg_autoloss.cli.main import parse_args
@@ -230,6 +231,25 @@ def test_curve_of_a_run(compared, parse):
     result = folder.result()
     assert curve[4] == pytest.approx(result["validation"]["mIoU"])
     assert result["validation"] != result["test"]
+
+
+def test_result_has_what_the_checks_need(compared):
+    """Curve and learned parameters are those of VisualDL's records."""
+    out, *_ = compared
+    folder = out / "runs/learned/lr0.002/seed0"
+    result = json.loads((folder / "result.json").read_text())
+    (records,) = folder.glob("vdlrecords.*")
+    reader = LogReader(file_path=str(records))
+    curve = [[record.id, record.value] for record in reader.get_data("scalar", "Evaluate/mIoU")]
+    assert result["validation_curve"] == curve
+    learned = {
+        f"w/{term}": reader.get_data("scalar", f"Loss_parameter/w/{term}")[-1].value
+        for term in ("CrossEntropyLoss", "DiceLoss")
+    }
+    assert result["learned_parameters"] == learned
+    report = (out / "report.md").read_text()
+    assert "\n## Checks of the runs\n" in report
+    assert "Too few points in the last third" not in report
 
 
 def test_report_files(compared):
