@@ -11,7 +11,7 @@ from paddleseg.core import evaluate
 from paddleseg.cvlibs import manager
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.checks import checked_integer, checked_range
+from paddleseg_autoloss.checks import checked_choice, checked_integer, checked_range
 from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.integration.config_components import (
@@ -24,6 +24,7 @@ from paddleseg_autoloss.integration.config_components import (
     entries,
 )
 from paddleseg_autoloss.integration.config_keys import SECTIONS, check_keys, check_top_level
+from paddleseg_autoloss.losses.targets import TARGETS
 from paddleseg_autoloss.weighting import METHODS
 
 __all__ = ["check_aggregator", "check_config", "check_loss", "check_opt", "check_policy"]
@@ -112,6 +113,16 @@ def check_aggregator(aggregator: Any) -> None:
         "loss_aggregator.", aggregator, {"type", *known}, f"{kind} has no such argument", known
     )
     check_finite("loss_aggregator", aggregator)
+    _check_target("loss_aggregator", aggregator)
+
+
+def _check_target(key: str, method: dict[str, Any]) -> None:
+    """Check what a method rates held-out data by, if it does."""
+    target = method.get("target", "mIoU") if METHODS[method["type"]].uses_held_out else "mIoU"
+    if isinstance(target, dict):
+        check_component(f"{key}.target", target, (manager.LOSSES,))
+    else:
+        checked_choice(f"{key}.target", target, list(TARGETS))
 
 
 def check_policy(policy: Any) -> None:
@@ -249,6 +260,8 @@ def _check_loss_entry(key: str, loss: Any) -> None:
     """Check a loss and its inner losses."""
     check_component(key, loss, (manager.LOSSES,))
     kind = loss["type"]
+    if kind in METHODS:
+        _check_target(key, loss)
     if kind == "MixedLoss" or kind in METHODS:
         inner = list(entries(f"{key}.losses", loss["losses"]))
         if kind == "MixedLoss":

@@ -96,18 +96,22 @@ class Target:
     """What a held-out batch is rated by: a number that is to become small.
 
     Args:
-        target: a name of `TARGETS`, or a loss of PaddleSeg as in ``loss.types``: a mapping with a
-            ``type`` and its arguments.
+        target: a name of `TARGETS`, or a loss of PaddleSeg: the loss itself, or a mapping with a
+            ``type`` and its arguments, as in ``loss.types``.
         ignore_index: label of the pixels to ignore.
 
     Raises:
         ConfigError: there is no such target, or the loss cannot be built.
     """
 
-    def __init__(self, target: str | Mapping[str, Any], ignore_index: int = 255) -> None:
+    def __init__(
+        self, target: str | Mapping[str, Any] | nn.Layer, ignore_index: int = 255
+    ) -> None:
         self._ignored: dict[str, int] = {}
-        if isinstance(target, Mapping):
-            self._loss: Callable[..., Tensor] = _built(target, ignore_index)
+        if isinstance(target, (Mapping, nn.Layer)):
+            loss = target if isinstance(target, nn.Layer) else _built(target)
+            hand_on_ignore_index([loss], ignore_index)
+            self._loss: Callable[..., Any] = loss
         else:
             self._loss = TARGETS[checked_choice("target", target, list(TARGETS))]
             self._ignored = {"ignore_index": ignore_index}
@@ -138,13 +142,11 @@ class Target:
         return found.reshape([])
 
 
-def _built(target: Mapping[str, Any], ignore_index: int) -> nn.Layer:
+def _built(target: Mapping[str, Any]) -> nn.Layer:
     if "type" not in target:
         raise ConfigError(f"target: expected a loss with a 'type', found {shown(target)}")
     builder = Builder(None, comp_list=[manager.LOSSES])
-    loss = build("target", lambda: builder.build_component(dict(target)))
-    hand_on_ignore_index([loss], ignore_index)
-    return loss
+    return build("target", lambda: builder.build_component(dict(target)))
 
 
 def hand_on_ignore_index(losses: Sequence[nn.Layer], ignore_index: int) -> None:

@@ -408,7 +408,8 @@ class AlignmentWeighting(Weighting):
         self, num_losses: int, target: Any, scaling: str, rating: str, floor: float
     ) -> None:
         super().__init__(num_losses)
-        self.target = target
+        # A loss that is the target is no part of the method's state, as an attribute of a Layer is.
+        vars(self)["target"] = target
         self.scaling = checked_choice("scaling", scaling, ["optimizer", "none"])
         self.rating = checked_choice("rating", rating, ["direction", "cosine", "product"])
         self.floor = checked_range("floor", floor, least=0, most=1 / num_losses)
