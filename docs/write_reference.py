@@ -160,6 +160,9 @@ TOP = {
     "[loss_aggregator](#loss_aggregator)",
     "on_nonfinite": "`stop` (default) or `skip`: what happens to a step whose losses or gradients "
     "are NaN or infinite",
+    "held_out": "a share of the training images that is not trained on, above 0 and at most 0.5, "
+    "or a mapping with `fraction`, `seed` (default 0) and `batch_size` (default: that of "
+    "training); methods that learn from held-out images draw their batches from it",
     "test_config": "options of the evaluation, see [test_config](#test_config)",
     "to_static_training": "`true`: train the model as a static graph",
     "_base_": "a path or a list of paths of configs that this one is based on, relative to it",

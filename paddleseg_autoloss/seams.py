@@ -68,7 +68,7 @@ SEAMS = (
     Seam(
         "SegBuilder._build_loss",
         "integration/builder.py",
-        "the keys loss_aggregator and on_nonfinite reach the loop",
+        "the keys loss_aggregator, on_nonfinite and held_out reach the loop",
         _PROCESS,
         "paddleseg.cvlibs.builder:SegBuilder",
         ("self._build_loss",),

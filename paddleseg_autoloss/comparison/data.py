@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from paddleseg.cvlibs import manager
 from paddleseg.datasets import OpticDiscSeg
 
 from paddleseg_autoloss.comparison.plan import Plan
 from paddleseg_autoloss.data_checks import build_dataset
-from paddleseg_autoloss.data_checks.lists import text_lines
+from paddleseg_autoloss.data_checks.lists import ListFile, text_lines
+from paddleseg_autoloss.data_checks.split import held_out_names
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.files import write_file
 
@@ -100,20 +100,18 @@ def split_data(plan: Plan, folder: Path) -> Split:
         _build(section, config[section])
     if plan.validation == 0:
         return Split(None)
-    source = Path(_as_list_dataset(config["train_dataset"], "train")["train_path"])
-    lines = [line for _, line in text_lines(source)]
-    held = round(plan.validation * len(lines))
+    train = _as_list_dataset(config["train_dataset"], "train")
+    source = ListFile("train_dataset", train["train_path"], train["dataset_root"], labelled=True)
+    separator = train.get("separator", " ")
+    lines = [(str(line), line.split(separator)[0]) for line in source]
+    held_out, _ = held_out_names((name for _, name in lines), plan.validation, plan.split_seed)
+    parts = tuple([line for line, name in lines if (name in held_out) == part] for part in (0, 1))
     batch = max(variant.config["batch_size"] for variant in plan.variants)
-    if held < 1 or len(lines) - held < batch:
+    if round(plan.validation * len(lines)) < 1 or len(parts[0]) < batch:
         raise ConfigError(
             f"validation: expected a share of the {len(lines)} training images with at least 1 "
             f"image that leaves at least {batch}, one batch, to train on; found {plan.validation:g}"
         )
-    chosen = set(np.random.default_rng(plan.split_seed).permutation(len(lines))[:held].tolist())
-    parts = (
-        [line for index, line in enumerate(lines) if index not in chosen],
-        [line for index, line in enumerate(lines) if index in chosen],
-    )
     paths = (folder / "train_list.txt", folder / "validation_list.txt")
     for path, part in zip(paths, parts):
         _write_once(path, "\n".join(part) + "\n")

@@ -16,7 +16,7 @@ from paddleseg_autoloss.data_checks.lists import ListFile
 from paddleseg_autoloss.data_checks.survey import MOST_FILES, Sample, chosen_samples, survey
 from paddleseg_autoloss.errors import DataError, one_line
 
-__all__ = ["check_data", "check_files", "examine", "foreign_transform"]
+__all__ = ["check_data", "check_files", "classes_in", "examine", "foreign_transform"]
 
 _checked: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -101,6 +101,24 @@ def examine(
         changed_by=changed_by or foreign_transform(map(type, dataset.transforms.transforms)),
     )
     return facts, missing + findings_in(key, labels, chosen, facts)
+
+
+def classes_in(key: str, dataset: Any) -> set[int]:
+    """Return the classes that occur in the labels, as the checks before training found them.
+
+    Where not all labels were checked, or their reader is not PaddleSeg's, the set is empty: to
+    read them again would take long.
+
+    Args:
+        key: config key of the data set.
+        dataset: the data set.
+    """
+    samples, reader = _samples(dataset, ()), reader_of(dataset)
+    if reader is None or not reader.is_paddleseg or len(samples) > MOST_FILES:
+        return set()
+    facts = survey(key, reader, samples, str(getattr(dataset, "dataset_root", None) or ""))
+    values = {int(value) for one in facts for value in one.counts}
+    return values & set(range(dataset.num_classes)) - {getattr(dataset, "ignore_index", 255)}
 
 
 def _samples(dataset: Any, lists: Sequence[ListFile]) -> list[Sample]:

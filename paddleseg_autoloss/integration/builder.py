@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 from paddle import nn
 from paddleseg.cvlibs import SegBuilder
 from paddleseg.cvlibs.builder import Builder
 
+from paddleseg_autoloss.checks import build as build_part
 from paddleseg_autoloss.integration.config_checks import check_aggregator, check_loss, check_policy
+from paddleseg_autoloss.integration.held_out import HeldOut, held_out_options
 from paddleseg_autoloss.integration.own_loops import expect_session
 from paddleseg_autoloss.seams import replace
 
@@ -48,12 +51,28 @@ def _read_own_keys(build: Any) -> Any:
         # This repeats a check, because ``--opts`` may have changed the config since it was read.
         check_loss(loss_name, loss_cfg)
         losses = build(self, loss_name, loss_cfg)
+        if loss_name != "loss":
+            return losses
         for key, check in (("loss_aggregator", check_aggregator), ("on_nonfinite", check_policy)):
             value = self.config.dic.get(key)
-            if loss_name == "loss" and value is not None:
+            if value is not None:
                 check(value)
                 losses[key] = value
                 expect_session(losses, key)
+        held_out = held_out_options(self.config.dic.get("held_out"))
+        if held_out is not None:
+            losses["held_out"] = _with_transforms(held_out, self)
+            expect_session(losses, "held_out")
         return losses
 
     return _build_loss
+
+
+def _with_transforms(held_out: HeldOut, builder: SegBuilder) -> HeldOut:
+    """Add the transforms of validation: the loop gets no val_dataset if it does not evaluate."""
+    configs = (builder.config.dic.get("val_dataset") or {}).get("transforms")
+    if configs is None:
+        return held_out
+    key = "val_dataset.transforms"
+    made = build_part(key, lambda: [builder.build_component(config) for config in configs])
+    return dataclasses.replace(held_out, transforms=made)

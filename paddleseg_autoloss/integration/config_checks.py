@@ -24,6 +24,7 @@ from paddleseg_autoloss.integration.config_components import (
     entries,
 )
 from paddleseg_autoloss.integration.config_keys import SECTIONS, check_keys, check_top_level
+from paddleseg_autoloss.integration.held_out import held_out_options, needs_held_out
 from paddleseg_autoloss.losses.targets import TARGETS
 from paddleseg_autoloss.weighting import METHODS
 
@@ -97,6 +98,17 @@ def check_config(config: dict[str, Any]) -> None:
     _check_test_config(config.get("test_config", {}))
     check_aggregator(config.get("loss_aggregator"))
     check_policy(config.get("on_nonfinite", "stop"))
+    held_out_options(config.get("held_out"))
+    _check_held_out(config)
+
+
+def _check_held_out(config: dict[str, Any]) -> None:
+    """Check that images are held out for methods that learn from them."""
+    kinds = [loss.get("type") for _, loss in _losses("loss.types", config["loss"]["types"])]
+    kinds.append((config.get("loss_aggregator") or {}).get("type"))
+    for kind in kinds:
+        if kind in METHODS and METHODS[kind].uses_held_out and config.get("held_out") is None:
+            raise ConfigError(needs_held_out(kind))
 
 
 def check_aggregator(aggregator: Any) -> None:

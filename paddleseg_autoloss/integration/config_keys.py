@@ -24,7 +24,7 @@ KEYS = frozenset(
         *REQUIRED, *SECTIONS, "to_static_training", "_inherited_",
         "print_mem_info", "log_ranks", "uniform_output_enabled", "pdx_model_name",
         "hpi_config_path",
-        "loss_aggregator", "on_nonfinite",
+        "loss_aggregator", "on_nonfinite", "held_out",
     }
 )  # fmt: skip
 #: Other keys of the configs in PaddleSeg's repository; other tools read them, or no program does.

@@ -29,7 +29,7 @@ class HeldOutLooks:
     Args:
         model: the network.
         aggregators: the aggregators whose methods look at held-out data.
-        batches: an endless iterator of held-out batches, each a dict with ``img`` and ``label``.
+        batches: an endless iterator of held-out batches, see `HeldOutBatches`.
         losses_of: computes the K losses of an aggregator: ``losses_of(aggregator, outputs, data)``.
         ignore_index: label of the pixels to ignore.
     """

@@ -15,6 +15,7 @@ from paddleseg_autoloss.errors import ConfigError, TrainingStopped
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration.checkpoint import CheckpointWriter, fault_of
 from paddleseg_autoloss.integration.guard import StepGuard
+from paddleseg_autoloss.integration.held_out import needs_held_out
 from paddleseg_autoloss.integration.held_out_looks import HeldOutLooks
 from paddleseg_autoloss.integration.joint import joint_aggregation
 from paddleseg_autoloss.integration.loop import LOOP
@@ -205,10 +206,7 @@ class TrainingSession:
             return None
         batches = self.losses.get("held_out")
         if batches is None:
-            raise ConfigError(
-                f"held_out: expected a part of the training images for "
-                f"{aggregators[0].weighting.short_name}, which learns from it, found none"
-            )
+            raise ConfigError(needs_held_out(aggregators[0].weighting.short_name))
         ignore_index = getattr(self.train_dataset, "ignore_index", 255)
         return HeldOutLooks(self.model, aggregators, batches, self._held_out_losses, ignore_index)
 

@@ -11,6 +11,7 @@ from paddleseg.utils import logger
 
 from paddleseg_autoloss.errors import CheckpointError
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
+from paddleseg_autoloss.integration.held_out import HeldOutBatches
 from paddleseg_autoloss.integration.loss_options import (
     different_twins,
     options_of,
@@ -45,11 +46,12 @@ class LossState:
     def __init__(
         self,
         optimizer: Optimizer,
-        losses: dict[str, list[Any]],
+        losses: dict[str, Any],
         aggregator: LossAggregator | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.layers = loss_layers(losses)
+        self.held_out: HeldOutBatches | None = losses.get("held_out")
         self.methods = [type(loss).__name__ for loss in losses["types"]]
         if aggregator is not None:
             self.layers["loss_aggregator"] = aggregator
@@ -124,6 +126,8 @@ class LossState:
                 if aggregator.last_weights is not None
             },
         }
+        if self.held_out is not None:
+            section["held_out"] = self.held_out.state_dict()
         return {**state, _SECTION: section}
 
     def load(self, state: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
@@ -148,6 +152,8 @@ class LossState:
         if self._is_of_same_losses(section):
             for name, aggregator in self._aggregators().items():
                 aggregator.last_weights = section.get("weights", {}).get(name)
+        if self.held_out is not None:
+            self.held_out.set_state_dict(section.get("held_out", {}))
         state.update(import_slots(self.optimizer, self.parameters, section.get("slots", {})))
         return state, section.get("seed")
 

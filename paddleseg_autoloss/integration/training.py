@@ -29,6 +29,7 @@ from paddleseg_autoloss.integration.checkpoint import (
     checkpoint_iteration,
     latest_checkpoint,
 )
+from paddleseg_autoloss.integration.held_out import held_out_options, hold_out
 from paddleseg_autoloss.integration.loading import guard_loaders, load_weights
 from paddleseg_autoloss.integration.loggers import check_loggers
 from paddleseg_autoloss.integration.loop import LOOP
@@ -79,6 +80,7 @@ def train(*args: Any, loggers: Sequence[str] = (), **kwargs: Any) -> Any:
     arguments["use_vdl"] = bool(loggers)
     _check_sizes(arguments)
     _check_datasets(arguments)
+    _hold_out(arguments)
     check_writable(arguments["save_dir"])
     # Of several computers that share the folder, only the first one locks it.
     is_first = paddle.distributed.ParallelEnv().rank == 0
@@ -217,6 +219,19 @@ def _check_datasets(arguments: dict[str, Any]) -> None:
     for key in ("train_dataset", "val_dataset"):
         if arguments[key] is not None:
             check_data(key, arguments[key])
+
+
+def _hold_out(arguments: dict[str, Any]) -> None:
+    """Train without the images that the losses hold out, and put their batches in the losses."""
+    losses = arguments["losses"] or {}
+    options = held_out_options(losses.get("held_out"))
+    if options is None:
+        return
+    arguments["train_dataset"], batches = hold_out(
+        arguments["train_dataset"], arguments["val_dataset"], options, arguments["batch_size"]
+    )
+    arguments["losses"] = {**losses, "held_out": batches}
+    _check_sizes(arguments)
 
 
 def _check_static_training(session: TrainingSession) -> None:

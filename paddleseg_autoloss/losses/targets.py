@@ -10,7 +10,7 @@ from paddle import Tensor, nn
 from paddle.nn import functional
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.builder import Builder
-from paddleseg.models.losses import CrossEntropyLoss
+from paddleseg.models.losses import CrossEntropyLoss, LovaszSoftmaxLoss
 
 from paddleseg_autoloss.checks import build, checked_choice
 from paddleseg_autoloss.errors import ConfigError, shown
@@ -80,15 +80,20 @@ def _mean_of_missing(scores: Tensor, occurs: Tensor) -> Tensor:
     return ((1 - scores) * occurs).sum() / occurs.sum().clip(min=1)
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
-    return CrossEntropyLoss(ignore_index=ignore_index)(logits, labels)
+def _of_paddleseg(kind: type[nn.Layer]) -> Callable[..., Tensor]:
+    def loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+        return kind(ignore_index=ignore_index)(as_float32(logits), labels)
+
+    return loss
 
 
-#: The targets that have a name.
+#: The targets that have a name.  ``mIoU`` is Lovasz-Softmax over the classes that occur, the convex
+#: extension of their mean Jaccard loss (Berman, Rannen Triki and Blaschko, CVPR 2018).
 TARGETS: dict[str, Callable[..., Tensor]] = {
-    "mIoU": soft_jaccard,
+    "mIoU": _of_paddleseg(LovaszSoftmaxLoss),
+    "Jaccard": soft_jaccard,
     "Dice": soft_dice,
-    "CrossEntropy": _cross_entropy,
+    "CrossEntropy": _of_paddleseg(CrossEntropyLoss),
 }
 
 
