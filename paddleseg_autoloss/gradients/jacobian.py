@@ -101,9 +101,7 @@ class Jacobian:
             found.append(cls(losses, group, scale, replicated=False, rows=own))
         return found
 
-    def gramian(
-        self, dtype: str = "float32", metric: Sequence[Tensor] | None = None
-    ) -> Tensor:
+    def gramian(self, dtype: str = "float32", metric: Sequence[Tensor] | None = None) -> Tensor:
         """Return the inner products of the rows, shape [K, K].
 
         Args:

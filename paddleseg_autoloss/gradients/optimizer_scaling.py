@@ -8,6 +8,7 @@ import paddle
 from paddle import Tensor
 from paddle.optimizer import SGD, Adam, AdamW, Momentum, Optimizer
 
+from paddleseg_autoloss.compat import create_accumulators
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.tensors import as_float32
 
@@ -66,24 +67,27 @@ class OptimizerScaling:
         Args:
             parameters: parameters that the optimizer trains.
         """
+        missing = [p for p in parameters if self._is_adam and self._slot("moment2", p) is None]
+        if missing:
+            # After a resume, the optimizer creates its state only in its first step.
+            create_accumulators(self._optimizer, missing)
         return [self._factor(parameter) for parameter in parameters]
 
     def _factor(self, parameter: Tensor) -> Tensor:
         multiplier = getattr(parameter, "optimize_attr", {}).get("learning_rate", 1.0)
-        if not self._is_adam:
+        moment, power = self._slot("moment2", parameter), self._slot("beta2_pow_acc", parameter)
+        if moment is None or power is None:
             return paddle.full(parameter.shape, multiplier, dtype="float32")
-        moment = self._slot("moment2", parameter)
-        if moment is None:
-            return paddle.zeros(parameter.shape, dtype="float32")
-        beta2 = float(self._optimizer._beta2)
         # The power counts the next step already.
-        power = self._slot("beta2_pow_acc", parameter).astype("float64") / beta2
-        bias = (1 - power).astype("float32").reshape([])
+        bias = 1 - power.astype("float64") / float(self._optimizer._beta2)
+        bias = bias.astype("float32").reshape([])
         scaled = (as_float32(moment) / bias.clip(min=1e-12)).sqrt() + self._optimizer._epsilon
         return paddle.where(bias > 0, multiplier / scaled, paddle.zeros_like(scaled))
 
     def _slot(self, name: str, parameter: Tensor) -> Tensor | None:
-        """Return a state of the optimizer, which is that of the master weight if there is one."""
+        """Return a state of Adam, which is that of the master weight if there is one."""
+        if not self._is_adam:
+            return None
         master = getattr(self._optimizer, "_master_weights", {}).get(parameter.name, parameter)
         slots = self._optimizer._accumulators.get(name, {})
         return slots.get(master.name, slots.get(parameter.name))

@@ -409,12 +409,8 @@ def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> S
         if not every_exact:
             raise ConfigError(f"level, update_interval: {name} uses no gradients; remove the key")
         return FromLosses(weighting)
-    if weighting.uses_held_out and level != "parameters":
-        raise ConfigError(f"level: {name} needs level parameters, found {level}")
-    if isinstance(weighting, AlignmentWeighting):
-        return FromAlignments(weighting)
-    if isinstance(weighting, HeldOutLossWeighting):
-        return FromHeldOutLosses(weighting)
+    if isinstance(weighting, (AlignmentWeighting, HeldOutLossWeighting)):
+        return _for_held_out(weighting, level)
     if isinstance(weighting, JacobianWeighting):
         if not every_exact:
             raise ConfigError(f"{name} needs level parameters and update_interval 1")
@@ -429,9 +425,17 @@ def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> S
         if not every_exact:
             raise ConfigError("step: each needs level parameters and update_interval 1")
         return FromGramianInSubsteps(weighting)
-    if level == "logits":
-        return FromGramianOfOutputs(weighting)
-    return FromGramianOfFeatures(weighting) if level == "features" else FromGramian(weighting)
+    kinds = {"logits": FromGramianOfOutputs, "features": FromGramianOfFeatures}
+    return kinds.get(level, FromGramian)(weighting)
+
+
+def _for_held_out(weighting: AlignmentWeighting | HeldOutLossWeighting, level: str) -> Strategy:
+    if level != "parameters":
+        # The outputs of the network for two batches have no common space.
+        raise ConfigError(f"level: {weighting.short_name} needs level parameters, found {level}")
+    if isinstance(weighting, AlignmentWeighting):
+        return FromAlignments(weighting)
+    return FromHeldOutLosses(weighting)
 
 
 def _is_due(aggregator: LossAggregator) -> bool:
@@ -461,7 +465,9 @@ def _is_usable(aggregator: LossAggregator, products: np.ndarray) -> bool:
     """Whether the products with the gradient of the target are finite, and note if they are not."""
     if np.isfinite(products).all():
         return True
-    aggregator.not_finite = f"the gradient of the target on held-out data is {describe_broken(products[0])}"
+    aggregator.not_finite = (
+        f"the gradient of the target on held-out data is {describe_broken(products[0])}"
+    )
     if aggregator.loss_scale is None and not aggregator.in_session:
         raise TrainingDiverged(aggregator.not_finite)
     return False

@@ -21,7 +21,15 @@ from paddleseg_autoloss.data_checks.split import held_out_names
 from paddleseg_autoloss.errors import CheckpointError, ConfigError, DataError, shown
 from paddleseg_autoloss.integration.config_keys import check_keys
 
-__all__ = ["DEFAULT_FRACTION", "HeldOut", "HeldOutBatches", "held_out_options", "hold_out", "needs_held_out", "split"]
+__all__ = [
+    "DEFAULT_FRACTION",
+    "HeldOut",
+    "HeldOutBatches",
+    "held_out_options",
+    "hold_out",
+    "needs_held_out",
+    "split",
+]
 
 #: Share of the training images to hold out that errors and examples name.
 DEFAULT_FRACTION = 0.1

@@ -98,7 +98,11 @@ def _docstring(name: str, method: type[Weighting]) -> str:
     names = {argument.name for argument in method_arguments(method)}
     shared = _HELD_OUT_ARGUMENTS if "update_interval" in names else ""
     shared = _GRADIENT_ARGUMENTS if "level" in names else shared
-    bind = {LossWeighting: "", HeldOutLossWeighting: "", AlignmentWeighting: ".bind(model, optimizer)"}
+    bind = {
+        LossWeighting: "",
+        HeldOutLossWeighting: "",
+        AlignmentWeighting: ".bind(model, optimizer)",
+    }
     call = next((text for kind, text in bind.items() if issubclass(method, kind)), ".bind(model)")
     losses = example_losses(method)
     return _DOCSTRING.format(

@@ -109,9 +109,7 @@ class Target:
         ConfigError: there is no such target, or the loss cannot be built.
     """
 
-    def __init__(
-        self, target: str | Mapping[str, Any] | nn.Layer, ignore_index: int = 255
-    ) -> None:
+    def __init__(self, target: str | Mapping[str, Any] | nn.Layer, ignore_index: int = 255) -> None:
         self._ignored: dict[str, int] = {}
         if isinstance(target, (Mapping, nn.Layer)):
             loss = target if isinstance(target, nn.Layer) else _built(target)

@@ -165,4 +165,3 @@ def _checked_losses(component: str, losses: Sequence[nn.Layer]) -> list[nn.Layer
 def _is_list_of_names(names: Sequence[str], length: int) -> bool:
     is_list = isinstance(names, (list, tuple)) and len(names) == length
     return is_list and all(is_name(name) and name.isprintable() for name in names)
-

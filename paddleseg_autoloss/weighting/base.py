@@ -39,10 +39,11 @@ class Weighting(nn.Layer, ABC):
 
     There are five kinds, which differ in the input of the method: `LossWeighting`,
     `GramianWeighting`, `JacobianWeighting`, `AlignmentWeighting` and `HeldOutLossWeighting`.  A
-    method is a subclass of one of them, and needs no network.  If a method has learned parameters, it also defines the penalty :math:`P`, which
-    prevents the weights from becoming zero.  All state of a method is in its parameters and
-    buffers, including random state and step counter, so ``state_dict`` contains all of it.  Every
-    argument of the constructor is stored in an attribute of the same name; ``repr`` shows them.
+    method is a subclass of one of them, and needs no network.  If a method has learned parameters,
+    it also defines the penalty :math:`P`, which prevents the weights from becoming zero.  All state
+    of a method is in its parameters and buffers, including random state and step counter, so
+    ``state_dict`` contains all of it.  Every argument of the constructor is stored in an attribute
+    of the same name; ``repr`` shows them.
 
     Args:
         num_losses: K, the number of losses, at least `least_losses`.
@@ -402,14 +403,14 @@ class AlignmentWeighting(Weighting):
     sums_to = "K"
     least_losses = 2
     uses_held_out = True
-    default_interval = 10
+    default_interval = 20
 
     def __init__(
         self, num_losses: int, target: Any, scaling: str, rating: str, floor: float
     ) -> None:
         super().__init__(num_losses)
         # A loss that is the target is no part of the method's state, as an attribute of a Layer is.
-        vars(self)["target"] = target
+        object.__setattr__(self, "target", target)
         self.scaling = checked_choice("scaling", scaling, ["optimizer", "none"])
         self.rating = checked_choice("rating", rating, ["direction", "cosine", "product"])
         self.floor = checked_range("floor", floor, least=0, most=1 / num_losses)
@@ -490,7 +491,7 @@ class HeldOutLossWeighting(Weighting):
     """
 
     uses_held_out = True
-    default_interval = 10
+    default_interval = 20
 
     @abstractmethod
     def forward(self, losses: Tensor) -> Tensor:

@@ -32,8 +32,9 @@ class L2RWWeighting(AlignmentWeighting):
 
     Args:
         num_losses: K, the number of losses.
-        target: what you want to improve: ``"mIoU"``, ``"Dice"``, ``"CrossEntropy"``, or a loss of
-            PaddleSeg, as a mapping with ``type`` and its arguments.
+        target: what you want to improve: ``"mIoU"``, ``"Jaccard"``, ``"Dice"``,
+            ``"CrossEntropy"``, or a loss of PaddleSeg, as a mapping with ``type`` and its
+            arguments.
         scaling: ``"optimizer"`` or ``"none"``, see `AutoLambdaWeighting`.
         rating: ``"cosine"`` or ``"product"``, see `AutoLambdaWeighting`.
         floor: the least share of each loss, from 0 to 1 / K.

@@ -36,8 +36,9 @@ class OLAUXWeighting(AlignmentWeighting):
 
     Args:
         num_losses: K, the number of losses.
-        target: what you want to improve: ``"mIoU"``, ``"Dice"``, ``"CrossEntropy"``, or a loss of
-            PaddleSeg, as a mapping with ``type`` and its arguments.
+        target: what you want to improve: ``"mIoU"``, ``"Jaccard"``, ``"Dice"``,
+            ``"CrossEntropy"``, or a loss of PaddleSeg, as a mapping with ``type`` and its
+            arguments.
         looks: N, looks from one update of the weights to the next, at least 1.
         lr: :math:`\beta`, at least 0.
         scaling: ``"optimizer"`` or ``"none"``, see `AutoLambdaWeighting`.
@@ -68,7 +69,7 @@ class OLAUXWeighting(AlignmentWeighting):
         num_losses: int,
         target: Any = "mIoU",
         looks: int = 5,
-        lr: float = 0.05,
+        lr: float = 0.2,
         scaling: str = "optimizer",
         rating: str = "cosine",
         floor: float = 0.02,

@@ -166,7 +166,9 @@ def test_a_target_that_is_not_finite_raises_and_changes_nothing():
     small = Small()
     aggregator = small.aggregator(scaling="none")
     aggregator.look(small.target() * math_nan())
-    with pytest.raises(TrainingDiverged, match="the gradient of the target on held-out data is NaN"):
+    with pytest.raises(
+        TrainingDiverged, match="the gradient of the target on held-out data is NaN"
+    ):
         aggregator(small.losses())
     assert aggregator.weights.tolist() == [1, 1]
 
@@ -213,7 +215,7 @@ def test_what_is_refused():
     with pytest.raises(ConfigError, match="scaling: optimizer needs the optimizer, found none"):
         small.aggregator(scaling="optimizer")
     rms = paddle.optimizer.RMSProp(0.1, parameters=small.model.parameters())
-    with pytest.raises(ConfigError, match="expected the optimizer Adam, .* found RMSProp"):
+    with pytest.raises(ConfigError, match=r"expected the optimizer Adam, .* found RMSProp"):
         small.aggregator(rms, scaling="optimizer")
     with pytest.raises(ConfigError, match="look: expected one number, the target, found shape"):
         small.aggregator(scaling="none").look(paddle.ones([2]))
