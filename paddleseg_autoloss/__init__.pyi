@@ -22,7 +22,7 @@ class AGDA(WeightedLoss):
         gamma: float = 0.999,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -38,8 +38,25 @@ class AlignedMTL(WeightedLoss):
         pref_vector: Sequence[float] | None = None,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
+    ) -> None: ...
+
+class AutoLambda(WeightedLoss):
+    """Weights that descend a target on held-out data (Auto-lambda, Liu et al. 2022)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        target: Any = "mIoU",
+        lr: float = 1.0,
+        scaling: str = "optimizer",
+        rating: str = "cosine",
+        floor: float = 0.02,
+        reduction: str | None = None,
+        update_interval: int | None = 20,
     ) -> None: ...
 
 class AutoWeightedLoss(WeightedLoss):
@@ -67,8 +84,24 @@ class CAGrad(WeightedLoss):
         rescale: int = 1,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
+    ) -> None: ...
+
+class CoBa(WeightedLoss):
+    """Weights from the slopes of the held-out losses (CoBa, Gong et al. 2024)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        window: int = 20,
+        warmup: int = 5,
+        tau: float = 5.0,
+        floor: float | None = None,
+        reduction: str | None = None,
+        update_interval: int | None = 20,
     ) -> None: ...
 
 class ConFIG(WeightedLoss):
@@ -82,7 +115,7 @@ class ConFIG(WeightedLoss):
         pref_vector: Sequence[float] | None = None,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -112,7 +145,7 @@ class CRMOGM(WeightedLoss):
         alpha: float = 0.9,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -140,7 +173,7 @@ class DCGD(WeightedLoss):
         variant: str = "center",
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -155,7 +188,7 @@ class DualProj(WeightedLoss):
         pref_vector: Sequence[float] | None = None,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -196,7 +229,7 @@ class FairGrad(WeightedLoss):
         alpha: float = 1.0,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -249,7 +282,7 @@ class GradNorm(WeightedLoss):
         lr_mult: float = 1.0,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -264,7 +297,7 @@ class GradVac(WeightedLoss):
         beta: float = 0.5,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -279,7 +312,7 @@ class IMTL(WeightedLoss):
         lr_mult: float = 1.0,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -293,7 +326,7 @@ class IMTLG(WeightedLoss):
         ignore_index: int | None = None,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -321,8 +354,24 @@ class Krum(WeightedLoss):
         n_selected: int = 1,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
+    ) -> None: ...
+
+class L2RW(WeightedLoss):
+    """Weights in proportion to the alignments of one look (L2RW, Ren et al. 2018)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        target: Any = "mIoU",
+        scaling: str = "optimizer",
+        rating: str = "cosine",
+        floor: float = 0.02,
+        reduction: str | None = None,
+        update_interval: int | None = 20,
     ) -> None: ...
 
 class LDCMTL(WeightedLoss):
@@ -362,7 +411,7 @@ class MGDA(WeightedLoss):
         normalization: str = "none",
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -393,7 +442,7 @@ class NashMTL(WeightedLoss):
         max_norm: float = 1.0,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -407,8 +456,26 @@ class NTK(WeightedLoss):
         ignore_index: int | None = None,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
+    ) -> None: ...
+
+class OLAUX(WeightedLoss):
+    """Weights from alignments summed over several looks (OL-AUX, Lin et al. 2019)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        target: Any = "mIoU",
+        looks: int = 5,
+        lr: float = 0.2,
+        scaling: str = "optimizer",
+        rating: str = "cosine",
+        floor: float = 0.02,
+        reduction: str | None = None,
+        update_interval: int | None = 20,
     ) -> None: ...
 
 class PBI(WeightedLoss):
@@ -439,7 +506,7 @@ class PCD(WeightedLoss):
         eps: float = 1e-08,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -453,7 +520,7 @@ class PCGrad(WeightedLoss):
         ignore_index: int | None = None,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -523,7 +590,7 @@ class SeparateBackward(WeightedLoss):
         step: str = "joint",
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -603,7 +670,7 @@ class UPGrad(WeightedLoss):
         pref_vector: Sequence[float] | None = None,
         reduction: str | None = None,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 

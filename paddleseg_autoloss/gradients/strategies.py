@@ -345,8 +345,9 @@ class FromAlignments(FromGradients):
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         shared, scale = _mean_over_cards(losses.values), _scale(aggregator)
         targets = _targets(aggregator, aggregator.network_parameters)
-        rows = [aggregator.target_gradient]
-        rows += [gradients_of(loss, targets, scale) for loss in losses.each]
+        of_target = aggregator.target_gradient
+        assert of_target is not None, "look has set it"
+        rows = [of_target] + [gradients_of(loss, targets, scale) for loss in losses.each]
         aggregator.target_gradient = None
         aggregator.has_looked = False
         jacobian = Jacobian([], targets, scale, rows=rows)

@@ -204,7 +204,7 @@ class TrainingSession:
         aggregators = [a for a in self.aggregators if a.weighting.uses_held_out]
         if not aggregators:
             return None
-        batches = self.losses.get("held_out")
+        batches: Any = self.losses.get("held_out")
         if batches is None:
             raise ConfigError(needs_held_out(aggregators[0].weighting.short_name))
         ignore_index = getattr(self.train_dataset, "ignore_index", 255)

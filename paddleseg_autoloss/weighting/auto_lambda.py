@@ -52,8 +52,7 @@ class AutoLambdaWeighting(AlignmentWeighting):
         has P = 1, as for a step of SGD; Adam divides every number of a gradient by the root of its
         second moment, so P does too.  ``rating: cosine``: the paper has :math:`r_i = a_i`, whose
         scale depends on the network and on the course of training; a cosine has none, so one
-        :math:`\beta` serves all.  On cracks both made the ratings less noisy, see
-        [the concepts](../concepts.md).
+        :math:`\beta` serves all.
 
     Args:
         num_losses: K, the number of losses.
