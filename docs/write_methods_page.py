@@ -16,6 +16,7 @@ from markup import to_markdown
 from paddleseg_autoloss.catalog import (
     LEFT_OUT,
     Entry,
+    aggregator_snippet,
     config_snippet,
     entries,
     markdown_lists,
@@ -68,7 +69,13 @@ Left out:
 #: Columns of the table that have room on the overview; a method's page has them all.
 _COLUMNS = ("Method", "Paper", "Year", "Needs", "Losses", "Negative weights", "Scale")
 #: What the headings in the menu are, by what the methods need.
-_GROUPS = {"losses": "From losses", "Gramian": "From the Gramian", "Jacobian": "From the Jacobian"}
+_GROUPS = {
+    "losses": "From losses",
+    "Gramian": "From the Gramian",
+    "Jacobian": "From the Jacobian",
+    "alignments": "From held-out gradients",
+    "held-out losses": "From held-out losses",
+}
 _TITLES = {"Args:": "Arguments", "Attributes:": "Attributes", "Raises:": "Errors"}
 
 
@@ -126,7 +133,7 @@ def _page(entry: Entry) -> str:
         "## In a config",
         f"```yaml\n{config_snippet(entry.name)}\n```",
         "or for all terms of all heads:",
-        f"```yaml\nloss_aggregator:\n  type: {entry.name}\n```",
+        f"```yaml\n{aggregator_snippet(entry.name)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 

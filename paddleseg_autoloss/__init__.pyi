@@ -23,7 +23,7 @@ class AGDA(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -40,8 +40,26 @@ class AlignedMTL(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
+    ) -> None: ...
+
+class AutoLambda(WeightedLoss):
+    """Weights that descend a target on held-out data (Auto-lambda, Liu et al. 2022)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        target: Any = "mIoU",
+        lr: float = 1.0,
+        scaling: str = "optimizer",
+        rating: str = "cosine",
+        floor: float = 0.02,
+        reduction: str | None = None,
+        constant_sum: bool | float = False,
+        update_interval: int | None = 20,
     ) -> None: ...
 
 class AutoWeightedLoss(WeightedLoss):
@@ -71,8 +89,25 @@ class CAGrad(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
+    ) -> None: ...
+
+class CoBa(WeightedLoss):
+    """Weights from the slopes of the held-out losses (CoBa, Gong et al. 2024)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        window: int = 20,
+        warmup: int = 5,
+        tau: float = 5.0,
+        floor: float | None = None,
+        reduction: str | None = None,
+        constant_sum: bool | float = False,
+        update_interval: int | None = 20,
     ) -> None: ...
 
 class ConFIG(WeightedLoss):
@@ -87,7 +122,7 @@ class ConFIG(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -119,7 +154,7 @@ class CRMOGM(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -149,7 +184,7 @@ class DCGD(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -165,7 +200,7 @@ class DualProj(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -209,7 +244,7 @@ class FairGrad(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -266,7 +301,7 @@ class GradNorm(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -282,7 +317,7 @@ class GradVac(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -298,7 +333,7 @@ class IMTL(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -313,7 +348,7 @@ class IMTLG(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -343,8 +378,25 @@ class Krum(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
+    ) -> None: ...
+
+class L2RW(WeightedLoss):
+    """Weights in proportion to the alignments of one look (L2RW, Ren et al. 2018)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        target: Any = "mIoU",
+        scaling: str = "optimizer",
+        rating: str = "cosine",
+        floor: float = 0.02,
+        reduction: str | None = None,
+        constant_sum: bool | float = False,
+        update_interval: int | None = 20,
     ) -> None: ...
 
 class LDCMTL(WeightedLoss):
@@ -387,7 +439,7 @@ class MGDA(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -434,7 +486,7 @@ class NashMTL(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -449,8 +501,27 @@ class NTK(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
+    ) -> None: ...
+
+class OLAUX(WeightedLoss):
+    """Weights from alignments summed over several looks (OL-AUX, Lin et al. 2019)."""
+
+    def __init__(
+        self,
+        losses: Sequence[nn.Layer],
+        names: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        target: Any = "mIoU",
+        looks: int = 5,
+        lr: float = 0.2,
+        scaling: str = "optimizer",
+        rating: str = "cosine",
+        floor: float = 0.02,
+        reduction: str | None = None,
+        constant_sum: bool | float = False,
+        update_interval: int | None = 20,
     ) -> None: ...
 
 class PBI(WeightedLoss):
@@ -483,7 +554,7 @@ class PCD(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -498,7 +569,7 @@ class PCGrad(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -587,7 +658,7 @@ class SeparateBackward(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 
@@ -673,7 +744,7 @@ class UPGrad(WeightedLoss):
         reduction: str | None = None,
         constant_sum: bool | float = False,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = 1,
         layer: str | None = None,
     ) -> None: ...
 

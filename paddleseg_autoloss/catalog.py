@@ -13,12 +13,20 @@ import yaml
 from paddleseg_autoloss.formulas import plain_docstring
 from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.text_tables import align_columns
-from paddleseg_autoloss.weighting import METHODS, JacobianWeighting, LossWeighting, Weighting
+from paddleseg_autoloss.weighting import (
+    METHODS,
+    AlignmentWeighting,
+    HeldOutLossWeighting,
+    JacobianWeighting,
+    LossWeighting,
+    Weighting,
+)
 from paddleseg_autoloss.weighting.base import own_arguments
 
 __all__ = [
     "LEFT_OUT",
     "Entry",
+    "aggregator_snippet",
     "config_snippet",
     "entries",
     "example_losses",
@@ -30,8 +38,7 @@ __all__ = [
 
 #: Published methods that this package does not contain, and the reasons.
 LEFT_OUT = {
-    "AutoLambda, MOML, FORUM": "differentiates, in every step, through an optimizer step on "
-    "validation data",
+    "MOML, FORUM": "differentiates, in every step, through an optimizer step on validation data",
 }
 
 _HEADER = (
@@ -46,6 +53,14 @@ _HEADER = (
     "Weights sum to",
     "Scale",
 )
+#: What a step, or a look at held-out data, costs in addition, by what the method needs.
+_COSTS = {
+    "losses": "none",
+    "Gramian": "K - 1 backward passes",
+    "Jacobian": "K - 1 backward passes",
+    "alignments": "in each look: one held-out step and K - 1 backward passes",
+    "held-out losses": "in each look: one held-out forward pass",
+}
 #: Summary, abbreviation, authors and year in a docstring's first line.
 _SUMMARY = re.compile(r"(.+?)(?: \((?:([^,()]+), )?([^,()]+) (\d{4})\))?\.(?: .*)?$")
 #: Values for K and n that can be recognised in the shapes of a method's state.
@@ -82,7 +97,7 @@ class Entry:
             self.year or "-",
             needs,
             _state(weighting),
-            "none" if needs == "losses" else "K - 1 backward passes",
+            _COSTS[needs],
             _losses(weighting),
             "yes" if weighting.may_be_negative else "no",
             weighting.sums_to,
@@ -120,6 +135,10 @@ def _needs(weighting: Weighting) -> str:
     """Return the inputs on which the weights depend."""
     if isinstance(weighting, LossWeighting):
         return "losses"
+    if isinstance(weighting, AlignmentWeighting):
+        return "alignments"
+    if isinstance(weighting, HeldOutLossWeighting):
+        return "held-out losses"
     return "Jacobian" if isinstance(weighting, JacobianWeighting) else "Gramian"
 
 
@@ -160,6 +179,7 @@ def config_snippet(name: str) -> str:
     method = METHODS[name]
     return "\n".join(
         [
+            *_held_out(method),
             "loss:",
             "  types:",
             f"    - type: {name}",
@@ -173,6 +193,20 @@ def config_snippet(name: str) -> str:
             "  coef: [1]",
         ]
     )
+
+
+def aggregator_snippet(name: str) -> str:
+    """Return the part of a config that weighs all terms of all heads with a method.
+
+    Args:
+        name: name of the method.
+    """
+    return "\n".join([*_held_out(METHODS[name]), "loss_aggregator:", f"  type: {name}"])
+
+
+def _held_out(method: type[Weighting]) -> list[str]:
+    """Return the lines that hold images out of training, if the method needs such images."""
+    return ["held_out: 0.1"] if method.uses_held_out else []
 
 
 def _yaml(value: Any) -> str:
@@ -190,7 +224,8 @@ def text_table() -> str:
 
 _NOTES = [
     "Needs losses: no extra cost. Gramian, Jacobian: the gradient of each loss, K - 1 more "
-    "backward passes for K losses. autoloss show CAGrad has formula, state and a config.",
+    "backward passes for K losses. Alignments, held-out losses: looks at images that are held out "
+    "of training. autoloss show CAGrad has formula, state and a config.",
     *(f"Left out: {name}: it {reason}." for name, reason in LEFT_OUT.items()),
 ]
 
@@ -211,14 +246,14 @@ def text_entry(name: str) -> str:
             plain_docstring(entry.docstring()),
             "\n".join(facts),
             config_snippet(name),
-            f"loss_aggregator:\n  type: {name}",
+            aggregator_snippet(name),
         ]
     )
 
 
 def markdown_lists() -> str:
     """Return the names of the methods as lists, grouped by the inputs of their weights."""
-    names: dict[str, list[str]] = {"losses": [], "Gramian": [], "Jacobian": []}
+    names: dict[str, list[str]] = {needs: [] for needs in _COSTS}
     for name, _, _, needs, *_ in table()[1:]:
         names[needs].append(f"`{name}`")
     return "\n".join(

@@ -19,6 +19,7 @@ from paddleseg_autoloss.errors import ConfigError, shown
 from paddleseg_autoloss.gradients.features import Features
 from paddleseg_autoloss.gradients.held_parameters import HeldParameter
 from paddleseg_autoloss.gradients.loss_range import LossRange
+from paddleseg_autoloss.gradients.optimizer_scaling import OptimizerScaling
 from paddleseg_autoloss.gradients.stale_gradients import StaleGradient
 from paddleseg_autoloss.gradients.strategies import (
     LossesOfStep,
@@ -71,7 +72,8 @@ class LossAggregator(nn.Layer):
             NeurIPS 2018, section 3.3, show that the problem for features gives an upper bound of
             the exact one, if they are a representation that all losses share.)
         update_interval: number of steps from one update of the weights to the next, at least 1.
-            The steps between two updates keep the weights and need only one backward pass.
+            The steps between two updates keep the weights and need only one backward pass.  By
+            default it is ``weighting.default_interval``.
         reduction: ``"sum"`` or ``"mean"`` multiplies the total, so that its gradient has the scale
             of the sum or of the mean of the losses.  By default it has the scale of the method's
             paper, which is ``weighting.scale``.
@@ -92,6 +94,9 @@ class LossAggregator(nn.Layer):
         network_parameters: the parameters that `bind` got; None before `bind`.
         features: what the layer of level ``"features"`` returned; None for other levels.
         substeps: the additional optimizer steps for ``step: each``; None for other methods.
+        optimizer_scaling: how the optimizer scales gradients, for methods that ask for it.
+        target_gradient: the gradient of the target of the latest `look`, until it is used.
+        has_looked: whether there was a `look` that no step has used yet.
         loss_scale: function that returns the loss scale of the gradient scaler, or None; it is None
             if there is no scaler.
         in_session: whether ``paddleseg.core.train`` guards the steps.  A gradient that is NaN or
@@ -121,7 +126,7 @@ class LossAggregator(nn.Layer):
         names: Sequence[str],
         weighting: Weighting,
         level: str = "parameters",
-        update_interval: int = 1,
+        update_interval: int | None = None,
         reduction: str | None = None,
         layer: str | None = None,
         constant_sum: bool | float = False,
@@ -143,6 +148,8 @@ class LossAggregator(nn.Layer):
         if layer is not None and not isinstance(layer, str):
             raise ConfigError(f"layer: expected the name of a layer, found {layer!r}")
         self.layer = layer
+        if update_interval is None:
+            update_interval = weighting.default_interval
         self.update_interval = checked_integer("update_interval", update_interval, least=1)
         self.reduction = reduction
         self.scale_factor = 1.0
@@ -151,8 +158,8 @@ class LossAggregator(nn.Layer):
             wanted = len(self.names) if reduction == "sum" else 1
             self.scale_factor = wanted / weighting.scale_relative_to_mean()
         self.constant_sum = _checked_constant_sum(constant_sum, weighting, reduction)
-        self._strategy = choose_strategy(weighting, level, update_interval)
-        if self.uses_gradients:
+        self._strategy = choose_strategy(weighting, level, self.update_interval)
+        if self.uses_gradients or weighting.uses_held_out:
             self.register_buffer("weights", paddle.ones([len(names)], dtype="float32"))
             host = paddle.CPUPlace()
             self.register_buffer("calls", paddle.to_tensor(0, dtype="int64", place=host))
@@ -164,11 +171,14 @@ class LossAggregator(nn.Layer):
         self.network_parameters: list[Tensor] | None = None
         self.features: Features | None = None
         self.substeps: Substeps | None = None
+        self.optimizer_scaling: OptimizerScaling | None = None
+        self.target_gradient: list[Tensor | None] | None = None
+        self.has_looked = False
         self.held_by_optimizer = weighting.learned() is None
         self._held_parameter = HeldParameter(weighting)
         self._stale_gradient = StaleGradient(weighting)
         self.loss_range = LossRange(self.names, weighting)
-        self._observing = False
+        self._observer: Callable[[Tensor], None] | None = None
 
     @property
     def uses_gradients(self) -> bool:
@@ -202,6 +212,32 @@ class LossAggregator(nn.Layer):
         unique = {id(p): p for p in self.network_parameters if not p.stop_gradient}
         self._strategy.bind(self, Network(list(unique.values()), optimizer, model))
 
+    @property
+    def needs_look(self) -> bool:
+        """Whether the next step of training needs a `look` first; the first step never does."""
+        if not self.weighting.uses_held_out or self.has_looked:
+            return False
+        calls = int(self.calls)
+        return calls > 0 and calls % self.update_interval == 0
+
+    def look(self, found: Tensor) -> None:
+        """Look at a batch that is held out of training, for methods that do.
+
+        The next step of training then learns from it.  ``paddleseg.core.train`` calls this itself.
+        Your own loop has to call it before a step whenever `needs_look` is true.
+
+        Args:
+            found: for an `AlignmentWeighting`, what you want to improve, one number that depends on
+                the parameters of the network; for a `HeldOutLossWeighting`, the losses in the order
+                of the names, shape [K].
+
+        Raises:
+            ConfigError: the method looks at no held-out data, the shape is another one, or the
+                parameters for the gradients are missing.
+        """
+        self._strategy.look(self, found)
+        self.has_looked = True
+
     def clear_substeps(self) -> None:
         """Delete the gradients of substeps that were not taken, as ``clear_grad`` does."""
         if self.substeps is not None:
@@ -209,7 +245,8 @@ class LossAggregator(nn.Layer):
 
     def unbind(self) -> None:
         """Remove the references to the network, its optimizer and the gradient scaler."""
-        self.loss_scale = None
+        self.loss_scale = self.optimizer_scaling = self.target_gradient = None
+        self.has_looked = False
         self.network_parameters = None
         if self.features is not None:
             self.features.remove()
@@ -254,9 +291,8 @@ class LossAggregator(nn.Layer):
         # Under mixed precision the weighted losses would be added in half precision.
         with auto_cast(enable=False):
             values = as_vector(in_order)
-            if self._observing:
-                if self.weighting.needs_losses_after_step:
-                    self.weighting.observe_after_step(mean_over_ranks(values.detach()))
+            if self._observer is not None:
+                self._observer(values)
                 return values.sum()
             given = LossesOfStep(in_order, values, outputs)
             values, weights, update = self._strategy.weigh(self, given)
@@ -307,11 +343,31 @@ class LossAggregator(nn.Layer):
         this itself.  Your own loop has to call the aggregator in this context after each step,
         without gradients.
         """
-        self._observing = True
+        with self._observed_by(self._pass_on):
+            yield
+
+    @contextmanager
+    def collecting(self) -> Iterator[list[Tensor]]:
+        """Context for losses that are not trained on; yields a list of their values.
+
+        A call in this context computes no weights and stores nothing.  It only adds the losses,
+        shape [K], to the list.
+        """
+        found: list[Tensor] = []
+        with self._observed_by(found.append):
+            yield found
+
+    @contextmanager
+    def _observed_by(self, observer: Callable[[Tensor], None]) -> Iterator[None]:
+        before, self._observer = self._observer, observer
         try:
             yield
         finally:
-            self._observing = False
+            self._observer = before
+
+    def _pass_on(self, losses: Tensor) -> None:
+        if self.weighting.needs_losses_after_step:
+            self.weighting.observe_after_step(mean_over_ranks(losses.detach()))
 
 
 def _checked_constant_sum(
@@ -341,9 +397,13 @@ def _checked_constant_sum(
 def method_arguments(method: type[Weighting]) -> list[inspect.Parameter]:
     """Return the arguments that a config can have for a method: its own and the aggregator's."""
     shared = ["reduction", "constant_sum"]
-    if not issubclass(method, (LossWeighting, JacobianWeighting)):
+    if method.uses_held_out:
+        shared += ["update_interval"]
+    elif not issubclass(method, (LossWeighting, JacobianWeighting)):
         shared += ["level", "update_interval", "layer"]
-    of_aggregator = inspect.signature(LossAggregator).parameters
+    of_aggregator = dict(inspect.signature(LossAggregator).parameters)
+    interval = of_aggregator["update_interval"]
+    of_aggregator["update_interval"] = interval.replace(default=method.default_interval)
     return [*own_arguments(method).values(), *(of_aggregator[name] for name in shared)]
 
 

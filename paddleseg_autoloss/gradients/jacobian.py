@@ -14,7 +14,7 @@ from paddleseg_autoloss.gradients.injection import inject
 from paddleseg_autoloss.ranks import mean_over_ranks
 from paddleseg_autoloss.tensors import as_float32, beyond_float32, inner_product
 
-__all__ = ["Jacobian"]
+__all__ = ["Jacobian", "gradients_of"]
 
 #: Targets of at least this size get a block of their own; smaller ones are joined, so that fewer
 #: operations are launched.
@@ -68,12 +68,12 @@ class Jacobian:
         rows: list[list[Tensor | None]] | None = None,
     ) -> None:
         self.targets = list(targets)
-        self._num_losses = len(losses)
+        self._num_losses = len(losses if rows is None else rows)
         self.scale = scale
         self._replicated = replicated
         sizes = [math.prod(target.shape) for target in self.targets]
         if rows is None:
-            rows = [_gradients(loss, self.targets, scale) for loss in losses]
+            rows = [gradients_of(loss, self.targets, scale) for loss in losses]
         if replicated and paddle.distributed.get_world_size() > 1:
             _take_means_over_ranks(rows, sizes)
         self._blocks = list(_make_blocks(rows, sizes))
@@ -93,7 +93,7 @@ class Jacobian:
             scale: factor by which the losses are multiplied, or None.
         """
         targets = [target for group in groups for target in group]
-        rows = [_gradients(loss, targets, scale) for loss in losses]
+        rows = [gradients_of(loss, targets, scale) for loss in losses]
         found = []
         for group in groups:
             own = [row[: len(group)] for row in rows]
@@ -101,38 +101,46 @@ class Jacobian:
             found.append(cls(losses, group, scale, replicated=False, rows=own))
         return found
 
-    def gramian(self, dtype: str = "float32") -> Tensor:
+    def gramian(self, dtype: str = "float32", metric: Sequence[Tensor] | None = None) -> Tensor:
         """Return the inner products of the rows, shape [K, K].
 
         Args:
             dtype: ``"float32"``, or ``"float64"`` for rows whose squares are `beyond_float32`.
+            metric: factors of the products, one tensor of its shape for each target, or None for 1.
         """
         zero = paddle.zeros([], dtype=dtype)
         entries = [[zero] * self._num_losses for _ in range(self._num_losses)]
         for block in self._blocks:
-            for (i, first), (j, second) in combinations_with_replacement(block.numbered_rows(), 2):
-                entries[i][j] = entries[i][j] + inner_product(first, second, dtype)
+            scaled = dict(block.numbered_rows())
+            if metric is not None:
+                factors = paddle.concat([metric[column].flatten() for column in block.columns])
+                scaled = {i: row * factors for i, row in scaled.items()}
+            for (i, _), (j, second) in combinations_with_replacement(block.numbered_rows(), 2):
+                entries[i][j] = entries[i][j] + inner_product(scaled[i], second, dtype)
         # Only the upper triangle was computed.
         upper = paddle.stack(list(map(paddle.stack, entries)))
         total = upper + paddle.triu(upper, 1).T
         return total if self._replicated else mean_over_ranks(total)
 
-    def read(self, losses: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def read(
+        self, losses: Tensor, metric: Sequence[Tensor] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Copy the Gramian, without `scale`, and the losses to the host, in double precision.
 
         This is the only transfer of a step, unless the squares are `beyond_float32`.
 
         Args:
-            losses: the loss values, shape [K].
+            losses: the loss values, any number of them.
+            metric: see `gramian`.
         """
         factor = paddle.ones([1], dtype="float32") if self.scale is None else self.scale
-        parts = [self.gramian().flatten(), losses, factor.reshape([1])]
+        parts = [self.gramian(metric=metric).flatten(), losses, factor.reshape([1])]
         numbers = paddle.concat(parts).numpy().astype("float64")
         count = self._num_losses
         products = numbers[: count * count].reshape([count, count])
         if beyond_float32(products.diagonal()):
-            products = self.gramian("float64").numpy()
-        return products / numbers[-1] ** 2, numbers[-count - 1 : -1]
+            products = self.gramian("float64", metric).numpy()
+        return products / numbers[-1] ** 2, numbers[count * count : -1]
 
     @property
     def is_shared(self) -> bool:
@@ -253,7 +261,10 @@ class _Block:
         return list(zip(self.losses, self.rows))
 
 
-def _gradients(loss: Tensor, targets: list[Tensor], scale: Tensor | None) -> list[Tensor | None]:
+def gradients_of(
+    loss: Tensor, targets: Sequence[Tensor], scale: Tensor | None
+) -> list[Tensor | None]:
+    """Return the gradient of a loss times ``scale``, one tensor for each target; None for 0."""
     if loss.stop_gradient:
         return [None] * len(targets)
     # A loss times the scale may overflow in half precision.

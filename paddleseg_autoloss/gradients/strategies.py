@@ -15,12 +15,15 @@ from paddle.optimizer import Optimizer
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.gradients.features import Features
 from paddleseg_autoloss.gradients.injection import inject
-from paddleseg_autoloss.gradients.jacobian import Jacobian
+from paddleseg_autoloss.gradients.jacobian import Jacobian, gradients_of
+from paddleseg_autoloss.gradients.optimizer_scaling import OptimizerScaling
 from paddleseg_autoloss.gradients.substeps import Substeps
 from paddleseg_autoloss.ranks import mean_over_ranks
 from paddleseg_autoloss.tensors import describe_broken, tensors_in
 from paddleseg_autoloss.weighting import (
+    AlignmentWeighting,
     GramianWeighting,
+    HeldOutLossWeighting,
     JacobianWeighting,
     LossWeighting,
     Weighting,
@@ -106,6 +109,18 @@ class Strategy(ABC):
             aggregator: has the state.
             network: the network.
         """
+
+    def look(self, aggregator: LossAggregator, found: Tensor) -> None:
+        """Take in what a method looks at on held-out data, see `LossAggregator.look`.
+
+        Args:
+            aggregator: has the state.
+            found: the target or the losses.
+
+        Raises:
+            ConfigError: the method looks at no held-out data.
+        """
+        raise ConfigError(f"{aggregator.weighting.class_name}: it looks at no held-out data")
 
 
 class FromLosses(Strategy):
@@ -294,6 +309,101 @@ class FromJacobian(FromGradients):
         return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
 
+class FromAlignments(FromGradients):
+    """Computes the weights from the gradients of the losses and of a held-out target."""
+
+    def __init__(self, weighting: AlignmentWeighting) -> None:
+        self._weighting = weighting
+
+    def bind(self, aggregator: LossAggregator, network: Network) -> None:
+        """Find how the optimizer scales gradients, if the method asks for it.
+
+        Raises:
+            ConfigError: it asks for it, and no optimizer or one of an unknown kind is given.
+        """
+        if self._weighting.scaling == "optimizer":
+            if network.optimizer is None:
+                raise ConfigError(
+                    "scaling: optimizer needs the optimizer, found none; pass it to bind, or set "
+                    "scaling: none"
+                )
+            aggregator.optimizer_scaling = OptimizerScaling(network.optimizer)
+
+    def look(self, aggregator: LossAggregator, found: Tensor) -> None:
+        """Differentiate the target; the next call of the aggregator uses its gradient.
+
+        Raises:
+            ConfigError: the parameters for the gradients are missing, or the target is no number.
+        """
+        if found.size != 1:
+            raise ConfigError(f"look: expected one number, the target, found shape {found.shape}")
+        targets = _targets(aggregator, aggregator.network_parameters)
+        aggregator.target_gradient = gradients_of(found, targets, _scale(aggregator))
+
+    def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
+        """Return the weights; they are computed again in the step after a look.
+
+        Raises:
+            ConfigError: a look is due and there was none.
+            TrainingDiverged: see `FromGradients.weigh`.
+        """
+        is_due = _is_due(aggregator)
+        if aggregator.has_looked and aggregator.training and paddle.is_grad_enabled():
+            return self._update(aggregator, losses)
+        if is_due:
+            _check_looked(aggregator)
+        return WeightedLosses(losses.values, aggregator.weights.clone())
+
+    def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
+        shared, scale = _mean_over_cards(losses.values), _scale(aggregator)
+        targets = _targets(aggregator, aggregator.network_parameters)
+        of_target = aggregator.target_gradient
+        assert of_target is not None, "look has set it"
+        rows = [of_target] + [gradients_of(loss, targets, scale) for loss in losses.each]
+        aggregator.target_gradient = None
+        aggregator.has_looked = False
+        jacobian = Jacobian([], targets, scale, rows=rows)
+        products, on_host = jacobian.read(shared)
+        gradients = _checked(aggregator, jacobian, shared, products[1:, 1:], on_host)
+        if gradients.is_finite and _is_usable(aggregator, products[0]):
+            scaling = aggregator.optimizer_scaling
+            if scaling is not None:
+                products, _ = jacobian.read(shared, scaling.factors(targets))
+            aggregator.weights.set_value(self._weighting.solve(products).astype("float32"))
+        weights = paddle.concat([paddle.zeros([1]), aggregator.weights * aggregator.scale_factor])
+        update = jacobian.inject_combination(weights)
+        return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
+
+
+class FromHeldOutLosses(Strategy):
+    """Computes the weights from the values of the losses on held-out data."""
+
+    uses_gradients = False
+
+    def __init__(self, weighting: HeldOutLossWeighting) -> None:
+        self._weighting = weighting
+
+    def look(self, aggregator: LossAggregator, found: Tensor) -> None:
+        """Compute the weights of the steps to come.
+
+        Raises:
+            ConfigError: there is not one loss for each name.
+        """
+        if found.size != len(aggregator.names):
+            raise ConfigError(
+                f"look: expected {len(aggregator.names)} losses, found shape {found.shape}"
+            )
+        aggregator.weights.set_value(self._weighting(_mean_over_cards(found)))
+        aggregator.has_looked = True
+
+    def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
+        """Return the weights of the latest look."""
+        if _is_due(aggregator):
+            _check_looked(aggregator)
+            aggregator.has_looked = False
+        return WeightedLosses(losses.values, aggregator.weights.clone())
+
+
 def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> Strategy:
     """Return the strategy for a method.
 
@@ -312,22 +422,33 @@ def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> S
         if not every_exact:
             raise ConfigError(f"level, update_interval: {name} uses no gradients; remove the key")
         return FromLosses(weighting)
+    if isinstance(weighting, (AlignmentWeighting, HeldOutLossWeighting)):
+        return _for_held_out(weighting, level)
     if isinstance(weighting, JacobianWeighting):
         if not every_exact:
             raise ConfigError(f"{name} needs level parameters and update_interval 1")
         return FromJacobian(weighting)
     if not isinstance(weighting, GramianWeighting):
         raise ConfigError(
-            f"{weighting.class_name}: expected a LossWeighting, a GramianWeighting or a "
-            "JacobianWeighting, found another Weighting"
+            f"{weighting.class_name}: expected a LossWeighting, a GramianWeighting, a "
+            "JacobianWeighting, an AlignmentWeighting or a HeldOutLossWeighting, found another "
+            "Weighting"
         )
     if weighting.substep_rates is not None:
         if not every_exact:
             raise ConfigError("step: each needs level parameters and update_interval 1")
         return FromGramianInSubsteps(weighting)
-    if level == "logits":
-        return FromGramianOfOutputs(weighting)
-    return FromGramianOfFeatures(weighting) if level == "features" else FromGramian(weighting)
+    kinds = {"logits": FromGramianOfOutputs, "features": FromGramianOfFeatures}
+    return kinds.get(level, FromGramian)(weighting)
+
+
+def _for_held_out(weighting: AlignmentWeighting | HeldOutLossWeighting, level: str) -> Strategy:
+    if level != "parameters":
+        # The outputs of the network for two batches have no common space.
+        raise ConfigError(f"level: {weighting.short_name} needs level parameters, found {level}")
+    if isinstance(weighting, AlignmentWeighting):
+        return FromAlignments(weighting)
+    return FromHeldOutLosses(weighting)
 
 
 def factor_to_sum(weights: Tensor, constant_sum: float) -> Tensor:
@@ -347,6 +468,32 @@ def _is_due(aggregator: LossAggregator) -> bool:
     calls = int(aggregator.calls)
     aggregator.calls.set_value(np.asarray(calls + 1))
     return calls % aggregator.update_interval == 0
+
+
+def _check_looked(aggregator: LossAggregator) -> None:
+    """Check that there was a look before a step that needs one; the first step needs none.
+
+    Raises:
+        ConfigError: there was none.
+    """
+    if not aggregator.has_looked and int(aggregator.calls) > 1:
+        raise ConfigError(
+            f"{aggregator.weighting.short_name}: expected a look at held-out data every "
+            f"{aggregator.update_interval} steps, found none; train with paddleseg.core.train and "
+            "the key held_out, or call look in your own loop whenever needs_look is true"
+        )
+
+
+def _is_usable(aggregator: LossAggregator, products: np.ndarray) -> bool:
+    """Whether the products with the gradient of the target are finite, and note if they are not."""
+    if np.isfinite(products).all():
+        return True
+    aggregator.not_finite = (
+        f"the gradient of the target on held-out data is {describe_broken(products[0])}"
+    )
+    if aggregator.loss_scale is None and not aggregator.in_session:
+        raise TrainingDiverged(aggregator.not_finite)
+    return False
 
 
 def _mean_over_cards(losses: Tensor) -> Tensor:

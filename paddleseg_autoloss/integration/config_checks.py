@@ -11,7 +11,7 @@ from paddleseg.core import evaluate
 from paddleseg.cvlibs import manager
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.checks import checked_integer, checked_range
+from paddleseg_autoloss.checks import checked_choice, checked_integer, checked_range
 from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.integration.config_components import (
@@ -24,7 +24,8 @@ from paddleseg_autoloss.integration.config_components import (
     entries,
 )
 from paddleseg_autoloss.integration.config_keys import SECTIONS, check_keys, check_top_level
-from paddleseg_autoloss.integration.held_out import held_out_options
+from paddleseg_autoloss.integration.held_out import held_out_options, needs_held_out
+from paddleseg_autoloss.losses.targets import TARGETS
 from paddleseg_autoloss.weighting import METHODS
 
 __all__ = ["check_aggregator", "check_config", "check_loss", "check_opt", "check_policy"]
@@ -98,6 +99,16 @@ def check_config(config: dict[str, Any]) -> None:
     check_aggregator(config.get("loss_aggregator"))
     check_policy(config.get("on_nonfinite", "stop"))
     held_out_options(config.get("held_out"))
+    _check_held_out(config)
+
+
+def _check_held_out(config: dict[str, Any]) -> None:
+    """Check that images are held out for methods that learn from them."""
+    kinds = [loss.get("type") for _, loss in _losses("loss.types", config["loss"]["types"])]
+    kinds.append((config.get("loss_aggregator") or {}).get("type"))
+    for kind in kinds:
+        if kind in METHODS and METHODS[kind].uses_held_out and config.get("held_out") is None:
+            raise ConfigError(needs_held_out(kind))
 
 
 def check_aggregator(aggregator: Any) -> None:
@@ -114,6 +125,16 @@ def check_aggregator(aggregator: Any) -> None:
         "loss_aggregator.", aggregator, {"type", *known}, f"{kind} has no such argument", known
     )
     check_finite("loss_aggregator", aggregator)
+    _check_target("loss_aggregator", aggregator)
+
+
+def _check_target(key: str, method: dict[str, Any]) -> None:
+    """Check what a method rates held-out data by, if it does."""
+    target = method.get("target", "mIoU") if METHODS[method["type"]].uses_held_out else "mIoU"
+    if isinstance(target, dict):
+        check_component(f"{key}.target", target, (manager.LOSSES,))
+    else:
+        checked_choice(f"{key}.target", target, list(TARGETS))
 
 
 def check_policy(policy: Any) -> None:
@@ -251,6 +272,8 @@ def _check_loss_entry(key: str, loss: Any) -> None:
     """Check a loss and its inner losses."""
     check_component(key, loss, (manager.LOSSES,))
     kind = loss["type"]
+    if kind in METHODS:
+        _check_target(key, loss)
     if kind == "MixedLoss" or kind in METHODS:
         inner = list(entries(f"{key}.losses", loss["losses"]))
         if kind == "MixedLoss":

@@ -21,9 +21,17 @@ from paddleseg_autoloss.data_checks.split import held_out_names
 from paddleseg_autoloss.errors import CheckpointError, ConfigError, DataError, shown
 from paddleseg_autoloss.integration.config_keys import check_keys
 
-__all__ = ["DEFAULT_FRACTION", "HeldOut", "HeldOutBatches", "held_out_options", "hold_out", "split"]
+__all__ = [
+    "DEFAULT_FRACTION",
+    "HeldOut",
+    "HeldOutBatches",
+    "held_out_options",
+    "hold_out",
+    "needs_held_out",
+    "split",
+]
 
-#: Share of the training images that is held out where a method needs it and the config is silent.
+#: Share of the training images to hold out that errors and examples name.
 DEFAULT_FRACTION = 0.1
 #: What the losses of PaddleSeg read from a batch.
 _ARRAYS = ("img", "label", "edge")
@@ -72,6 +80,18 @@ def held_out_options(value: Any) -> HeldOut | None:
         _fraction("held_out.fraction", value["fraction"]),
         checked_integer("held_out.seed", value.get("seed", 0), least=0),
         None if batch_size is None else checked_integer("held_out.batch_size", batch_size, least=1),
+    )
+
+
+def needs_held_out(method: str) -> str:
+    """Return the error for a method that learns from held-out images, if there are none.
+
+    Args:
+        method: its name in a config.
+    """
+    return (
+        f"held_out: expected a share of the training images such as {DEFAULT_FRACTION} for "
+        f"{method}, which learns from images that are not trained on, found none"
     )
 
 

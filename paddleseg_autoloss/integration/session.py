@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -12,8 +12,11 @@ from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.compat import found_overflow
 from paddleseg_autoloss.errors import ConfigError, TrainingStopped
+from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration.checkpoint import CheckpointWriter, fault_of
 from paddleseg_autoloss.integration.guard import StepGuard
+from paddleseg_autoloss.integration.held_out import needs_held_out
+from paddleseg_autoloss.integration.held_out_looks import HeldOutLooks
 from paddleseg_autoloss.integration.joint import joint_aggregation
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.monitor import TermMonitor
@@ -94,12 +97,13 @@ class TrainingSession:
             skips,
             self._evaluate_again,
         )
+        self.looks = self._held_out_looks()
         twice = any(a.weighting.needs_losses_after_step for a in self.aggregators)
         self.second_evaluation = SecondEvaluation(model, self._evaluate_again) if twice else None
         self.scaler: paddle.amp.GradScaler | None = None
         self.autocast: Callable[[], Any] = nullcontext
         self.seed = paddle.get_rng_state()[0].current_seed()
-        self._compute: LossComputation = stock_losses
+        self._compute: LossComputation = getattr(model, "loss_computation", None) or stock_losses
         self._data: dict[str, Tensor] = {}
         self._has_begun = False
         self._is_in_step = False
@@ -191,6 +195,34 @@ class TrainingSession:
                 self.joint.total(values, result, outputs)
         return values
 
+    def _held_out_looks(self) -> HeldOutLooks | None:
+        """Return what looks at held-out batches, or None if no method asks for it.
+
+        Raises:
+            ConfigError: a method asks for it, and no images are held out.
+        """
+        aggregators = [a for a in self.aggregators if a.weighting.uses_held_out]
+        if not aggregators:
+            return None
+        batches: Any = self.losses.get("held_out")
+        if batches is None:
+            raise ConfigError(needs_held_out(aggregators[0].weighting.short_name))
+        ignore_index = getattr(self.train_dataset, "ignore_index", 255)
+        return HeldOutLooks(self.model, aggregators, batches, self._held_out_losses, ignore_index)
+
+    @paddle.no_grad()
+    def _held_out_losses(
+        self, aggregator: LossAggregator, outputs: Any, data: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Compute the losses that an aggregator weighs, shape [K], for a held-out batch."""
+        with ExitStack() as stack:
+            found = {id(a): stack.enter_context(a.collecting()) for a in self.aggregators}
+            result = self._compute(outputs, self.losses, dict(data))
+            values = self.monitor.collect()
+            if self.joint:
+                self.joint.total(values, result, outputs)
+        return found[id(aggregator)][0]
+
     def reseed(self) -> None:
         """Set the seed from the iteration, so that a resumed run draws the same random numbers."""
         # Without a method the run must be identical to a run of plain PaddleSeg.
@@ -233,6 +265,8 @@ class TrainingSession:
             stack.callback(self.guard.remove)
             if self.second_evaluation is not None:
                 stack.callback(self.second_evaluation.remove)
+            if self.looks is not None:
+                stack.callback(self.looks.remove)
             self._hold_loss_parameters()
             self._bind_network()
             for owner, name, value in [*self.step_seams(), *stand_ins(self)]:

@@ -12,7 +12,13 @@ from paddleseg.cvlibs import manager
 from paddleseg_autoloss.catalog import config_snippet, example_losses
 from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.losses.weighted import WeightedLoss
-from paddleseg_autoloss.weighting import METHODS, LossWeighting, Weighting
+from paddleseg_autoloss.weighting import (
+    METHODS,
+    AlignmentWeighting,
+    HeldOutLossWeighting,
+    LossWeighting,
+    Weighting,
+)
 from paddleseg_autoloss.weighting.base import own_arguments
 
 __all__ = ["COMPONENTS"]
@@ -39,7 +45,7 @@ _DOCSTRING = """{summary}
     Examples:
         >>> import paddle, paddleseg_autoloss
         >>> from paddleseg.models.losses import {classes}
-        >>> model = paddle.nn.Conv2D(3, 2, 1)
+        >>> model = paddle.nn.Conv2D(3, 2, 1){optimizer}
         >>> loss = paddleseg_autoloss.{name}([{losses}]){bind}
         >>> images, labels = paddle.rand([1, 3, 4, 4]), paddle.ones([1, 4, 4], dtype="int64")
         >>> loss(model(images), labels).backward()
@@ -47,12 +53,16 @@ _DOCSTRING = """{summary}
         True
     """
 
+_OPTIMIZER = "\n        >>> optimizer = paddle.optimizer.Adam(parameters=model.parameters())"
 _GRADIENT_ARGUMENTS = """\
         level: gradients are computed with respect to the ``"parameters"`` of the network, which is
             exact, to its ``"features"``, the outputs of ``layer``, or to its ``"logits"``, which
             needs one backward pass through the network.
         update_interval: number of steps from one update of the weights to the next, at least 1.
         layer: name of the layer for level ``"features"``; by default ``backbone``.
+"""
+_HELD_OUT_ARGUMENTS = """\
+        update_interval: number of steps from one look at a held-out batch to the next, at least 1.
 """
 
 
@@ -88,8 +98,15 @@ def _docstring(name: str, method: type[Weighting]) -> str:
     documentation = method.__doc__ or ""
     arguments = re.search(r" {4}Args:\n(.*?)\n\n", documentation + "\n\n", flags=re.DOTALL)
     own = re.sub(r" {8}num_losses:.*\n?", "", arguments.group(1)) if arguments else ""
-    has_level = any(argument.name == "level" for argument in method_arguments(method))
-    shared = _GRADIENT_ARGUMENTS if has_level else ""
+    names = {argument.name for argument in method_arguments(method)}
+    shared = _HELD_OUT_ARGUMENTS if "update_interval" in names else ""
+    shared = _GRADIENT_ARGUMENTS if "level" in names else shared
+    bind = {
+        LossWeighting: "",
+        HeldOutLossWeighting: "",
+        AlignmentWeighting: ".bind(model, optimizer)",
+    }
+    call = next((text for kind, text in bind.items() if issubclass(method, kind)), ".bind(model)")
     losses = example_losses(method)
     return _DOCSTRING.format(
         name=name,
@@ -100,7 +117,8 @@ def _docstring(name: str, method: type[Weighting]) -> str:
         snippet=textwrap.indent(config_snippet(name), " " * 8),
         classes=", ".join(losses),
         losses=", ".join(f"{loss}()" for loss in losses),
-        bind="" if issubclass(method, LossWeighting) else ".bind(model)",
+        bind=call,
+        optimizer=_OPTIMIZER if "optimizer" in call else "",
     )
 
 

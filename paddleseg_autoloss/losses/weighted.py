@@ -12,8 +12,9 @@ from paddle.optimizer import Optimizer
 from paddleseg_autoloss.checks import is_name
 from paddleseg_autoloss.errors import ConfigError, shown
 from paddleseg_autoloss.gradients.aggregator import LossAggregator, unique_names
+from paddleseg_autoloss.losses.targets import Target, hand_on_ignore_index
 from paddleseg_autoloss.tensors import as_float32
-from paddleseg_autoloss.weighting import Weighting
+from paddleseg_autoloss.weighting import AlignmentWeighting, Weighting
 
 __all__ = ["WeightedLoss"]
 
@@ -54,10 +55,14 @@ class WeightedLoss(nn.Layer):
                 f"names: expected a list of {len(losses)}, one per loss, found {shown(names)}"
             )
         self.losses = nn.LayerList(losses)
-        self.aggregator = LossAggregator(names, weighting(len(losses)), **options)
+        method = weighting(len(losses))
+        self.aggregator = LossAggregator(names, method, **options)
         self.ignore_index = ignore_index
+        self.target = None
+        if isinstance(method, AlignmentWeighting):
+            self.target = Target(method.target, 255 if ignore_index is None else ignore_index)
         if ignore_index is not None:
-            _hand_on_ignore_index(losses, ignore_index)
+            hand_on_ignore_index(losses, ignore_index)
 
     @property
     def names(self) -> list[str]:
@@ -71,10 +76,31 @@ class WeightedLoss(nn.Layer):
 
         Args:
             model: the network.
-            optimizer: its optimizer, for ``step: each``.
+            optimizer: its optimizer, for ``step: each`` and for methods that know how it scales
+                gradients.
         """
         self.aggregator.bind(model.parameters(), optimizer, model)
         return self
+
+    def look(self, logits: Any, labels: Any) -> None:
+        """Look at a batch that is held out of training, for methods that do.
+
+        ``paddleseg.core.train`` does it; your own loop has to do it before a step whenever
+        ``aggregator.needs_look`` is true.
+
+        Args:
+            logits: the output of the network for the batch, as in a step of training.
+            labels: its labels.
+
+        Raises:
+            ConfigError: see `LossAggregator.look`.
+        """
+        if self.target is not None:
+            self.aggregator.look(self.target(logits, labels))
+            return
+        with paddle.no_grad(), self.aggregator.collecting() as found:
+            self(logits, labels)
+        self.aggregator.look(found[0])
 
     def forward(self, logits: Any, labels: Any) -> Tensor:
         """Return the total loss, 0-D.
@@ -133,10 +159,3 @@ def _checked_losses(component: str, losses: Sequence[nn.Layer]) -> list[nn.Layer
 def _is_list_of_names(names: Sequence[str], length: int) -> bool:
     is_list = isinstance(names, (list, tuple)) and len(names) == length
     return is_list and all(is_name(name) and name.isprintable() for name in names)
-
-
-def _hand_on_ignore_index(losses: Sequence[nn.Layer], ignore_index: int) -> None:
-    for loss in losses:
-        _hand_on_ignore_index(getattr(loss, "losses", []), ignore_index)
-        if hasattr(loss, "ignore_index"):
-            loss.ignore_index = ignore_index

@@ -5,12 +5,16 @@ To register a method, import it here: `METHODS` contains all methods that this f
 
 from .agda import AGDAWeighting as AGDAWeighting
 from .aligned_mtl import AlignedMTLWeighting as AlignedMTLWeighting
+from .auto_lambda import AutoLambdaWeighting as AutoLambdaWeighting
 from .auto_weighted_loss import AutoWeighting as AutoWeighting
+from .base import AlignmentWeighting as AlignmentWeighting
 from .base import GramianWeighting as GramianWeighting
+from .base import HeldOutLossWeighting as HeldOutLossWeighting
 from .base import JacobianWeighting as JacobianWeighting
 from .base import LossWeighting as LossWeighting
 from .base import Weighting as Weighting
 from .cagrad import CAGradWeighting as CAGradWeighting
+from .coba import CoBaWeighting as CoBaWeighting
 from .con_fig import ConFIGWeighting as ConFIGWeighting
 from .cosmos import COSMOSWeighting as COSMOSWeighting
 from .crmogm import CRMOGMWeighting as CRMOGMWeighting
@@ -29,6 +33,7 @@ from .imtl import IMTLWeighting as IMTLWeighting
 from .imtl_g import IMTLGWeighting as IMTLGWeighting
 from .imtl_l import IMTLLWeighting as IMTLLWeighting
 from .krum import KrumWeighting as KrumWeighting
+from .l2rw import L2RWWeighting as L2RWWeighting
 from .ldcmtl import LDCMTLWeighting as LDCMTLWeighting
 from .mconfig import MConFIGWeighting as MConFIGWeighting
 from .mgda import MGDAWeighting as MGDAWeighting
@@ -37,6 +42,7 @@ from .modo import MoDoWeighting as MoDoWeighting
 from .nash_mtl import NashMTLWeighting as NashMTLWeighting
 from .norm_balance import NormBalanceWeighting as NormBalanceWeighting
 from .ntk import NTKWeighting as NTKWeighting
+from .ol_aux import OLAUXWeighting as OLAUXWeighting
 from .pbi import PBIWeighting as PBIWeighting
 from .pcd import PCDWeighting as PCDWeighting
 from .pcgrad import PCGradWeighting as PCGradWeighting

@@ -1,4 +1,4 @@
-"""The base classes of weighting methods: the common one, and one for each of the three kinds."""
+"""The base classes of weighting methods: the common one, and one for each of the five kinds."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ import numpy as np
 import paddle
 from paddle import ParamAttr, Tensor, nn
 
-from paddleseg_autoloss.checks import checked_integer
+from paddleseg_autoloss.checks import checked_choice, checked_integer, checked_range
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.tensors import beyond_float32, inner_product
 
 __all__ = [
     "LEAST_LOSS",
+    "AlignmentWeighting",
     "GramianWeighting",
+    "HeldOutLossWeighting",
     "JacobianWeighting",
     "LossWeighting",
     "Weighting",
     "inner_products",
     "nearest_weights",
     "own_arguments",
+    "with_floor",
 ]
 
 #: A loss above this does not count as negative: it may be 0 with a rounding error.
@@ -34,12 +37,13 @@ LEAST_LOSS = -1e-6
 class Weighting(nn.Layer, ABC):
     r"""A method that computes the weights :math:`w_i` of K losses: :math:`\sum_i w_i L_i + P`.
 
-    There are three kinds, which differ in the input of the method: `LossWeighting`,
-    `GramianWeighting` and `JacobianWeighting`.  A method is a subclass of one of them, and needs no
-    network.  If a method has learned parameters, it also defines the penalty :math:`P`, which
-    prevents the weights from becoming zero.  All state of a method is in its parameters and
-    buffers, including random state and step counter, so ``state_dict`` contains all of it.  Every
-    argument of the constructor is stored in an attribute of the same name; ``repr`` shows them.
+    There are five kinds, which differ in the input of the method: `LossWeighting`,
+    `GramianWeighting`, `JacobianWeighting`, `AlignmentWeighting` and `HeldOutLossWeighting`.  A
+    method is a subclass of one of them, and needs no network.  If a method has learned parameters,
+    it also defines the penalty :math:`P`, which prevents the weights from becoming zero.  All state
+    of a method is in its parameters and buffers, including random state and step counter, so
+    ``state_dict`` contains all of it.  Every argument of the constructor is stored in an attribute
+    of the same name; ``repr`` shows them.
 
     Args:
         num_losses: K, the number of losses, at least `least_losses`.
@@ -71,6 +75,10 @@ class Weighting(nn.Layer, ABC):
     most_losses: ClassVar[float] = math.inf
     #: Whether `observe_after_step` must be called after every step.
     needs_losses_after_step: bool = False
+    #: Whether the method looks at batches that are held out of training.
+    uses_held_out: ClassVar[bool] = False
+    #: The default of ``update_interval``, see `LossAggregator`.
+    default_interval: ClassVar[int] = 1
 
     def __init__(self, num_losses: int) -> None:
         super().__init__()
@@ -224,6 +232,10 @@ class Weighting(nn.Layer, ABC):
         """
         raise ConfigError(f"{self.class_name}: it does not use the losses after the step")
 
+    def register_memory(self, name: str, value: np.ndarray | float) -> None:
+        """Register a buffer on the host, for methods that compute there."""
+        self.register_buffer(name, paddle.to_tensor(value, place=paddle.CPUPlace()))
+
     def remember(self, losses: Tensor, **memory: Tensor) -> None:
         """Set buffers to new values; if a loss is NaN or infinite, nothing changes.
 
@@ -297,10 +309,6 @@ class GramianWeighting(Weighting):
             losses: the loss values, finite, shape [K].
             gramian: symmetric and positive semi-definite, finite, shape [K, K].
         """
-
-    def register_memory(self, name: str, value: np.ndarray | float) -> None:
-        """Register a buffer on the host, where `solve` reads and writes it."""
-        self.register_buffer(name, paddle.to_tensor(value, place=paddle.CPUPlace()))
 
 
 class JacobianWeighting(Weighting):
@@ -380,6 +388,162 @@ class JacobianWeighting(Weighting):
         Raises:
             ConfigError: the stored gradients have another size.
         """
+
+
+class AlignmentWeighting(Weighting):
+    r"""A method that learns the weights from how each loss serves a target on held-out data.
+
+    The alignment of a loss is :math:`a_i = \langle g_v, P g_i \rangle`, where :math:`g_v` is the
+    gradient of the target for a batch that is held out of training.  A step of the optimizer with
+    the weights w changes the target by :math:`-\eta \sum_i w_i a_i`, to first order.  P is the
+    identity, or what the optimizer multiplies a gradient by.
+
+    The call is ``weights = method(losses, gramian)``, and the Gramian has one more row and column
+    than there are losses: the first ones are those of :math:`g_v`.
+
+    Args:
+        num_losses: K, the number of losses.
+        target: what you want to improve, see `paddleseg_autoloss.losses.targets.Target`.
+        scaling: P: ``"optimizer"``, see `OptimizerScaling`, or ``"none"`` for the identity.
+        rating: :math:`r_i`, what the method uses of the alignments, see `ratings`.
+        floor: the least share of each loss in the sum of the weights, from 0 to 1 / K.
+
+    Attributes:
+        shares: the weights divided by their sum, shape [K].
+
+    Raises:
+        ConfigError: an argument is out of its range.
+    """
+
+    sums_to = "K"
+    least_losses = 2
+    uses_held_out = True
+    default_interval = 20
+
+    def __init__(
+        self, num_losses: int, target: Any, scaling: str, rating: str, floor: float
+    ) -> None:
+        super().__init__(num_losses)
+        # A loss that is the target is no part of the method's state, as an attribute of a Layer is.
+        object.__setattr__(self, "target", target)
+        self.scaling = checked_choice("scaling", scaling, ["optimizer", "none"])
+        self.rating = checked_choice("rating", rating, ["direction", "cosine", "product"])
+        self.floor = checked_range("floor", floor, least=0, most=1 / num_losses)
+        self.register_memory("shares", np.full(num_losses, 1 / num_losses))
+
+    def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
+        """Return the K weights, shape [K], detached.
+
+        Args:
+            losses: the loss values, shape [K].
+            gramian: the inner products of the gradients, shape [K + 1, K + 1], the target first.
+
+        Raises:
+            ConfigError: the Gramian is missing.
+            TrainingDiverged: a number is NaN or infinite; no state has changed.
+        """
+        if gramian is None:
+            raise ConfigError(f"{self.class_name}: expected the Gramian of the gradients")
+        products = _to_double(gramian)
+        if not np.isfinite(products).all():
+            raise TrainingDiverged(f"{self.class_name}: a gradient is not finite")
+        return paddle.to_tensor(self.solve(products), dtype="float32")
+
+    def solve(self, gramian: np.ndarray) -> np.ndarray:
+        """Return the K weights.
+
+        Args:
+            gramian: symmetric and positive semi-definite, finite, shape [K + 1, K + 1]; the first
+                row and column are those of the target.
+        """
+        shares = with_floor(self.next_shares(self.ratings(gramian)), self.floor)
+        self.shares.set_value(shares)
+        return self.num_losses * shares
+
+    @abstractmethod
+    def next_shares(self, ratings: np.ndarray) -> np.ndarray:
+        """Return the new shares, which are not negative and sum to 1, shape [K].
+
+        Args:
+            ratings: r of this look, shape [K].
+        """
+
+    def ratings(self, gramian: np.ndarray) -> np.ndarray:
+        r"""Return how well each loss serves the target, shape [K].
+
+        With :math:`\lVert x \rVert^2 = \langle x, P x \rangle`, the shares s and
+        :math:`d = \sum_i s_i g_i`, the rating :math:`r_i` is
+
+        - ``"product"``: :math:`a_i`, which the papers have;
+        - ``"cosine"``: :math:`a_i / (\lVert g_v \rVert \lVert g_i \rVert)`;
+        - ``"direction"``: the derivative of the cosine of :math:`g_v` and d with respect to
+          :math:`\log s_i`.  It asks how the weights change the direction of a step, whose length
+          Adam determines.
+
+        Args:
+            gramian: see `solve`.
+        """
+        products, gram = gramian[0, 1:], gramian[1:, 1:]
+        if self.rating == "product":
+            return products
+        length = np.sqrt(gramian[0, 0])
+        if self.rating == "cosine":
+            return _ratio(products, length * np.sqrt(gram.diagonal()))
+        shares = self.shares.numpy()
+        of_step = gram @ shares
+        square = shares @ of_step
+        gain = products - (shares @ products) * _ratio(of_step, square)
+        return shares * _ratio(gain, length * np.sqrt(square))
+
+
+class HeldOutLossWeighting(Weighting):
+    """A method that computes the weights from the losses of held-out batches.
+
+    The call is ``weights = method(losses)``.
+
+    Args:
+        num_losses: K, the number of losses, at least 1.
+    """
+
+    uses_held_out = True
+    default_interval = 20
+
+    @abstractmethod
+    def forward(self, losses: Tensor) -> Tensor:
+        """Return the K weights, shape [K], detached.
+
+        Args:
+            losses: the losses of a held-out batch, detached, shape [K].
+        """
+
+
+def with_floor(shares: np.ndarray, floor: float) -> np.ndarray:
+    """Return the shares with none below a floor; the others keep their proportions and the sum 1.
+
+    Args:
+        shares: not negative, with the sum 1, shape [K].
+        floor: from 0 to 1 / K.
+
+    Examples:
+        >>> import numpy as np
+        >>> from paddleseg_autoloss.weighting.base import with_floor
+        >>> with_floor(np.array([0.9, 0.1, 0.0]), 0.1).round(4).tolist()
+        [0.8, 0.1, 0.1]
+    """
+    low = np.zeros(len(shares), bool)
+    raised = shares
+    while (raised[~low] < floor).any():
+        low |= raised < floor
+        rest = shares[~low].sum()
+        kept = shares * (1 - floor * low.sum()) / (rest if rest > 0 else 1)
+        raised = np.where(low, floor, kept)
+    return raised / raised.sum()
+
+
+def _ratio(numerator: np.ndarray, denominator: Any) -> np.ndarray:
+    """Return a quotient; 0 where the denominator is 0."""
+    safe = np.where(np.asarray(denominator) > 0, denominator, 1)
+    return np.where(np.asarray(denominator) > 0, numerator / safe, 0)
 
 
 def inner_products(matrix: Tensor) -> np.ndarray:

@@ -1,0 +1,225 @@
+"""Looks at held-out data: the alignments against finite differences of real steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
+from paddleseg_autoloss.gradients.aggregator import LossAggregator
+from paddleseg_autoloss.weighting import AutoLambdaWeighting, CoBaWeighting, SumWeighting
+
+
+class Recording(AutoLambdaWeighting):
+    """Keeps the Gramian that it gets."""
+
+    def solve(self, gramian: np.ndarray) -> np.ndarray:
+        self.gramian = gramian
+        return super().solve(gramian)
+
+
+class Small:
+    """A network with two losses and a target, all smooth, in single precision."""
+
+    def __init__(self) -> None:
+        paddle.seed(0)
+        self.model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        self.x, self.held = paddle.randn([8, 3]), paddle.randn([8, 3])
+
+    def losses(self) -> dict[str, paddle.Tensor]:
+        y = self.model(self.x)
+        return {"a": ((y[:, 0] - 1) ** 2).mean(), "b": ((y[:, 1] + y[:, 0]) ** 2).mean()}
+
+    def target(self) -> paddle.Tensor:
+        return ((self.model(self.held).sum(axis=1) - self.held[:, 0]) ** 2).mean()
+
+    def aggregator(self, optimizer=None, **options) -> LossAggregator:
+        aggregator = LossAggregator(["a", "b"], Recording(2, **options))
+        aggregator.bind(self.model.parameters(), optimizer)
+        return aggregator
+
+    def step(self, optimizer, weights=(1.0, 1.0)) -> None:
+        losses = self.losses()
+        (losses["a"] * weights[0] + losses["b"] * weights[1]).backward()
+        optimizer.step()
+        optimizer.clear_grad()
+
+    def slopes(self, optimizer, h: float) -> list[float]:
+        """Derivatives of the target after a step with respect to the weights of this step."""
+        state = {name: value.clone() for name, value in self.model.state_dict().items()}
+        of_optimizer = {
+            name: value.clone() if isinstance(value, paddle.Tensor) else value
+            for name, value in optimizer.state_dict().items()
+        }
+        found = []
+        for direction in np.eye(2):
+            after = []
+            for sign in (1, -1):
+                self.step(optimizer, 1 + sign * h * direction)
+                after.append(float(self.target()))
+                self.model.set_state_dict(state)
+                optimizer.set_state_dict(of_optimizer)
+            found.append((after[0] - after[1]) / (2 * h))
+        return found
+
+
+def looked(small: Small, aggregator: LossAggregator) -> np.ndarray:
+    """Look and weigh; return the Gramian with the target."""
+    aggregator.look(small.target())
+    aggregator(small.losses()).backward()
+    return aggregator.weighting.gramian
+
+
+def test_alignments_are_the_effect_of_the_weights_on_the_target():
+    """d target(x - lr sum_i w_i g_i) / d w_i = -lr <g_v, g_i>, to first order in lr."""
+    small = Small()
+    rate = 0.002
+    sgd = paddle.optimizer.SGD(rate, parameters=small.model.parameters())
+    slopes = small.slopes(sgd, h=0.5)
+    products = looked(small, small.aggregator(scaling="none"))[0, 1:]
+    np.testing.assert_allclose(slopes, -rate * products, rtol=0.03)
+    assert abs(products[0] / products[1] - 1) > 0.2, "the losses differ"
+
+
+@pytest.mark.parametrize("kind", [paddle.optimizer.Adam, paddle.optimizer.AdamW])
+def test_scaled_alignments_are_the_effect_of_a_step_of_adam(kind):
+    """With P, and 1 - beta1 for the share of a gradient that its own step takes.
+
+    A beta2 near 1 keeps the moments, and after many steps their bias correction is stable too.
+    """
+    small, rate = Small(), 0.001
+    adam = kind(rate, beta2=0.9999, parameters=small.model.parameters())
+    for step in range(400):
+        small.step(adam, [1, 1 + step % 2])
+    slopes = small.slopes(adam, h=0.5)
+    products = looked(small, small.aggregator(adam, scaling="optimizer"))[0, 1:]
+    np.testing.assert_allclose(slopes, -rate * (1 - 0.9) * products, rtol=0.1)
+    plain = small.aggregator(scaling="none")
+    unscaled = looked(small, plain)[0, 1:]
+    assert abs(products[0] / products[1] / (unscaled[0] / unscaled[1]) - 1) > 0.3, "P matters"
+
+
+def test_scaling_with_sgd_is_the_multiplier_of_the_learning_rate():
+    small = Small()
+    small.model[0].weight.optimize_attr["learning_rate"] = 3.0
+    small.model[0].bias.optimize_attr["learning_rate"] = 3.0
+    sgd = paddle.optimizer.Momentum(0.01, parameters=small.model.parameters())
+    scaled = looked(small, small.aggregator(sgd, scaling="optimizer"))
+    plain = looked(small, small.aggregator(scaling="none"))
+    first = LossAggregator(["a", "b"], Recording(2, scaling="none"))
+    first.bind(small.model[0].parameters())
+    of_first = looked(small, first)
+    np.testing.assert_allclose(scaled, plain + 2 * of_first, rtol=1e-5)
+
+
+def test_a_step_after_a_look_is_the_weighted_sum_and_the_target_leaves_no_gradient():
+    small = Small()
+    aggregator = small.aggregator(scaling="none", lr=2)
+    aggregator.look(small.target())
+    assert all(p.grad is None for p in small.model.parameters())
+    total = aggregator(small.losses())
+    total.backward()
+    found = [p.grad.numpy() for p in small.model.parameters()]
+    weights = aggregator.last_weights
+    assert abs(float(weights[0]) - float(weights[1])) > 0.01
+    small.model.clear_gradients()
+    losses = small.losses()
+    expected = weights[0] * losses["a"] + weights[1] * losses["b"]
+    expected.backward()
+    assert float(total) == pytest.approx(float(expected))
+    for one, p in zip(found, small.model.parameters()):
+        np.testing.assert_allclose(one, p.grad.numpy(), rtol=1e-4, atol=1e-7)
+
+
+def test_looks_are_needed_every_n_steps_and_the_weights_stay_between():
+    small = Small()
+    aggregator = LossAggregator(["a", "b"], Recording(2, scaling="none", lr=2), update_interval=3)
+    aggregator.bind(small.model.parameters())
+    needed, weights = [], []
+    for _ in range(8):
+        needed.append(aggregator.needs_look)
+        if aggregator.needs_look:
+            aggregator.look(small.target())
+        aggregator(small.losses()).backward()
+        weights.append(aggregator.last_weights.tolist())
+    assert needed == [False, False, False, True, False, False, True, False]
+    assert weights[0] == weights[2] == [1, 1]
+    assert weights[3] == weights[5] != weights[0]
+    assert weights[6] == weights[7] != weights[3]
+
+
+def test_the_scale_of_a_gradient_scaler_changes_no_weight():
+    small = Small()
+    found = []
+    for scale in (None, paddle.to_tensor([4096.0])):
+        aggregator = small.aggregator(scaling="none", lr=2)
+        aggregator.loss_scale = None if scale is None else lambda scale=scale: scale
+        aggregator.look(small.target())
+        aggregator(small.losses())
+        found.append(aggregator.last_weights.tolist())
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_target_that_is_not_finite_raises_and_changes_nothing():
+    small = Small()
+    aggregator = small.aggregator(scaling="none")
+    aggregator.look(small.target() * math_nan())
+    with pytest.raises(
+        TrainingDiverged, match="the gradient of the target on held-out data is NaN"
+    ):
+        aggregator(small.losses())
+    assert aggregator.weights.tolist() == [1, 1]
+
+
+def math_nan() -> paddle.Tensor:
+    return paddle.to_tensor(float("nan"))
+
+
+def test_without_looks_training_stops_at_the_first_that_is_due():
+    small = Small()
+    for method in (AutoLambdaWeighting(2, scaling="none"), CoBaWeighting(2)):
+        aggregator = LossAggregator(["a", "b"], method, update_interval=2)
+        aggregator.bind(small.model.parameters())
+        for _ in range(2):
+            aggregator(small.losses())
+        with pytest.raises(ConfigError, match="expected a look at held-out data every 2 steps"):
+            aggregator(small.losses())
+
+
+def test_coba_looks_at_losses():
+    small = Small()
+    aggregator = LossAggregator(["a", "b"], CoBaWeighting(2, window=2, warmup=2), update_interval=1)
+    aggregator(small.losses())
+    for values in ([1.0, 4.0], [0.5, 4.0]):
+        aggregator.look(paddle.to_tensor(values))
+        aggregator(small.losses())
+    assert aggregator.last_weights.tolist() == pytest.approx([0.2384, 1.7616], abs=1e-4)
+
+
+def test_losses_that_are_collected_are_not_weighed():
+    small = Small()
+    aggregator = small.aggregator(scaling="none")
+    with aggregator.collecting() as found:
+        total = aggregator(small.losses())
+    assert float(total) == pytest.approx(float(found[0].sum()))
+    assert int(aggregator.calls) == 0
+    assert aggregator.last_weights is None
+
+
+def test_what_is_refused():
+    small = Small()
+    with pytest.raises(ConfigError, match="level: AutoLambda needs level parameters, found logits"):
+        LossAggregator(["a", "b"], AutoLambdaWeighting(2), level="logits")
+    with pytest.raises(ConfigError, match="scaling: optimizer needs the optimizer, found none"):
+        small.aggregator(scaling="optimizer")
+    rms = paddle.optimizer.RMSProp(0.1, parameters=small.model.parameters())
+    with pytest.raises(ConfigError, match=r"expected the optimizer Adam, .* found RMSProp"):
+        small.aggregator(rms, scaling="optimizer")
+    with pytest.raises(ConfigError, match="look: expected one number, the target, found shape"):
+        small.aggregator(scaling="none").look(paddle.ones([2]))
+    with pytest.raises(ConfigError, match="look: expected 2 losses, found shape"):
+        LossAggregator(["a", "b"], CoBaWeighting(2)).look(paddle.ones([3]))
+    with pytest.raises(ConfigError, match="it looks at no held-out data"):
+        LossAggregator(["a", "b"], SumWeighting(2)).look(paddle.ones([1]))

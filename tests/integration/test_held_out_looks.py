@@ -1,0 +1,172 @@
+"""Methods that learn from held-out data, in PaddleSeg's loop."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import paddle
+import pytest
+from paddleseg.models.losses import MixedLoss
+from support.records import history
+from support.training import (
+    Squares,
+    TinyNet,
+    ce_and_dice,
+    resumed,
+    run_training,
+    state_arrays,
+)
+
+import paddleseg_autoloss
+from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
+from paddleseg_autoloss.gradients.aggregator import LossAggregator
+from paddleseg_autoloss.integration import training
+from paddleseg_autoloss.weighting import METHODS
+
+HELD_OUT = [name for name, method in METHODS.items() if method.uses_held_out]
+
+
+class Batches:
+    """Held-out batches of noisy squares that no training image shows."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.number, self.factor = 0, factor
+
+    def state_dict(self) -> dict[str, int]:
+        return {"number": self.number}
+
+    def set_state_dict(self, state: dict[str, int]) -> None:
+        self.number = state["number"]
+
+    def __next__(self) -> dict[str, paddle.Tensor]:
+        images = [Squares()[100 + 2 * self.number + index] for index in range(2)]
+        self.number += 1
+        return {
+            "img": paddle.to_tensor(np.stack([one["img"] for one in images])) * self.factor,
+            "label": paddle.to_tensor(np.stack([one["label"] for one in images])),
+        }
+
+
+def train(folder, iters, batches=None, **options):
+    """Train through PaddleSeg's loop with held-out batches; return what `run_training` does."""
+    stock, batches = training.TrainingSession, batches or Batches()
+
+    def session(**arguments):
+        arguments["losses"]["held_out"] = batches
+        return stock(**arguments)
+
+    with mock.patch.object(training, "TrainingSession", session):
+        return run_training(folder, iters, **options)
+
+
+def component(name: str, **options):
+    kind = getattr(paddleseg_autoloss, name)
+    return lambda: [kind(ce_and_dice(), update_interval=2, **options)]
+
+
+@pytest.mark.parametrize("name", ["AutoLambda", "CoBa"])
+def test_a_look_leaves_no_trace_in_training(name, tmp_path):
+    """With weights that stay 1, the run is that of a method that never looks.
+
+    Batch norm's running means and dropout are those of the training batches only.  (With Adam,
+    rounding errors alone would move the bias before batch norm, which has no effect.)
+    """
+
+    def sgd(model):
+        return paddle.optimizer.SGD(0.05, parameters=model.parameters())
+
+    options = {"lr": 0} if name == "AutoLambda" else {"warmup": 20}
+    batches = Batches()
+    method = component(name, **options)
+    looking, *_ = train(tmp_path / "a", 6, batches, losses=method, optimizer=sgd)
+    assert batches.number == 2
+    plain, *_ = run_training(
+        tmp_path / "b", 6, losses=lambda: [paddleseg_autoloss.Sum(ce_and_dice())], optimizer=sgd
+    )
+    for one, other in zip(state_arrays(looking), state_arrays(plain)):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_weights_are_learned_and_recorded(name, tmp_path):
+    options = {"warmup": 2} if name == "CoBa" else {}
+    options |= {"looks": 1} if name == "OLAUX" else {}
+    _, (loss,), _ = train(tmp_path, 6, losses=component(name, **options))
+    weights = loss.aggregator.last_weights.numpy()
+    assert weights.sum() == pytest.approx(2, rel=1e-5)
+    assert abs(weights[0] - weights[1]) > 1e-3
+    rows = history(tmp_path)
+    assert [float(row["weight"]) for row in rows[:2]] == [1, 1]
+    assert [float(row["weight"]) for row in rows[-2:]] == pytest.approx(weights, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_resumed_equals_uninterrupted_bit_for_bit(name, tmp_path):
+    """A look comes between iteration 4, where the checkpoint is, and iteration 5."""
+    options = {"warmup": 2} if name == "CoBa" else {}
+
+    def run(folder, iters, **more):
+        return train(folder, iters, losses=component(name, **options), **more)
+
+    whole, parts = resumed(run, tmp_path)
+    for one, other in zip(state_arrays(whole), state_arrays(parts)):
+        np.testing.assert_array_equal(one, other)
+
+
+class TwoHeads(TinyNet):
+    def __init__(self) -> None:
+        super().__init__(2)
+
+
+@pytest.mark.parametrize("name", ["AutoLambda", "CoBa"])
+def test_the_first_output_rates_the_terms_of_all_heads(name, tmp_path):
+    names = [f"head{h}/{kind}" for h in (0, 1) for kind in ("CrossEntropyLoss", "DiceLoss")]
+    options = {"warmup": 2} if name == "CoBa" else {}
+    method = METHODS[name](4, **options)
+    aggregator = LossAggregator(names, method, update_interval=2)
+    stock = training.TrainingSession
+
+    def session(**arguments):
+        arguments["losses"]["loss_aggregator"] = aggregator
+        return stock(**arguments)
+
+    with mock.patch.object(training, "TrainingSession", session):
+        train(
+            tmp_path,
+            6,
+            losses=lambda: [MixedLoss(ce_and_dice(), [1, 1]) for _ in range(2)],
+            coef=[1, 0.4],
+            model=TwoHeads,
+        )
+    weights = aggregator.last_weights.numpy()
+    assert weights.sum() == pytest.approx(4, rel=1e-5)
+    assert len(set(weights.round(6))) == 4
+
+
+def test_a_target_that_is_not_finite_stops_the_run_with_its_name(tmp_path):
+    with pytest.raises(TrainingDiverged, match="the target on held-out data is NaN"):
+        train(tmp_path, 6, Batches(factor=float("nan")), losses=component("AutoLambda"))
+
+
+def test_without_held_out_images_the_run_does_not_start(tmp_path):
+    with pytest.raises(ConfigError, match="held_out: expected a share of the training images"):
+        run_training(tmp_path, 4, losses=component("AutoLambda"))
+
+
+def test_a_gradient_scaler_changes_no_weight(tmp_path):
+    found = []
+    for scale in (None, 1024.0):
+        stock = training.TrainingSession
+
+        def session(stock=stock, scale=scale, **arguments):
+            made = stock(**arguments)
+            if scale is not None:
+                for aggregator in made.aggregators:
+                    aggregator.loss_scale = lambda: paddle.to_tensor([scale])
+            return made
+
+        with mock.patch.object(training, "TrainingSession", session):
+            _, (loss,), _ = train(tmp_path / str(scale), 4, losses=component("AutoLambda"))
+        found.append(loss.aggregator.weighting.shares.numpy())
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
