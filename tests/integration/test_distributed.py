@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
-from support.processes import SCRIPT_HEAD, launched, run_tool
+from support.processes import SCRIPT_HEAD, launched, launched_in_turn, run_tool
 
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 from paddleseg_autoloss.weighting import METHODS
@@ -29,21 +29,28 @@ state = {"c": types[0].aggregator.weighting.c.numpy().tolist()}
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    return folder, launched(folder, SCRIPT)
+def two_ranks(tmp_path_factory):
+    """What the scripts below found on two ranks, and their folder."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    scripts = {
+        "gradients": GRADIENTS,
+        "ranks": SCRIPT,
+        "every_step": EVERY_STEP.replace("IN_THE_LOOP", repr(IN_THE_LOOP)),
+        # It replaces the session, so it is the last one.
+        "broken_on_one": BROKEN_ON_ONE.replace("KINDS", repr(KINDS)),
+    }
+    return folder, launched_in_turn(folder, scripts)
 
 
-def test_weights_are_the_same_on_both_ranks(ranks):
+def test_weights_are_the_same_on_both_ranks(two_ranks):
     """The ranks see other images, so their gradients differ before they are averaged."""
-    _, (first, second) = ranks
+    first, second = two_ranks[1]["ranks"]
     assert first == second
     assert (np.array(first["c"]) != 1).all()
 
 
-def test_only_one_rank_writes(ranks):
-    folder, _ = ranks
-    with open(folder / "loss_weights.csv") as file:
+def test_only_one_rank_writes(two_ranks):
+    with open(two_ranks[0] / "ranks" / "loss_weights.csv") as file:
         iterations = [line.split(",")[0] for line in file][1:]
     assert iterations == ["1", "1", "2", "2", "3", "3", "4", "4"]
 
@@ -111,16 +118,10 @@ Path(folder, f"rank{rank}.json").write_text(json.dumps(states))
 )
 
 
-@pytest.fixture(scope="module")
-def every_step(tmp_path_factory):
-    script = EVERY_STEP.replace("IN_THE_LOOP", repr(IN_THE_LOOP))
-    return launched(tmp_path_factory.mktemp("every_step"), script)
-
-
 @pytest.mark.parametrize("name", IN_THE_LOOP)
-def test_paddleseg_loop_keeps_both_ranks_alike_at_every_step(every_step, name):
+def test_paddleseg_loop_keeps_both_ranks_alike_at_every_step(two_ranks, name):
     """The ranks see other images and were seeded differently."""
-    first, second = (ranks[name] for ranks in every_step)
+    first, second = (ranks[name] for ranks in two_ranks[1]["every_step"])
     assert len(first) == 3
     assert first == second
 
@@ -241,6 +242,8 @@ Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps(found))
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.once)])
 def gradients(request, tmp_path_factory):
+    if request.param == 2:
+        return request.getfixturevalue("two_ranks")[1]["gradients"]
     return launched(tmp_path_factory.mktemp("gradients"), GRADIENTS, request.param)
 
 
@@ -358,17 +361,11 @@ Path(folder, f"rank{rank}.json").write_text(json.dumps(found))
 KINDS = ["MixedLoss", "AutoWeightedLoss", "PCGrad", "FAMO"]
 
 
-@pytest.fixture(scope="module")
-def broken_on_one(tmp_path_factory):
-    script = BROKEN_ON_ONE.replace("KINDS", repr(KINDS))
-    return launched(tmp_path_factory.mktemp("broken_on_one"), script)
-
-
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("policy", ["skip", "stop"])
 @pytest.mark.parametrize("value", ["nan", "inf", "gradient"])
-def test_what_breaks_on_one_rank_does_so_for_all(broken_on_one, value, policy, name):
-    first, second = (ranks[f"{value} {policy} {name}"] for ranks in broken_on_one)
+def test_what_breaks_on_one_rank_does_so_for_all(two_ranks, value, policy, name):
+    first, second = (ranks[f"{value} {policy} {name}"] for ranks in two_ranks[1]["broken_on_one"])
     assert first["state"] == second["state"]
     for numbers in first["state"].values():
         assert np.isfinite(numbers).all()

@@ -93,6 +93,30 @@ def launched(folder, text, count: int = 2) -> list[dict]:
     """Run a script on several ranks, and return what each wrote to its JSON file."""
     done = launch(folder, text, count)
     assert done.returncode == 0, done.stderr + logs_of_ranks(folder)
+    return _results(folder, count)
+
+
+def launched_in_turn(folder, scripts: dict[str, str], count: int = 2) -> dict[str, list[dict]]:
+    """Run scripts one after the other on ranks that start once, each in a folder of its name.
+
+    Returns:
+        For each name, what every rank wrote to its JSON file.
+    """
+    for name, text in scripts.items():
+        (folder / name).mkdir()
+        (folder / name / "part.py").write_text(text)
+    driver = f"""
+import runpy, sys
+for name in {list(scripts)!r}:
+    sys.argv[1:] = [f"{folder}/{{name}}"]
+    runpy.run_path(f"{folder}/{{name}}/part.py", run_name="__main__")
+"""
+    done = launch(folder, driver, count)
+    assert done.returncode == 0, done.stderr + logs_of_ranks(folder)
+    return {name: _results(folder / name, count) for name in scripts}
+
+
+def _results(folder, count: int) -> list[dict]:
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(count)]
 
 
