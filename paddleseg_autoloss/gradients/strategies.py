@@ -196,9 +196,7 @@ class FromGramian(FromGradients):
         if gradients.is_finite:
             weights = self._weighting.solve(gradients.losses, gradients.gramian)
             aggregator.weights.set_value(weights.astype("float32"))
-        if aggregator.constant_sum is None:
-            return aggregator.scale_factor
-        return factor_to_sum(aggregator.weights, aggregator.constant_sum)
+        return _network_factor(aggregator)
 
 
 class FromGramianOfOutputs(FromGramian):
@@ -370,8 +368,8 @@ class FromAlignments(FromGradients):
             if scaling is not None:
                 products, _ = jacobian.read(shared, scaling.factors(targets))
             aggregator.weights.set_value(self._weighting.solve(products).astype("float32"))
-        weights = paddle.concat([paddle.zeros([1]), aggregator.weights * aggregator.scale_factor])
-        update = jacobian.inject_combination(weights)
+        of_losses = aggregator.weights * _network_factor(aggregator)
+        update = jacobian.inject_combination(paddle.concat([paddle.zeros([1]), of_losses]))
         return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
 
@@ -459,6 +457,13 @@ def factor_to_sum(weights: Tensor, constant_sum: float) -> Tensor:
         constant_sum: the number.
     """
     return constant_sum / weights.detach().abs().sum().clip(min=1e-30)
+
+
+def _network_factor(aggregator: LossAggregator) -> float | Tensor:
+    """Return what the method's weights are multiplied by to get those of the network."""
+    if aggregator.constant_sum is None:
+        return aggregator.scale_factor
+    return factor_to_sum(aggregator.weights, aggregator.constant_sum)
 
 
 def _is_due(aggregator: LossAggregator) -> bool:

@@ -35,8 +35,9 @@ class Small:
     def target(self) -> paddle.Tensor:
         return ((self.model(self.held).sum(axis=1) - self.held[:, 0]) ** 2).mean()
 
-    def aggregator(self, optimizer=None, **options) -> LossAggregator:
-        aggregator = LossAggregator(["a", "b"], Recording(2, **options))
+    def aggregator(self, optimizer=None, constant_sum=False, **options) -> LossAggregator:
+        method = Recording(2, **options)
+        aggregator = LossAggregator(["a", "b"], method, constant_sum=constant_sum)
         aggregator.bind(self.model.parameters(), optimizer)
         return aggregator
 
@@ -114,16 +115,20 @@ def test_scaling_with_sgd_is_the_multiplier_of_the_learning_rate():
     np.testing.assert_allclose(scaled, plain + 2 * of_first, rtol=1e-5)
 
 
-def test_a_step_after_a_look_is_the_weighted_sum_and_the_target_leaves_no_gradient():
+@pytest.mark.parametrize(("constant_sum", "total_weight"), [(False, 2), (0.5, 0.5)])
+def test_a_step_after_a_look_is_the_weighted_sum_and_the_target_leaves_no_gradient(
+    constant_sum, total_weight
+):
     small = Small()
-    aggregator = small.aggregator(scaling="none", lr=2)
+    aggregator = small.aggregator(scaling="none", lr=2, constant_sum=constant_sum)
     aggregator.look(small.target())
     assert all(p.grad is None for p in small.model.parameters())
     total = aggregator(small.losses())
     total.backward()
     found = [p.grad.numpy() for p in small.model.parameters()]
     weights = aggregator.last_weights
-    assert abs(float(weights[0]) - float(weights[1])) > 0.01
+    assert abs(float(weights[0]) - float(weights[1])) > 0.01 * total_weight
+    assert float(weights.sum()) == pytest.approx(total_weight, rel=1e-5)
     small.model.clear_gradients()
     losses = small.losses()
     expected = weights[0] * losses["a"] + weights[1] * losses["b"]
