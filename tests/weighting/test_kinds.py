@@ -14,6 +14,8 @@ from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients.aggregator import LossAggregator, method_arguments
 from paddleseg_autoloss.weighting import (
     METHODS,
+    AlignmentWeighting,
+    HeldOutLossWeighting,
     CRMOGMWeighting,
     GramianWeighting,
     JacobianWeighting,
@@ -26,7 +28,13 @@ from paddleseg_autoloss.weighting import (
 )
 from paddleseg_autoloss.weighting.objective import ObjectiveWeighting
 
-KINDS = [LossWeighting, GramianWeighting, JacobianWeighting]
+KINDS = [
+    LossWeighting,
+    GramianWeighting,
+    JacobianWeighting,
+    AlignmentWeighting,
+    HeldOutLossWeighting,
+]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -43,7 +51,12 @@ def test_a_kind_is_no_method(kind):
 
 @pytest.mark.parametrize(
     ("kind", "missing"),
-    [(LossWeighting, "forward"), (GramianWeighting, "solve"), (JacobianWeighting, "update")],
+    [
+        (LossWeighting, "forward"),
+        (GramianWeighting, "solve"),
+        (JacobianWeighting, "update"),
+        (HeldOutLossWeighting, "forward"),
+    ],
 )
 def test_a_method_that_lacks_its_part_is_not_made(kind, missing):
     unfinished = type("Unfinished", (kind,), {})
