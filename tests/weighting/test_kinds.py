@@ -15,9 +15,9 @@ from paddleseg_autoloss.gradients.aggregator import LossAggregator, method_argum
 from paddleseg_autoloss.weighting import (
     METHODS,
     AlignmentWeighting,
-    HeldOutLossWeighting,
     CRMOGMWeighting,
     GramianWeighting,
+    HeldOutLossWeighting,
     JacobianWeighting,
     LossWeighting,
     MGDAWeighting,
@@ -107,15 +107,18 @@ def test_what_a_config_can_give_follows_from_the_kind(name):
     # CRMOGM takes the kind of the method that it averages.
     from_gramian = issubclass(kind, GramianWeighting) or kind is CRMOGMWeighting
     shared = ["reduction", *(["level", "update_interval", "layer"] if from_gramian else [])]
+    shared += ["update_interval"] if kind.uses_held_out else []
     assert given == own + shared
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_uses_gradients_is_true_of_two_kinds(name):
+def test_uses_gradients_is_true_of_three_kinds(name):
     count = METHODS[name].least_losses
     aggregator = LossAggregator([f"loss{i}" for i in range(count)], METHODS[name](count))
-    assert aggregator.uses_gradients is not isinstance(aggregator.weighting, LossWeighting)
-    assert ("weights" in aggregator.state_dict()) is aggregator.uses_gradients
+    of_values = (LossWeighting, HeldOutLossWeighting)
+    assert aggregator.uses_gradients is not isinstance(aggregator.weighting, of_values)
+    keeps = not isinstance(aggregator.weighting, LossWeighting)
+    assert ("weights" in aggregator.state_dict()) is keeps
 
 
 def test_steps_of_their_own_are_an_attribute_of_the_kind():

@@ -347,12 +347,12 @@ class TestEveryMethod:
         names = [f"loss{index}" for index in range(len(losses))]
         aggregator = LossAggregator(names, method)
         aggregator.held_by_optimizer = True
-        aggregator.bind([x])
+        aggregator.bind([x], paddle.optimizer.SGD(parameters=[x]))
         values = {
             key: paddle.to_tensor(float(value)) + (x * paddle.to_tensor(row, dtype="float32")).sum()
             for key, value, row in zip(names, losses, jacobian)
         }
-        if isinstance(method, LossWeighting):
+        if isinstance(method, LossWeighting) or method.uses_held_out:
             aggregator(values)
             assert np.isfinite(aggregator.last_weights.numpy()).all()
         else:
@@ -401,7 +401,7 @@ def network_of(name: str, count: int, **options):
     x = paddle.to_tensor(random.standard_normal(COLUMNS), dtype="float32", stop_gradient=False)
     aggregator = LossAggregator([f"loss{i}" for i in range(count)], method, **options)
     aggregator.held_by_optimizer = True
-    aggregator.bind([x])
+    aggregator.bind([x], paddle.optimizer.SGD(parameters=[x]))
     losses = {}
     for key in aggregator.names:
         direction = paddle.to_tensor(random.standard_normal(COLUMNS), dtype="float32")
