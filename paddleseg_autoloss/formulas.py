@@ -16,8 +16,8 @@ _SYMBOLS = {
     "sum": "Σ", "prod": "∏", "partial": "∂", "nabla": "∇", "infty": "∞", "langle": "⟨",
     "rangle": "⟩", "lVert": "‖", "rVert": "‖", "lvert": "|", "rvert": "|", "le": "≤", "ge": "≥",
     "ne": "≠", "leftarrow": "←", "to": "→", "propto": "∝", "sim": "~", "cdot": "·", "times": "×",
-    "dots": "…", "in": "∈", "quad": "\u00a0\u00a0\u00a0", ",": " ", ";": " ", "!": "", " ": " ",
-    "{": "{", "}": "}", "left": "", "right": "", "Big": "", "big": "", "textstyle": "",
+    "approx": "≈", "dots": "…", "in": "∈", "quad": "\u00a0\u00a0\u00a0", ",": " ", ";": " ",
+    "!": "", " ": " ", "{": "{", "}": "}", "left": "", "right": "", "Big": "", "big": "", "textstyle": "",
 }  # fmt: skip
 #: Marks that go over the letter before them.
 _ACCENTS = {"hat": "\u0302", "bar": "\u0304", "tilde": "\u0303", "overline": "\u0305"}

@@ -37,7 +37,7 @@ def totals(name: str, types) -> tuple[float, np.ndarray]:
     count = len(types)
     aggregator = LossAggregator([str(i) for i in range(count)], METHODS[name](count))
     aggregator.held_by_optimizer = True
-    aggregator.bind([x])
+    aggregator.bind([x], paddle.optimizer.SGD(parameters=[x]))
     rows = np.array([[1, 2, 1], [3, 1, -2], [1, 1, 0], [2, 0, 1]], "float32")
     losses = {
         str(i): (x * paddle.to_tensor(row)).sum().astype(kind)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from support.calls import OF_TRAINING
 from support.processes import SCRIPT_HEAD, launched, launched_in_turn, run_tool
 
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
-from paddleseg_autoloss.weighting import METHODS
 
 SCRIPT = (
     SCRIPT_HEAD
@@ -136,7 +136,7 @@ import json
 from paddleseg_autoloss.gradients import jacobian
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.weighting import METHODS, JacobianWeighting
-from support.calls import weigh
+from support.calls import OF_TRAINING, weigh
 
 paddle.set_device("cpu")
 paddle.distributed.init_parallel_env()
@@ -162,7 +162,7 @@ def flat(gradients):
 
 
 found = {}
-cases = {name: (method, {}) for name, method in METHODS.items()}
+cases = {name: (METHODS[name], {}) for name in OF_TRAINING}
 cases |= {f"{name}, constant sum": (METHODS[name], {"constant_sum": 0.7}) for name in OF_EACH_KIND}
 for name, (method, options) in cases.items():
     paddle.seed(3)
@@ -202,6 +202,25 @@ for name, (method, options) in cases.items():
                 [p.size for p in model.parameters()]
             )):
                 p.set_value(p - 0.05 * row.reshape(p.shape))
+
+for name, options in (("AutoLambda", {"scaling": "none", "lr": 2}), ("CoBa", {"warmup": 2})):
+    half = slice(2 * rank, 2 * rank + 2)
+    found[name] = steps = []
+    paddle.seed(3)
+    model = nn.Linear(6, 3)
+    ranks, alone = (
+        LossAggregator(NAMES[:2], METHODS[name](2, **options), update_interval=1) for _ in range(2)
+    )
+    for step in range(4):
+        for aggregator, part in ((ranks, half), (alone, slice(None))):
+            aggregator.bind(model.parameters())
+            if step:
+                held = losses(model, images[part], wanted[part] ** 2)
+                values = paddle.stack(list(held.values()))
+                aggregator.look(values[0] if name == "AutoLambda" else values.detach())
+            aggregator(losses(model, images[part], wanted[part]))
+        steps.append([ranks.last_weights.tolist(), alone.last_weights.tolist()])
+        model.weight.set_value(0.9 * model.weight)
 
 rows = {}
 for bucket in (21, usual_bucket):
@@ -247,7 +266,9 @@ def gradients(request, tmp_path_factory):
     return launched(tmp_path_factory.mktemp("gradients"), GRADIENTS, request.param)
 
 
-@pytest.mark.parametrize("name", [*METHODS, *(f"{name}, constant sum" for name in OF_EACH_KIND)])
+@pytest.mark.parametrize(
+    "name", [*OF_TRAINING, *(f"{name}, constant sum" for name in OF_EACH_KIND)]
+)
 def test_gradient_is_that_of_one_rank_with_the_whole_batch(gradients, name):
     """And weights and state are the same on all ranks, at every step."""
     for first, *others in zip(*(ranks[name] for ranks in gradients)):
@@ -259,6 +280,15 @@ def test_gradient_is_that_of_one_rank_with_the_whole_batch(gradients, name):
             np.testing.assert_allclose(
                 rank["gradient"], rank["expected_gradient"], rtol=2e-4, atol=1e-6
             )
+
+
+@pytest.mark.parametrize("name", ["AutoLambda", "CoBa"])
+def test_looks_of_all_ranks_are_those_of_one_rank_with_all_batches(gradients, name):
+    for steps in zip(*(ranks[name] for ranks in gradients)):
+        found, expected = zip(*steps)
+        assert all(weights == found[0] for weights in found)
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
+    assert found[0] != [1, 1]
 
 
 def test_gradients_are_averaged_in_one_call_also_where_a_loss_has_none(gradients):

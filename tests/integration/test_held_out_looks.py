@@ -7,7 +7,10 @@ from unittest import mock
 import numpy as np
 import paddle
 import pytest
+import yaml
+from paddleseg.cvlibs import SegBuilder
 from paddleseg.models.losses import MixedLoss
+from support import ROOT
 from support.records import history
 from support.training import (
     Squares,
@@ -22,6 +25,7 @@ import paddleseg_autoloss
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration import training
+from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.weighting import METHODS
 
 HELD_OUT = [name for name, method in METHODS.items() if method.uses_held_out]
@@ -170,3 +174,73 @@ def test_a_gradient_scaler_changes_no_weight(tmp_path):
             _, (loss,), _ = train(tmp_path / str(scale), 4, losses=component("AutoLambda"))
         found.append(loss.aggregator.weighting.shares.numpy())
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
+
+
+DEMO = str(ROOT / "configs/auto_lambda_ce_dice_demo.yml")
+
+
+def load(path, **changes):
+    """Load the demo config with some of its keys changed."""
+    path.write_text(yaml.safe_dump({"_base_": DEMO, **changes}))
+    return load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"held_out": None}, "held_out: expected a share of .* for AutoLambda"),
+        (
+            {"loss_aggregator": {"type": "OLAUX", "target": "IoU"}},
+            r"loss_aggregator.target: expected one of mIoU, Jaccard, Dice, CrossEntropy, found",
+        ),
+        (
+            {"loss_aggregator": {"type": "L2RW", "target": {"type": "DiceLos"}}},
+            r"loss_aggregator.target.type: there is no 'DiceLos'; did you mean DiceLoss",
+        ),
+        (
+            {"loss_aggregator": {"type": "AutoLambda", "level": "logits"}},
+            "loss_aggregator.level: AutoLambda has no such argument",
+        ),
+    ],
+)
+def test_configs_that_are_refused(changes, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path / "config.yml", **changes)
+
+
+def test_a_target_in_a_config_may_be_any_loss(tmp_path):
+    """PaddleSeg's builder makes the loss itself where a component has one."""
+    config = load(tmp_path / "config.yml")
+    config.dic["loss"]["types"][0]["target"] = {"type": "FocalLoss", "gamma": 2.0}
+    (loss,) = SegBuilder(config).loss["types"]
+    assert type(loss.aggregator.weighting.target).__name__ == "FocalLoss"
+    assert not loss.aggregator.weighting.sublayers()
+
+
+@pytest.mark.parametrize("name", ["auto_lambda_ce_dice", "auto_lambda_ce_dice_demo"])
+def test_the_example_configs_are_valid(name):
+    assert load_config(str(ROOT / f"configs/{name}.yml")).dic["held_out"] == 0.1
+
+
+def test_a_step_that_is_skipped_is_looked_at_again(tmp_path):
+    """The step after a look is left out, so its weights are too; the next step looks anew."""
+
+    class Spoiled(TinyNet):
+        calls = 0
+
+        def forward(self, x):
+            outputs = super().forward(x)
+            Spoiled.calls += 1
+            # Training steps 1 and 2, a look, then training step 3.
+            return [o * float("nan") for o in outputs] if Spoiled.calls == 4 else outputs
+
+    stock, batches = training.TrainingSession, Batches()
+
+    def session(**arguments):
+        arguments["losses"]["on_nonfinite"] = "skip"
+        return stock(**arguments)
+
+    with mock.patch.object(training, "TrainingSession", session):
+        _, (loss,), _ = train(tmp_path, 5, batches, losses=component("AutoLambda"), model=Spoiled)
+    assert int(loss.aggregator.calls) == 4
+    assert batches.number == 2

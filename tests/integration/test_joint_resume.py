@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from paddleseg.cvlibs import manager
 from paddleseg.models.losses import MixedLoss
+from support.calls import OF_TRAINING
 from support.training import (
     TinyNet,
     enough_losses,
@@ -17,11 +18,10 @@ from support.training import (
 )
 
 import paddleseg_autoloss
-from paddleseg_autoloss.weighting import METHODS
 
 
 class TestResume:
-    @pytest.mark.parametrize("name", METHODS)
+    @pytest.mark.parametrize("name", OF_TRAINING)
     def test_joint_method_continues_bit_for_bit(self, name, tmp_path):
         def losses():
             inner = enough_losses(name)
@@ -36,7 +36,7 @@ class TestResume:
         of_whole = (tmp_path / "whole" / "loss_weights.csv").read_text()
         assert of_whole == (tmp_path / "parts" / "loss_weights.csv").read_text()
 
-    @pytest.mark.parametrize("name", METHODS)
+    @pytest.mark.parametrize("name", OF_TRAINING)
     def test_component_continues_bit_for_bit(self, name, tmp_path):
         def train(folder, iters, **options):
             losses = lambda: [manager.LOSSES[name](enough_losses(name))]  # noqa: E731

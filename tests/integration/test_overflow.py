@@ -7,17 +7,17 @@ from unittest import mock
 import numpy as np
 import pytest
 from paddleseg.models.losses import MixedLoss
+from support.calls import OF_TRAINING
 from support.training import TinyNet, enabled_scaler, enough_losses, train_jointly
 
 from paddleseg_autoloss.errors import TrainingDiverged
 from paddleseg_autoloss.integration.session import TrainingSession
-from paddleseg_autoloss.weighting import METHODS
 
 
 class TestOverflow:
     """A GradScaler of a GPU on a CPU: only its check of the device is replaced."""
 
-    @pytest.mark.parametrize("name", METHODS)
+    @pytest.mark.parametrize("name", OF_TRAINING)
     def test_a_skipped_step_changes_no_state(self, name, tmp_path):
         scaler = enabled_scaler(1024.0)
         with mock.patch("paddle.amp.GradScaler", return_value=scaler):

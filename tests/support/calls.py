@@ -8,7 +8,9 @@ import pytest
 
 from paddleseg_autoloss.weighting import (
     METHODS,
+    AlignmentWeighting,
     GramianWeighting,
+    HeldOutLossWeighting,
     JacobianWeighting,
     LossWeighting,
     Weighting,
@@ -21,9 +23,24 @@ def methods_of(kind: type[Weighting]) -> list[str]:
     return [name for name, method in defaults.items() if isinstance(method, kind)]
 
 
+#: Methods that need no held-out data.
+OF_TRAINING = [name for name, method in METHODS.items() if not method.uses_held_out]
+
+
 def weigh(method: Weighting, losses: paddle.Tensor, gramian: paddle.Tensor) -> paddle.Tensor:
-    """The weights of a method of losses or of the Gramian."""
-    return method(losses) if isinstance(method, LossWeighting) else method(losses, gramian)
+    """The weights of a method that is not of the Jacobian; a target is the mean of the losses."""
+    if isinstance(method, (LossWeighting, HeldOutLossWeighting)):
+        return method(losses)
+    if isinstance(method, AlignmentWeighting):
+        gramian = with_target(gramian)
+    return method(losses, gramian)
+
+
+def with_target(gramian: paddle.Tensor) -> paddle.Tensor:
+    """The Gramian with the mean of the gradients as the first one."""
+    products = gramian.mean(axis=1, keepdim=True)
+    first = paddle.concat([products.mean().reshape([1, 1]), products.T], axis=1)
+    return paddle.concat([first, paddle.concat([products, gramian], axis=1)])
 
 
 def solve(method: GramianWeighting, jacobian: np.ndarray, losses=None) -> np.ndarray:

@@ -14,8 +14,10 @@ from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients.aggregator import LossAggregator, method_arguments
 from paddleseg_autoloss.weighting import (
     METHODS,
+    AlignmentWeighting,
     CRMOGMWeighting,
     GramianWeighting,
+    HeldOutLossWeighting,
     JacobianWeighting,
     LossWeighting,
     MGDAWeighting,
@@ -26,7 +28,13 @@ from paddleseg_autoloss.weighting import (
 )
 from paddleseg_autoloss.weighting.objective import ObjectiveWeighting
 
-KINDS = [LossWeighting, GramianWeighting, JacobianWeighting]
+KINDS = [
+    LossWeighting,
+    GramianWeighting,
+    JacobianWeighting,
+    AlignmentWeighting,
+    HeldOutLossWeighting,
+]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -43,7 +51,12 @@ def test_a_kind_is_no_method(kind):
 
 @pytest.mark.parametrize(
     ("kind", "missing"),
-    [(LossWeighting, "forward"), (GramianWeighting, "solve"), (JacobianWeighting, "update")],
+    [
+        (LossWeighting, "forward"),
+        (GramianWeighting, "solve"),
+        (JacobianWeighting, "update"),
+        (HeldOutLossWeighting, "forward"),
+    ],
 )
 def test_a_method_that_lacks_its_part_is_not_made(kind, missing):
     unfinished = type("Unfinished", (kind,), {})
@@ -94,15 +107,18 @@ def test_what_a_config_can_give_follows_from_the_kind(name):
     # CRMOGM takes the kind of the method that it averages.
     from_gramian = issubclass(kind, GramianWeighting) or kind is CRMOGMWeighting
     of_gramian = ["level", "update_interval", "layer"] if from_gramian else []
-    assert given == [*own, "reduction", "constant_sum", *of_gramian]
+    of_held_out = ["update_interval"] if kind.uses_held_out else []
+    assert given == [*own, "reduction", "constant_sum", *of_gramian, *of_held_out]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_uses_gradients_is_true_of_two_kinds(name):
+def test_uses_gradients_is_true_of_three_kinds(name):
     count = METHODS[name].least_losses
     aggregator = LossAggregator([f"loss{i}" for i in range(count)], METHODS[name](count))
-    assert aggregator.uses_gradients is not isinstance(aggregator.weighting, LossWeighting)
-    assert ("weights" in aggregator.state_dict()) is aggregator.uses_gradients
+    of_values = (LossWeighting, HeldOutLossWeighting)
+    assert aggregator.uses_gradients is not isinstance(aggregator.weighting, of_values)
+    keeps = not isinstance(aggregator.weighting, LossWeighting)
+    assert ("weights" in aggregator.state_dict()) is keeps
 
 
 def test_steps_of_their_own_are_an_attribute_of_the_kind():
