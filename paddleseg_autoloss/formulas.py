@@ -17,7 +17,8 @@ _SYMBOLS = {
     "rangle": "⟩", "lVert": "‖", "rVert": "‖", "lvert": "|", "rvert": "|", "le": "≤", "ge": "≥",
     "ne": "≠", "leftarrow": "←", "to": "→", "propto": "∝", "sim": "~", "cdot": "·", "times": "×",
     "approx": "≈", "dots": "…", "in": "∈", "quad": "\u00a0\u00a0\u00a0", ",": " ", ";": " ",
-    "!": "", " ": " ", "{": "{", "}": "}", "left": "", "right": "", "Big": "", "big": "", "textstyle": "",
+    "!": "", " ": " ", "{": "{", "}": "}", "left": "", "right": "", "Big": "", "big": "",
+    "textstyle": "",
 }  # fmt: skip
 #: Marks that go over the letter before them.
 _ACCENTS = {"hat": "\u0302", "bar": "\u0304", "tilde": "\u0303", "overline": "\u0305"}
