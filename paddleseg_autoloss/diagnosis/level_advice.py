@@ -20,6 +20,8 @@ __all__ = [
 
 #: Median fidelity from which a cheap level is recommended.
 _ENOUGH = 0.98
+#: What a level must fall short of equal weights by to be called worse.
+_WORSE = 0.005
 _LEVELS = ("logits", "features")
 
 LEVEL_LEGEND = (
@@ -78,7 +80,7 @@ def _advice(levels: Levels, method: str) -> str:
     own = levels.fidelities[method]
     equal = own[EQUAL].median
     known = [one for one in _LEVELS if one in own and not math.isnan(own[one].median)]
-    bad = [one for one in known if own[one].median < equal]
+    bad = [one for one in known if own[one].median < equal - _WORSE]
     good = [one for one in known if own[one].median >= max(_ENOUGH, equal) and one in levels.costs]
     good = [one for one in good if levels.costs[one] < levels.costs["parameters"]]
     if equal >= _ENOUGH:

@@ -28,6 +28,7 @@ def levels(equal: float, logits: float, features: float, **options) -> Levels:
         ((0.9, 0.95, 0.99), "take level: features, with a fidelity of 0.990 at 1.40 times", ""),
         ((0.9, 0.7, 0.95), "take level: parameters", "logits (0.700) is worse than equal weights"),
         ((0.99, 0.7, 1.0), "equal weights have nearly", "logits (0.700) is worse than equal"),
+        ((0.996, 0.995, 1.0), "equal weights have nearly", ""),
         ((0.9, math.nan, 0.97), "take level: parameters", ""),
     ],
 )
