@@ -11,8 +11,9 @@ import pytest
 from support.comparison import comparison_file, pretend
 from visualdl import LogWriter
 
-from paddleseg_autoloss.comparison.report import write_report
+from paddleseg_autoloss.comparison import report
 from paddleseg_autoloss.comparison.results import Results
+from paddleseg_autoloss.documents import Document
 from paddleseg_autoloss.files import write_json
 from paddleseg_autoloss.weighting import METHODS
 
@@ -57,13 +58,10 @@ class Made:
         frame.to_csv(folder.path / "loss_weights.csv", index=False)
 
     def report(self) -> str:
-        write_report(Results(self.plan, self.folders), self.root)
-        page = html.unescape((self.root / "report.html").read_text())
-        section = (self.root / "report.md").read_text().split("\n## Checks of the runs\n")[1]
-        section = section.split("\n## ")[0]
-        for line in section.strip().split("\n"):
-            assert line.removeprefix("- ") in page
-        return section
+        """The section with the checks, without the charts, which take their time."""
+        results, document = Results(self.plan, self.folders), Document("checks")
+        report._add_checks(document, results, report._differences(results)["mIoU"])
+        return document.markdown().split("\n## Checks of the runs\n")[1]
 
 
 @pytest.fixture
@@ -106,6 +104,19 @@ def test_a_figure_that_still_rises(made):
     low, high = json.loads(item[item.index("[") : item.index("]") + 1])
     assert low < 3 < high
     assert 0 < high - low < 2
+
+
+def test_markdown_and_page_have_the_checks(made):
+    for folder in made.of(AUTO):
+        made.set_curve(folder, 0.01 * np.arange(10))
+    report.write_report(Results(made.plan, made.folders), made.root)
+    page = html.unescape((made.root / "report.html").read_text())
+    written = (made.root / "report.md").read_text()
+    lines = made.report().strip().split("\n")
+    assert any("not converged" in line for line in lines)
+    for line in lines:
+        assert line in written
+        assert line.removeprefix("- ") in page
 
 
 def test_a_figure_that_falls(made):
