@@ -12,6 +12,7 @@ import paddle
 import pytest
 from paddleseg.cvlibs import manager
 from support import ROOT, run_tool
+from support.calls import OF_TRAINING
 
 import paddleseg_autoloss
 
