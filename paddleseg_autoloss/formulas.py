@@ -15,10 +15,10 @@ _SYMBOLS = {
     "tau": "τ", "phi": "φ", "psi": "ψ", "omega": "ω", "ell": "ℓ", "Delta": "Δ", "Pi": "Π",
     "sum": "Σ", "prod": "∏", "partial": "∂", "nabla": "∇", "infty": "∞", "langle": "⟨",
     "rangle": "⟩", "lVert": "‖", "rVert": "‖", "lvert": "|", "rvert": "|", "le": "≤", "ge": "≥",
+    "approx": "≈",
     "ne": "≠", "leftarrow": "←", "to": "→", "propto": "∝", "sim": "~", "cdot": "·", "times": "×",
-    "approx": "≈", "dots": "…", "in": "∈", "quad": "\u00a0\u00a0\u00a0", ",": " ", ";": " ",
-    "!": "", " ": " ", "{": "{", "}": "}", "left": "", "right": "", "Big": "", "big": "",
-    "textstyle": "",
+    "dots": "…", "in": "∈", "quad": "\u00a0\u00a0\u00a0", ",": " ", ";": " ", "!": "", " ": " ",
+    "{": "{", "}": "}", "left": "", "right": "", "Big": "", "big": "", "textstyle": "",
 }  # fmt: skip
 #: Marks that go over the letter before them.
 _ACCENTS = {"hat": "\u0302", "bar": "\u0304", "tilde": "\u0303", "overline": "\u0305"}

@@ -322,8 +322,8 @@ class FromAlignments(FromGradients):
         if self._weighting.scaling == "optimizer":
             if network.optimizer is None:
                 raise ConfigError(
-                    "scaling: optimizer needs the optimizer, found none; pass it to bind, or set "
-                    "scaling: none"
+                    "scaling: expected the optimizer for scaling: optimizer, found none; pass it "
+                    "to bind, or set scaling: none"
                 )
             aggregator.optimizer_scaling = OptimizerScaling(network.optimizer)
 
@@ -443,7 +443,7 @@ def choose_strategy(weighting: Weighting, level: str, update_interval: int) -> S
 def _for_held_out(weighting: AlignmentWeighting | HeldOutLossWeighting, level: str) -> Strategy:
     if level != "parameters":
         # The outputs of the network for two batches have no common space.
-        raise ConfigError(f"level: {weighting.short_name} needs level parameters, found {level}")
+        raise ConfigError(f"level: expected parameters for {weighting.short_name}, found {level}")
     if isinstance(weighting, AlignmentWeighting):
         return FromAlignments(weighting)
     return FromHeldOutLosses(weighting)

@@ -215,9 +215,13 @@ def test_losses_that_are_collected_are_not_weighed():
 
 def test_what_is_refused():
     small = Small()
-    with pytest.raises(ConfigError, match="level: AutoLambda needs level parameters, found logits"):
+    with pytest.raises(
+        ConfigError, match="level: expected parameters for AutoLambda, found logits"
+    ):
         LossAggregator(["a", "b"], AutoLambdaWeighting(2), level="logits")
-    with pytest.raises(ConfigError, match="scaling: optimizer needs the optimizer, found none"):
+    with pytest.raises(
+        ConfigError, match="scaling: expected the optimizer for scaling: optimizer, found none"
+    ):
         small.aggregator(scaling="optimizer")
     rms = paddle.optimizer.RMSProp(0.1, parameters=small.model.parameters())
     with pytest.raises(ConfigError, match=r"expected the optimizer Adam, .* found RMSProp"):

@@ -207,20 +207,20 @@ for name, options in (("AutoLambda", {"scaling": "none", "lr": 2}), ("CoBa", {"w
     half = slice(2 * rank, 2 * rank + 2)
     found[name] = steps = []
     paddle.seed(3)
-    model = nn.Linear(6, 3)
+    linear = nn.Linear(6, 3)
     ranks, alone = (
         LossAggregator(NAMES[:2], METHODS[name](2, **options), update_interval=1) for _ in range(2)
     )
     for step in range(4):
         for aggregator, part in ((ranks, half), (alone, slice(None))):
-            aggregator.bind(model.parameters())
+            aggregator.bind(linear.parameters())
             if step:
-                held = losses(model, images[part], wanted[part] ** 2)
+                held = losses(linear, images[part], wanted[part] ** 2)
                 values = paddle.stack(list(held.values()))
                 aggregator.look(values[0] if name == "AutoLambda" else values.detach())
-            aggregator(losses(model, images[part], wanted[part]))
+            aggregator(losses(linear, images[part], wanted[part]))
         steps.append([ranks.last_weights.tolist(), alone.last_weights.tolist()])
-        model.weight.set_value(0.9 * model.weight)
+        linear.weight.set_value(0.9 * linear.weight)
 
 rows = {}
 for bucket in (21, usual_bucket):
