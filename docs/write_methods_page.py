@@ -74,7 +74,7 @@ _GROUPS = {
     "Gramian": "From the Gramian",
     "Jacobian": "From the Jacobian",
     "alignments": "From held-out gradients",
-    "held-out losses": "From held-out losses",
+    "held-out": "From held-out losses",
 }
 _TITLES = {"Args:": "Arguments", "Attributes:": "Attributes", "Raises:": "Errors"}
 

@@ -59,7 +59,7 @@ _COSTS = {
     "Gramian": "K - 1 backward passes",
     "Jacobian": "K - 1 backward passes",
     "alignments": "in each look: one held-out step and K - 1 backward passes",
-    "held-out losses": "in each look: one held-out forward pass",
+    "held-out": "in each look: one held-out forward pass",
 }
 #: Summary, abbreviation, authors and year in a docstring's first line.
 _SUMMARY = re.compile(r"(.+?)(?: \((?:([^,()]+), )?([^,()]+) (\d{4})\))?\.(?: .*)?$")
@@ -138,7 +138,7 @@ def _needs(weighting: Weighting) -> str:
     if isinstance(weighting, AlignmentWeighting):
         return "alignments"
     if isinstance(weighting, HeldOutLossWeighting):
-        return "held-out losses"
+        return "held-out"
     return "Jacobian" if isinstance(weighting, JacobianWeighting) else "Gramian"
 
 
@@ -224,7 +224,7 @@ def text_table() -> str:
 
 _NOTES = [
     "Needs losses: no extra cost. Gramian, Jacobian: the gradient of each loss, K - 1 more "
-    "backward passes for K losses. Alignments, held-out losses: looks at images that are held out "
+    "backward passes for K losses. Alignments, held-out: looks at images that are held out "
     "of training. autoloss show CAGrad has formula, state and a config.",
     *(f"Left out: {name}: it {reason}." for name, reason in LEFT_OUT.items()),
 ]

@@ -20,7 +20,7 @@ def add_flags(parser: ArgumentParser) -> None:
         nargs="+",
         metavar="DIR",
         help="train nothing: one table across data sets, from the folders of two or more finished "
-        "comparisons, one for each data set",
+        "comparisons, one for each data set; default: none",
     )
     add("--config", help="one train config, for --methods and --grid")
     add(

@@ -102,8 +102,11 @@ class RunFolder:
             ConfigError: the value of an argument is invalid.
         """
         builder = SegBuilder(load_config(str(self.path / _CONFIGS[0])))
-        with redirect_stdout(StringIO()):
-            build(f"{self.run.variant.name}: loss", lambda: builder.loss)
+        try:
+            with redirect_stdout(StringIO()):
+                build("loss", lambda: builder.loss)
+        except ConfigError as error:
+            raise ConfigError(f"{self.run.variant.name}: {error}") from error
 
     def read_first_images(self) -> None:
         """Read a training batch and a validation image, to check the transforms.

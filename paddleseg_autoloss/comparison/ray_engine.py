@@ -15,7 +15,7 @@ import paddleseg_autoloss
 from paddleseg_autoloss.comparison.engines import search_path
 from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.job import Commands, Job
-from paddleseg_autoloss.errors import ConfigError, MissingPackageError, typed_line
+from paddleseg_autoloss.errors import ConfigError, typed_line
 from paddleseg_autoloss.missing_packages import import_for
 
 __all__ = ["RayEngine", "RayJob"]
@@ -46,7 +46,7 @@ class RayEngine:
     poll = 1.0
 
     def __init__(self, commands: Commands, save_dir: Path) -> None:
-        self._ray = _import_ray()
+        self._ray = import_for(_KEY, "ray")
         self._commands = commands
         self.most_jobs: float = commands.args.jobs or math.inf
         _connect(self._ray)
@@ -139,15 +139,6 @@ class RayJob:
         stopped, _ = self._ray.wait([self._task], timeout=_PATIENCE)
         if not stopped:
             self._ray.cancel(self._task, force=True)
-
-
-def _import_ray() -> Any:
-    try:
-        return import_for(_KEY, "ray")
-    except MissingPackageError as error:
-        raise MissingPackageError(
-            f"{error}, or pip install 'paddleseg-autoloss[cluster]'"
-        ) from error
 
 
 def _connect(ray: Any) -> None:

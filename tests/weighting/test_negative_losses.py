@@ -28,8 +28,11 @@ from paddleseg_autoloss.weighting import (
 LEARNED = [name for name, method in METHODS.items() if method.parameter_name]
 #: Methods that would switch a negative loss off or make it rise.
 REFUSING = [
-    name for name, m in METHODS.items() if m.loss_range != "any" and m.parameter_name is None
+    name
+    for name, m in METHODS.items()
+    if m.loss_range != "any" and m.parameter_name is None and not m.uses_held_out
 ]
+HELD_OUT = [name for name, method in METHODS.items() if method.uses_held_out]
 OF_LOSSES = methods_of(LossWeighting)
 STEPS = 2000
 #: The largest sizes of weights that the docstrings state, of `COUNT` losses; see `check_bounds`.
@@ -138,7 +141,7 @@ class TestAnyLosses:
             check_bounds(name, method(paddle.to_tensor(values, dtype="float32")).numpy())
 
     @pytest.mark.parametrize(
-        "name", [n for n in METHODS if n not in {*OF_LOSSES, *LEARNED, *REFUSING}]
+        "name", [n for n in METHODS if n not in {*OF_LOSSES, *LEARNED, *REFUSING, *HELD_OUT}]
     )
     def test_methods_that_look_at_gradients_give_what_they_give_for_other_losses(self, name):
         """So their bounds are those of the gradients; AGDA's rates are from 0 to 1."""

@@ -10,7 +10,7 @@ from paddleseg_autoloss import weighting
 from paddleseg_autoloss.weighting import METHODS
 
 #: Files that hold no method for configs.
-SHARED = {"base", "draws", "norm_balance", "objective", "solvers"}
+SHARED = {"base", "double_sampling", "draws", "norm_balance", "objective", "simplex", "solvers"}
 FILES = {module.name for module in pkgutil.iter_modules(weighting.__path__)} - SHARED
 
 
