@@ -196,7 +196,9 @@ class FromGramian(FromGradients):
         if gradients.is_finite:
             weights = self._weighting.solve(gradients.losses, gradients.gramian)
             aggregator.weights.set_value(weights.astype("float32"))
-        return _network_factor(aggregator)
+        if aggregator.constant_sum is None:
+            return aggregator.scale_factor
+        return factor_to_sum(aggregator.weights, aggregator.constant_sum)
 
 
 class FromGramianOfOutputs(FromGramian):
@@ -368,7 +370,10 @@ class FromAlignments(FromGradients):
             if scaling is not None:
                 products, _ = jacobian.read(shared, scaling.factors(targets))
             aggregator.weights.set_value(self._weighting.solve(products).astype("float32"))
-        of_losses = aggregator.weights * _network_factor(aggregator)
+        factor: float | Tensor = aggregator.scale_factor
+        if aggregator.constant_sum is not None:
+            factor = factor_to_sum(aggregator.weights, aggregator.constant_sum)
+        of_losses = aggregator.weights * factor
         update = jacobian.inject_combination(paddle.concat([paddle.zeros([1]), of_losses]))
         return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
@@ -457,13 +462,6 @@ def factor_to_sum(weights: Tensor, constant_sum: float) -> Tensor:
         constant_sum: the number.
     """
     return constant_sum / weights.detach().abs().sum().clip(min=1e-30)
-
-
-def _network_factor(aggregator: LossAggregator) -> float | Tensor:
-    """Return what the method's weights are multiplied by to get those of the network."""
-    if aggregator.constant_sum is None:
-        return aggregator.scale_factor
-    return factor_to_sum(aggregator.weights, aggregator.constant_sum)
 
 
 def _is_due(aggregator: LossAggregator) -> bool:
