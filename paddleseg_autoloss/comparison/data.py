@@ -17,7 +17,7 @@ from paddleseg_autoloss.data_checks.split import held_out_names
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.files import write_file
 
-__all__ = ["Split", "check_same_data", "split_data"]
+__all__ = ["Split", "check_same_data", "split_data", "written_split"]
 
 _DATASETS = ("train_dataset", "val_dataset")
 #: Keys of a data set whose values may differ between variants.
@@ -112,10 +112,22 @@ def split_data(plan: Plan, folder: Path) -> Split:
             f"validation: expected a share of the {len(lines)} training images with at least 1 "
             f"image that leaves at least {batch}, one batch, to train on; found {plan.validation:g}"
         )
-    paths = (folder / "train_list.txt", folder / "validation_list.txt")
-    for path, part in zip(paths, parts):
+    split = written_split(plan, folder)
+    for path, part in zip(split.lists or (), parts):
         _write_once(path, "\n".join(part) + "\n")
-    return Split(paths)
+    return split
+
+
+def written_split(plan: Plan, folder: Path) -> Split:
+    """Return the split that `split_data` has written.
+
+    Args:
+        plan: the comparison.
+        folder: folder of the list files.
+    """
+    if plan.validation == 0:
+        return Split(None)
+    return Split((folder / "train_list.txt", folder / "validation_list.txt"))
 
 
 def _build(section: str, config: dict[str, Any]) -> Any:

@@ -16,7 +16,7 @@ import yaml
 from paddleseg.cvlibs import SegBuilder
 
 from paddleseg_autoloss.checks import build
-from paddleseg_autoloss.comparison.data import Split, check_same_data, split_data
+from paddleseg_autoloss.comparison.data import Split, check_same_data, split_data, written_split
 from paddleseg_autoloss.comparison.plan import Plan, Run
 from paddleseg_autoloss.data_checks import read_batch
 from paddleseg_autoloss.errors import ConfigError
@@ -328,7 +328,7 @@ def prepare_others(plan: Plan, save_dir: Path, rates: Mapping[str, float]) -> li
         ConfigError: a folder belongs to a run with another config.
     """
     folders = [RunFolder(save_dir, run) for run in plan.runs_at(rates)]
-    split = split_data(plan, save_dir / "split") if folders else Split(None)
+    split = written_split(plan, save_dir / "split")
     for folder in folders:
         folder.write_configs(split)
     return folders

@@ -397,7 +397,6 @@ class FromHeldOutLosses(Strategy):
                 f"look: expected {len(aggregator.names)} losses, found shape {found.shape}"
             )
         aggregator.weights.set_value(self._weighting(_mean_over_cards(found)))
-        aggregator.has_looked = True
 
     def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         """Return the weights of the latest look."""

@@ -189,10 +189,14 @@ class TrainingSession:
             stack.enter_context(self.autocast())
             for aggregator in self.aggregators:
                 stack.enter_context(aggregator.observing_after_step())
-            result = self._compute(outputs, self.losses, self._data)
-            values = self.monitor.collect()
-            if self.joint:
-                self.joint.total(values, result, outputs)
+            return self._values_of_terms(outputs, self._data)
+
+    def _values_of_terms(self, outputs: Any, data: dict[str, Tensor]) -> list[Tensor | None]:
+        """Compute the value of every term, and give the values to the aggregators."""
+        result = self._compute(outputs, self.losses, data)
+        values = self.monitor.collect()
+        if self.joint:
+            self.joint.total(values, result, outputs)
         return values
 
     def _held_out_looks(self) -> HeldOutLooks | None:
@@ -217,10 +221,7 @@ class TrainingSession:
         """Compute the losses that an aggregator weighs, shape [K], for a held-out batch."""
         with ExitStack() as stack:
             found = {id(a): stack.enter_context(a.collecting()) for a in self.aggregators}
-            result = self._compute(outputs, self.losses, dict(data))
-            values = self.monitor.collect()
-            if self.joint:
-                self.joint.total(values, result, outputs)
+            self._values_of_terms(outputs, dict(data))
         return found[id(aggregator)][0]
 
     def reseed(self) -> None:

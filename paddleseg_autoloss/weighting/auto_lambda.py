@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from paddleseg_autoloss.checks import checked_range
 from paddleseg_autoloss.weighting.base import AlignmentWeighting
@@ -100,6 +101,4 @@ class AutoLambdaWeighting(AlignmentWeighting):
 
     def next_shares(self, ratings: np.ndarray) -> np.ndarray:
         """Return the shares after a step of exponentiated gradient, shape [K]."""
-        logits = np.log(self.shares.numpy().clip(1e-12)) + self.lr * ratings
-        shares = np.exp(logits - logits.max())
-        return shares / shares.sum()
+        return softmax(np.log(self.shares.numpy().clip(1e-12)) + self.lr * ratings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 from paddle import Tensor
+from scipy.special import softmax
 
 from paddleseg_autoloss.checks import checked_integer, checked_range
 from paddleseg_autoloss.weighting.base import HeldOutLossWeighting, with_floor
@@ -123,9 +124,9 @@ class CoBaWeighting(HeldOutLossWeighting):
         of_losses, of_largest = slopes[:-1], slopes[-1]
         number = len(of_largest)
         now = of_losses[:, -1]
-        relative = _softmax(count * _part(now, np.abs(now).sum()))
-        absolute = _softmax(-number * _part(now, np.abs(of_losses).sum(axis=1)))
-        fall = _softmax(-self.tau * number * _part(of_largest, np.abs(of_largest).sum()))[-1]
+        relative = softmax(count * _part(now, np.abs(now).sum()))
+        absolute = softmax(-number * _part(now, np.abs(of_losses).sum(axis=1)))
+        fall = softmax(-self.tau * number * _part(of_largest, np.abs(of_largest).sum()))[-1]
         factor = min(1.0, number * fall)
         return factor * relative + (1 - factor) * absolute
 
@@ -141,8 +142,3 @@ def _slopes(series: np.ndarray) -> np.ndarray:
 
 def _part(values: np.ndarray, total: np.ndarray) -> np.ndarray:
     return values / np.where(total > 0, total, 1)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max())
-    return exponentials / exponentials.sum()

@@ -8,6 +8,7 @@ import numpy as np
 
 from paddleseg_autoloss.checks import checked_integer, checked_range
 from paddleseg_autoloss.weighting.base import AlignmentWeighting
+from paddleseg_autoloss.weighting.simplex import onto_simplex
 
 __all__ = ["OLAUXWeighting"]
 
@@ -84,25 +85,7 @@ class OLAUXWeighting(AlignmentWeighting):
         """Return the shares, which change after every N looks, shape [K]."""
         count, summed, shares = int(self.num_looks) + 1, self.summed.numpy() + ratings, None
         if count % self.looks == 0:
-            shares, summed = nearest_shares(self.shares.numpy() + self.lr * summed), 0 * summed
+            shares, summed = onto_simplex(self.shares.numpy() + self.lr * summed), 0 * summed
         self.num_looks.set_value(np.asarray(count))
         self.summed.set_value(summed)
         return self.shares.numpy() if shares is None else shares
-
-
-def nearest_shares(point: np.ndarray) -> np.ndarray:
-    """Return the nearest point whose coordinates are not negative and sum to 1.
-
-    Args:
-        point: shape [K].
-
-    Examples:
-        >>> import numpy as np
-        >>> from paddleseg_autoloss.weighting.ol_aux import nearest_shares
-        >>> nearest_shares(np.array([1.5, 0.7, -2.0])).round(4).tolist()
-        [0.9, 0.1, 0.0]
-    """
-    down = np.sort(point)[::-1]
-    # The coordinates that stay positive are the largest ones, all lowered by the same number.
-    lowered = (np.cumsum(down) - 1) / np.arange(1, len(point) + 1)
-    return np.maximum(point - lowered[np.flatnonzero(down > lowered)[-1]], 0)

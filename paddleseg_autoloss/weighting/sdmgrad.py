@@ -38,13 +38,9 @@ class SDMGradWeighting(DoubleSamplingWeighting):
     at 1/K and sum to 1: d has the scale of the mean of the losses.
 
     Deviations:
-        The authors take three batches in every step, which cost three forward and 3 K backward
-        passes.  Here a step has the batch of PaddleSeg's loop, and costs K backward passes: batches
-        1 and 2, 3 and 4, ... are :math:`J_1` and :math:`J_2`, so the weights move in every second
-        step, and each batch is also the :math:`J_3` of its own step, with weights that know earlier
-        batches only.  The network takes one step between :math:`J_1` and :math:`J_2`, so their
-        product has an error in proportion to the learning rate: of the noise of a batch, a few
-        percent at common rates and a third at a large one, with the other sign (``docs/cost.md``).
+        The authors take three batches in every step; here consecutive batches are pairs, at the
+        price of K backward passes a step and of an error in proportion to the learning rate, see
+        `MoDoWeighting`.
         LibMTL takes 20 steps of w with the same product, a rate of 5 and a momentum of 0.5, so w
         follows the noise of the pair; here each pair gives one step.  LibMTL divides the product by
         its own diagonal, which is biased and can be negative; here the divisor is the running mean

@@ -14,6 +14,12 @@ def onto_simplex(point: np.ndarray) -> np.ndarray:
 
     Args:
         point: shape [K].
+
+    Examples:
+        >>> import numpy as np
+        >>> from paddleseg_autoloss.weighting.simplex import onto_simplex
+        >>> onto_simplex(np.array([1.5, 0.7, -2.0])).round(4).tolist()
+        [0.9, 0.1, 0.0]
     """
     descending = np.sort(point)[::-1]
     thresholds = (np.cumsum(descending) - 1) / np.arange(1, len(point) + 1)

@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
+from support.calls import after_a_step
 
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
@@ -196,24 +197,13 @@ class TestGradientMethods:
     @pytest.mark.parametrize("mode", ["joint", "each"])
     def test_separate_steps_get_the_factor_too(self, mode, scale):
         """Plain gradient descent: x moves by the rate times the sum with the weights."""
-        x = paddle.create_parameter([2], "float32")
-        x.set_value(np.array([1.0, 2.0], "float32"))
         weighting = SeparateBackwardWeighting(3, lr_mult=[1, 0.5, 2.5], step=mode)
         aggregator = LossAggregator(["a", "b", "c"], weighting, constant_sum=1)
-        optimizer = paddle.optimizer.SGD(0.1, parameters=[x])
-        aggregator.bind([x], optimizer)
-        if scale is not None:
-            aggregator.loss_scale = lambda: paddle.to_tensor([scale])
-        total = aggregator({"a": x[0], "b": x[1] * 4, "c": x.sum() * 3})
-        (total * (scale or 1)).backward()
-        if scale is not None:
-            x.grad.set_value(x.grad / scale)
-        optimizer.step()
-        aggregator.unbind()
+        x = after_a_step(aggregator, scale)
         weights = np.array([0.25, 0.125, 0.625])
         np.testing.assert_allclose(aggregator.last_weights.numpy(), weights)
         moved = 0.1 * weights @ [[1, 0], [0, 4], [3, 3]]
-        np.testing.assert_allclose(x.numpy(), [1, 2] - moved, rtol=1e-5)
+        np.testing.assert_allclose(x, [1, 2] - moved, rtol=1e-5)
 
     def test_moco(self):
         """Its first weights are (0.46, 0.54) and its update their combination (1.38, 0.54)."""

@@ -7,6 +7,7 @@ import paddle
 import pytest
 from paddle import nn
 from support.assertions import close
+from support.calls import after_a_step
 from support.networks import aggregate, flat_gradient, head_losses, network
 
 from paddleseg_autoloss.errors import ConfigError
@@ -108,21 +109,8 @@ class TestStepEach:
 @pytest.mark.parametrize("scale", [None, 64.0])
 def test_reduction_scales_every_step(reduction, factor, scale):
     """Plain gradient descent takes K steps at once: the sum of the gradients times the rates."""
-    x = paddle.create_parameter([2], "float32")
-    x.set_value(np.array([1.0, 2.0], "float32"))
     weighting = SeparateBackwardWeighting(3, lr_mult=[1, 0.5, 2], step="each")
-    aggregator = LossAggregator(["a", "b", "c"], weighting, reduction=reduction)
-    optimizer = paddle.optimizer.SGD(0.1, parameters=[x])
-    aggregator.bind([x], optimizer)
-    if scale is not None:
-        aggregator.loss_scale = lambda: paddle.to_tensor([scale])
-    total = aggregator({"a": x[0], "b": x[1] * 4, "c": x.sum() * 3})
-    (total * (scale or 1)).backward()
-    if scale is not None:
-        # As a gradient scaler does, which knows of p.grad alone.
-        x.grad.set_value(x.grad / scale)
-    optimizer.step()
-    aggregator.unbind()
+    x = after_a_step(LossAggregator(["a", "b", "c"], weighting, reduction=reduction), scale)
     gradients = np.array([[1, 0], [0, 4], [3, 3]])
     moved = 0.1 * factor * np.array([1, 0.5, 2]) @ gradients
-    np.testing.assert_allclose(x.numpy(), [1, 2] - moved, rtol=1e-5)
+    np.testing.assert_allclose(x, [1, 2] - moved, rtol=1e-5)

@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
+from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.weighting import (
     METHODS,
     AlignmentWeighting,
@@ -99,3 +100,28 @@ def update(method: JacobianWeighting, jacobian, losses=None) -> tuple[np.ndarray
         paddle.to_tensor(losses, dtype="float32"), paddle.to_tensor(jacobian, dtype="float32")
     )
     return tuple(tensor.numpy().astype("float64") for tensor in found)
+
+
+def after_a_step(aggregator: LossAggregator, scale: float | None) -> np.ndarray:
+    """Where (1, 2) is after a step of plain gradient descent at the rate 0.1.
+
+    The losses are the first number, 4 times the second, and 3 times their sum.
+
+    Args:
+        aggregator: for the losses a, b and c.
+        scale: the loss scale of a gradient scaler, or None without one.
+    """
+    x = paddle.create_parameter([2], "float32")
+    x.set_value(np.array([1.0, 2.0], "float32"))
+    optimizer = paddle.optimizer.SGD(0.1, parameters=[x])
+    aggregator.bind([x], optimizer)
+    if scale is not None:
+        aggregator.loss_scale = lambda: paddle.to_tensor([scale])
+    total = aggregator({"a": x[0], "b": x[1] * 4, "c": x.sum() * 3})
+    (total * (scale or 1)).backward()
+    if scale is not None:
+        # As a gradient scaler does, which knows of p.grad alone.
+        x.grad.set_value(x.grad / scale)
+    optimizer.step()
+    aggregator.unbind()
+    return x.numpy()

@@ -16,7 +16,7 @@ from paddleseg_autoloss.weighting import (
     OLAUXWeighting,
 )
 from paddleseg_autoloss.weighting.base import with_floor
-from paddleseg_autoloss.weighting.ol_aux import nearest_shares
+from paddleseg_autoloss.weighting.simplex import onto_simplex
 
 ALIGNED = [AutoLambdaWeighting, OLAUXWeighting, L2RWWeighting]
 
@@ -96,7 +96,7 @@ def test_the_projection_of_ol_aux_is_the_nearest_point(seed):
         constraints={"type": "eq", "fun": lambda x: x.sum() - 1},
         tol=1e-12,
     )
-    np.testing.assert_allclose(nearest_shares(point), best.x, atol=1e-6)
+    np.testing.assert_allclose(onto_simplex(point), best.x, atol=1e-6)
 
 
 def test_l2rw_is_proportional_to_the_positive_ratings():
