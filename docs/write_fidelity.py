@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pandas as pd
 from markers import fill
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter
 
 from paddleseg_autoloss.plot_styles import LINE_COLORS, line_style
 
@@ -180,6 +181,11 @@ def draw(figures: pd.DataFrame, path: Path) -> None:
                 color=LINE_COLORS[index % len(LINE_COLORS)],
                 alpha=0.4,
             )
+            if family == "level":
+                for scheme in order:
+                    name = scheme.removeprefix("level: ")
+                    place = (cost[scheme], 1 - middle[scheme] + _FLOOR)
+                    axes.annotate(name, place, (4, 4), textcoords="offset points", fontsize=8)
         axes.axhline(1 - ENOUGH, color="#999999", linewidth=1)
         axes.set(
             xscale="log",
@@ -189,8 +195,9 @@ def draw(figures: pd.DataFrame, path: Path) -> None:
             ylabel="1 - median fidelity",
         )
         axes.invert_yaxis()
+        axes.xaxis.set_major_locator(FixedLocator(_TICKS))
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     for axes in panels[len(recordings) :]:
         axes.remove()
     handles, labels = panels[0].get_legend_handles_labels()
@@ -198,6 +205,8 @@ def draw(figures: pd.DataFrame, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+#: Costs on the axis.
+_TICKS = [1, 1.1, 1.2, 1.3, 1.5, 1.75, 2, 2.5, 3, 4]
 #: What is added to 1 - fidelity, so that its logarithm exists.
 _FLOOR = 1e-5
 
