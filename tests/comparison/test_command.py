@@ -130,14 +130,19 @@ def test_stop_and_continue(compared):
 
 
 def figures_of_runs(out: Path) -> dict:
-    """The figures of each run that was not resumed; a resumed run draws other augmentation."""
-    results = {path: json.loads(path.read_text()) for path in out.glob("runs/*/*/*/result.json")}
+    """The figures of each run that drew the augmentation of an undisturbed one.
+
+    A resumed run draws other augmentation, and a retrained one has the weights of its source.
+    """
+    results = {
+        path.parent.relative_to(out / "runs").parts: json.loads(path.read_text())
+        for path in out.glob("runs/*/*/*/result.json")
+    }
+    resumed = {run for run, result in results.items() if result["resumed_from"]}
     return {
-        path.parent.relative_to(out).parts: [
-            result[name] for name in ("validation", "test", "weights")
-        ]
-        for path, result in results.items()
-        if not result["resumed_from"]
+        run: [result[name] for name in ("validation", "test", "weights")]
+        for run, result in results.items()
+        if not {run, ("learned", *run[1:])} & resumed
     }
 
 
