@@ -14,6 +14,7 @@ from paddleseg_autoloss.checks import is_name, is_number
 from paddleseg_autoloss.comparison.plan import Variant
 from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.integration.config import find_config, load_config, read_config
+from paddleseg_autoloss.integration.held_out import DEFAULT_FRACTION
 from paddleseg_autoloss.weighting import METHODS
 
 __all__ = ["VariantReader"]
@@ -136,7 +137,10 @@ def _with_method(key: str, base: Mapping[str, Any], value: Any) -> dict[str, Any
     name = arguments.pop("type", None)
     if not isinstance(name, str) or name not in METHODS:
         raise ConfigError(f"{key}: there is no method {name!r}{did_you_mean(name, METHODS)}")
-    return _with_mixture(base, lambda terms: {"type": name, **arguments, **terms})
+    config = _with_mixture(base, lambda terms: {"type": name, **arguments, **terms})
+    if METHODS[name].uses_held_out:
+        config["held_out"] = base.get("held_out", DEFAULT_FRACTION)
+    return config
 
 
 def _with_coef(key: str, base: Mapping[str, Any], coef: list[float] | None) -> dict[str, Any]:
@@ -159,6 +163,8 @@ def _with_mixture(
 ) -> dict[str, Any]:
     """Return the base config with another mixture of the same losses in every head.
 
+    No image is held out of training: this is for methods that learn from such images.
+
     Args:
         base: a complete config.
         make: function that returns the new mixture, for the keys of the old one that define its
@@ -172,7 +178,8 @@ def _with_mixture(
             f"losses from; found {found}"
         )
     config = copy.deepcopy(dict(base))
-    config.pop("loss_aggregator", None)
+    for key in ("loss_aggregator", "held_out"):
+        config.pop(key, None)
     config["loss"]["types"] = [
         make({key: entry[key] for key in _TERM_KEYS if key in entry})
         if "losses" in entry

@@ -9,6 +9,7 @@ import yaml
 from support.comparison import CONFIGS, comparison_file
 
 from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.integration.config_checks import check_config
 
 
 def test_the_shipped_comparisons_are_plans(parse):
@@ -17,6 +18,36 @@ def test_the_shipped_comparisons_are_plans(parse):
         assert plan.baseline == ("Sum" if "screening" in path.stem else "fixed 0.8:0.2"), path
     assert len(parse(CONFIGS / "compare/optic_disc.yml").runs()) == 14 * 5
     assert len(parse(CONFIGS / "compare/optic_disc_lr.yml").runs()) == 3 * 3 * 3
+
+
+def test_the_shipped_tuned_comparisons_are_plans(parse):
+    """The files hold every variant of docs/evidence/plan.md, in configs that pass all checks."""
+    for path in (CONFIGS / "compare/tuned").glob("*.yml"):
+        plan = parse(path)
+        assert (plan.seeds, plan.lr_seeds) == ((0, 1, 2, 3, 4), 1)
+        for variant in plan.variants:
+            check_config(variant.config)
+
+
+def test_images_are_held_out_for_methods_that_learn_from_them(parse, tmp_path):
+    own = {"fraction": 0.25, "seed": 3}
+    for shares, expected in ((None, 0.1), (own, own)):
+        base = yaml.safe_load((CONFIGS / "fixed_ce_dice_demo.yml").read_text())
+        base["_base_"] = [str(CONFIGS / name) for name in base["_base_"]]
+        base |= {"held_out": shares} if shares else {}
+        (tmp_path / "base.yml").write_text(yaml.safe_dump(base))
+        variants = [
+            {"method": "AutoLambda"},
+            {"method": {"type": "CoBa"}},
+            {"method": "PCGrad"},
+            {"coef": [1, 1]},
+            {"retrain_of": "AutoLambda"},
+        ]
+        plan = parse(comparison_file(tmp_path, base="base.yml", variants=variants))
+        held_out = [variant.config.get("held_out") for variant in plan.variants]
+        assert held_out == [expected, expected, None, None, None]
+        for variant in plan.variants:
+            check_config(variant.config)
 
 
 def test_plan_from_flags(parse):
