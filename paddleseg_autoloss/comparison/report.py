@@ -78,6 +78,7 @@ def write_report(results: Results, save_dir: Path, samples: bool = True) -> None
         _add_checks(document, results, differences[METRICS[0]])
         _add_results(document, results)
         _add_differences(document, results, differences)
+        _add_classes(document, results)
         _add_rates(document, results)
         _add_costs(document, results)
         _add_curves(document, results)
@@ -110,16 +111,16 @@ def _add_state(document: Document, results: Results) -> None:
 
 def _differences(results: Results) -> dict[str, dict[str, Difference]]:
     """Return the differences of the variants to the baseline, for each metric."""
+    return {metric: _differences_in(results, f"test_{metric}") for metric in METRICS}
+
+
+def _differences_in(results: Results, column: str) -> dict[str, Difference]:
+    """Return the differences of the variants to the baseline in a column of the results."""
     baseline, names = results.plan.baseline, list(results.rates)
     if baseline not in names or len(names) < 2:
-        return {metric: {} for metric in METRICS}
+        return {}
     collapsed = {name: results.collapsed(name) for name in names}
-    return {
-        metric: compare(
-            {name: results.by_seed(name, f"test_{metric}") for name in names}, baseline, collapsed
-        )
-        for metric in METRICS
-    }
+    return compare({name: results.by_seed(name, column) for name in names}, baseline, collapsed)
 
 
 def _add_findings(
@@ -172,6 +173,17 @@ def _add_differences(
     document.add(Chart("differences", text, panels))
     for metric, found in differences.items():
         document.add(Paragraph(f"{metric}:"), Table(tables.difference_table(found)))
+
+
+def _add_classes(document: Document, results: Results) -> None:
+    table = tables.class_table(results)
+    if table.empty:
+        return
+    document.add(Heading("Classes"), Paragraph(sentences.CLASSES), Table(table))
+    rare = _differences_in(results, "test_rare_mIoU")
+    if any(d.seeds and not np.isnan(d.mean) for d in rare.values()):
+        text = sentences.describe_rare(results.plan.baseline)
+        document.add(Paragraph(text), Table(tables.difference_table(rare)))
 
 
 def _add_rates(document: Document, results: Results) -> None:

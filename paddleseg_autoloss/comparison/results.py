@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from paddleseg_autoloss.comparison.plan import Plan, Variant
 from paddleseg_autoloss.escaping import escape_cell, unescape_cell
 from paddleseg_autoloss.files import json_number, write_file
 
-__all__ = ["METRICS", "ResultTable", "Results", "read_results"]
+__all__ = ["METRICS", "RARE", "ResultTable", "Results", "rare_classes", "read_results"]
 
 #: The metrics of the report; the first one is used to choose learning rates.
 METRICS = ("mIoU", "Dice", "Kappa")
 _PARTS = ("validation", "test")
+#: A class is rare if its share of the labelled pixels is below this part of an equal share.
+RARE = 1 / 5
 #: The columns that contain texts from users.
 _TEXTS = ("variant", "weights", "error")
 
@@ -31,7 +34,8 @@ class ResultTable:
     Attributes:
         table: one row per run, done or not.  ``status`` is ``done``, ``failed`` or ``missing``;
             ``weights`` are the final ones; times are in seconds; ``collapsed`` is true if the
-            network predicts at most one class correctly on the test images.
+            network predicts at most one class correctly on the test images; ``test_rare_mIoU`` is
+            the mean over the `rare_classes`.
         rates: for each variant with results, the learning rate with the best mean mIoU on the
             validation images, over the seeds that all rates have.  A rate at which a run failed is
             chosen only if every rate has a failed run.
@@ -133,6 +137,7 @@ def _row(folder: RunFolder) -> dict[str, Any]:
         "seed": run.seed,
         "status": status,
         **figures,
+        "test_rare_mIoU": _rare_miou(found.get("test", {})),
         "collapsed": _is_collapsed(found.get("test", {})),
         "step_seconds": json_number(found.get("step_seconds")),
         "wall_seconds": json_number(found.get("wall_seconds")),
@@ -147,3 +152,21 @@ def _is_collapsed(figures: Mapping[str, Any]) -> bool:
     """Whether at most one class has an intersection over union above 0."""
     ious = [json_number(iou) for iou in figures.get("class_IoU", ())]
     return len(ious) > 1 and sum(iou > 0 for iou in ious) <= 1
+
+
+def rare_classes(figures: Mapping[str, Any]) -> list[int]:
+    """Return the rare classes of a data set of three classes or more, the rarest first.
+
+    Args:
+        figures: the figures of an evaluation, see `Figures`; a class is rare if it occurs in the
+            labels, and its share of the pixels is below `RARE` times that of classes of equal size.
+    """
+    shares = [json_number(share) for share in figures.get("class_share", ())]
+    most = RARE / max(len(shares), 1)
+    rare = [index for index, share in enumerate(shares) if 0 < share < most]
+    return sorted(rare, key=shares.__getitem__) if len(shares) > 2 else []
+
+
+def _rare_miou(figures: Mapping[str, Any]) -> float:
+    ious = [json_number(figures["class_IoU"][index]) for index in rare_classes(figures)]
+    return sum(ious) / len(ious) if ious else math.nan

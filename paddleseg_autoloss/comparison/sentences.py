@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from paddleseg_autoloss.comparison.plan import Plan
+from paddleseg_autoloss.comparison.results import RARE
 from paddleseg_autoloss.comparison.statistics import LEVEL, POWER, TREND_LEVEL, Difference, Trend
 
 __all__ = [
     "CHECKS",
+    "CLASSES",
     "COSTS",
     "CURVES",
     "RATES",
@@ -20,6 +22,7 @@ __all__ = [
     "describe_loss_trends",
     "describe_off",
     "describe_own_collapse",
+    "describe_rare",
     "describe_seeds",
     "describe_split",
     "describe_unchecked",
@@ -34,6 +37,10 @@ CHECKS = (
     "out 0; learned weights at a bound of their method; losses with less than 10 % of the mean "
     "weight and less than 1 % of the total; seeds whose standard deviation is larger than the "
     "difference."
+)
+CLASSES = (
+    "IoU of each class on the test images, mean over the seeds; in brackets its share of the "
+    "labelled pixels there. The rarest classes come first."
 )
 COSTS = (
     "Number of trainings that an approach needs for one network. A grid of fixed mixes trains "
@@ -258,6 +265,18 @@ def describe_seeds(difference: Difference, widest: str, sd: float) -> str:
         f"seeds: runs of {widest} differ by {_POINTS * sd:.1f} points (standard deviation), more "
         f"than the difference of {_POINTS * difference.mean:+.1f}; it has the other sign in "
         f"{against} of {len(difference.values)} pairs of runs"
+    )
+
+
+def describe_rare(baseline: str) -> str:
+    """Introduce the paired differences in the rare classes.
+
+    Args:
+        baseline: name of the baseline.
+    """
+    return (
+        f"Paired differences to {baseline} in the mean IoU of the rare classes, whose share of the "
+        f"pixels is below {RARE:g} times that of classes of equal size:"
     )
 
 

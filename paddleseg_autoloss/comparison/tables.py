@@ -14,6 +14,7 @@ from paddleseg_autoloss.comparison.statistics import Difference
 from paddleseg_autoloss.files import json_number
 
 __all__ = [
+    "class_table",
     "cost_table",
     "difference_table",
     "fixed_mixes",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _POINTS = 100
+_MOST_CLASSES = 12
 _DASH = "-"
 _UNDEFINED = "undefined"
 
@@ -48,6 +50,28 @@ def result_table(results: Results) -> pd.DataFrame:
         )
         row["final weights"] = _mean_weights(results, name)
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def class_table(results: Results) -> pd.DataFrame:
+    """Return the test IoU of each class for each variant, mean over the seeds; the rarest first.
+
+    Args:
+        results: results of the comparison.
+
+    Returns:
+        The table; it is empty for two classes, and has at most 12 classes.
+    """
+    rows = []
+    for name in results.rates:
+        found = [(folder.result() or {}).get("test", {}) for folder in results.folders_of(name)]
+        shares = [json_number(share) for share in found[0].get("class_share", ())]
+        if len(shares) < 3:
+            continue
+        means = np.mean([[json_number(iou) for iou in one["class_IoU"]] for one in found], axis=0)
+        order = sorted(range(len(shares)), key=shares.__getitem__)[:_MOST_CLASSES]
+        columns = {f"{i} ({shares[i]:.1%})": show_number(means[i], ".3f") for i in order}
+        rows.append({"variant": name, **columns})
     return pd.DataFrame(rows)
 
 

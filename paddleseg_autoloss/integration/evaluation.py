@@ -29,6 +29,7 @@ class Figures:
         class_Dice: Dice coefficient per class.
         class_Precision: precision per class.
         class_Recall: recall per class.
+        class_share: share of the labelled pixels that belong to a class.
     """
 
     mIoU: float
@@ -39,6 +40,7 @@ class Figures:
     class_Dice: list[float]
     class_Precision: list[float]
     class_Recall: list[float]
+    class_share: list[float]
 
     @classmethod
     def from_areas(cls, intersect: Tensor, predicted: Tensor, labelled: Tensor) -> Figures:
@@ -56,6 +58,7 @@ class Figures:
             class_Dice=class_dice.tolist(),
             class_Precision=precision.tolist(),
             class_Recall=recall.tolist(),
+            class_share=(labelled / labelled.sum()).tolist(),
         )
 
     def to_dict(self) -> dict[str, Any]:

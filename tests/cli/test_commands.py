@@ -124,6 +124,9 @@ def test_val(flags, trained, fundus, tmp_path):
     for name, printed in zip(("mIoU", "Acc", "Kappa", "Dice"), line.groups()):
         assert found[name] == pytest.approx(float(printed), abs=1e-4)
     assert len(found["class_IoU"]) == len(found["class_Recall"]) == 2
+    # Accuracy is the mean of the recalls over the pixels.
+    assert sum(found["class_share"]) == pytest.approx(1)
+    assert found["Acc"] == pytest.approx(np.dot(found["class_share"], found["class_Recall"]))
     iou = np.array(found["class_IoU"])
     np.testing.assert_allclose(found["class_Dice"], 2 * iou / (1 + iou), rtol=1e-9)
 

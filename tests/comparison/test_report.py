@@ -16,11 +16,12 @@ from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.comparison.command import compare_from
 from paddleseg_autoloss.comparison.pictures import difference_panels, weight_panels
 from paddleseg_autoloss.comparison.report import write_report
-from paddleseg_autoloss.comparison.results import Results
+from paddleseg_autoloss.comparison.results import Results, rare_classes
 from paddleseg_autoloss.comparison.statistics import compare
-from paddleseg_autoloss.comparison.tables import difference_table, runs_worth
+from paddleseg_autoloss.comparison.tables import class_table, difference_table, runs_worth
 from paddleseg_autoloss.documents import Document, Gallery, Notes, Table
 from paddleseg_autoloss.documents.panels import draw_svg
+from paddleseg_autoloss.files import write_json
 
 
 def test_learning_rates_are_chosen_on_validation_images(parse, tmp_path, base):
@@ -47,6 +48,45 @@ def test_learning_rates_are_chosen_on_validation_images(parse, tmp_path, base):
     assert len(table) == 12
     assert (table.status == "failed").sum() == 1
     assert runs_worth(plan, plan.variants[0]) == 3
+
+
+def test_rare_classes_have_a_table(parse, tmp_path, base):
+    """Of three classes the third has 5 % of the pixels, less than a fifth of a third."""
+    plan = parse(comparison_file(tmp_path, base=str(base), seeds=3))
+    folders = pretend(plan, tmp_path / "out", lambda run: (0.5, 0.5))
+    for folder in folders:
+        rare = 0.2 + 0.1 * (folder.run.variant.name == "AutoWeightedLoss") + 0.001 * folder.run.seed
+        test = {"class_IoU": [0.9, 0.6, rare], "class_share": [0.7, 0.25, 0.05]}
+        result = folder.result()
+        write_json(folder.result_path, result | {"test": result["test"] | test})
+    results = Results(plan, folders)
+    assert results.by_seed("AutoWeightedLoss", "test_rare_mIoU") == pytest.approx(
+        {0: 0.3, 1: 0.301, 2: 0.302}
+    )
+    table = class_table(results)
+    assert list(table) == ["variant", "2 (5.0%)", "1 (25.0%)", "0 (70.0%)"]
+    assert table.values.tolist() == [
+        ["fixed 0.8:0.2", "0.201", "0.600", "0.900"],
+        ["AutoWeightedLoss", "0.301", "0.600", "0.900"],
+    ]
+    write_report(results, tmp_path / "out")
+    report = (tmp_path / "out/report.md").read_text().split("## Classes")[1]
+    assert "below 0.2 times that of classes of equal size" in report
+    assert "| AutoWeightedLoss | ▲ better | 3 | +10.00 |" in report
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ([0.985, 0.015], []),  # of two classes mIoU says enough
+        ([0.9, 0.06, 0.04], [2, 1]),
+        ([0.95, 0.05, 0], [1]),  # the third does not occur
+        ([0.4, 0.3, 0.3], []),
+        ([], []),  # results of earlier versions
+    ],
+)
+def test_rare_classes(shares, expected):
+    assert rare_classes({"class_share": shares}) == expected
 
 
 class Pretending:
