@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partialmethod
 from operator import attrgetter
 from types import CodeType, FunctionType
 from typing import Any, TextIO
@@ -33,6 +34,7 @@ with warnings.catch_warnings():
     from paddle import Tensor
     from paddle.base.layer_helper import LayerHelper
     from paddleseg.utils import logger, progbar
+    from tqdm import tqdm
 
 from paddleseg_autoloss.seams import replaced
 
@@ -390,7 +392,7 @@ def quiet() -> Iterator[None]:
     """Let nothing be shown but PaddleSeg's warnings and errors: no other line, no progress bar."""
     stock, bar = getattr(logger, "logger", None), progbar.Progbar
     no_bar = replaced(progbar, "Progbar", lambda target, **_: bar(target, verbose=0))
-    with redirect_stdout(_OnlyWarnings(sys.stdout)), no_bar:
+    with redirect_stdout(_OnlyWarnings(sys.stdout)), no_bar, _no_tqdm():
         if stock is None:
             yield
             return
@@ -401,6 +403,16 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             stock.setLevel(level)
+
+
+@contextmanager
+def _no_tqdm() -> Iterator[None]:
+    stock = tqdm.__init__
+    tqdm.__init__ = partialmethod(stock, disable=True)
+    try:
+        yield
+    finally:
+        tqdm.__init__ = stock
 
 
 class _OnlyWarnings(io.TextIOBase):

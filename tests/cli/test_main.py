@@ -12,6 +12,7 @@ import paddleseg.core
 import pytest
 from paddleseg.utils import logger, progbar
 from support.processes import ROOT, run_tool
+from tqdm import tqdm
 
 import paddleseg_autoloss
 from paddleseg_autoloss.cli import options, train
@@ -164,12 +165,18 @@ def test_quiet_leaves_warnings_and_errors(level, capsys):
         logger.info("a line")
         print("a table")
         progbar.Progbar(target=2).update(1)
+        for _ in tqdm(range(2)):
+            pass
         getattr(logger, level)("something is wrong")
     out, err = capsys.readouterr()
     assert re.fullmatch(rf".*\[{level.upper()}\]\tsomething is wrong\n", out)
     assert err == ""
     progbar.Progbar(target=2).update(1)
-    assert "1/2 [" in capsys.readouterr().err
+    for _ in tqdm(range(3)):
+        pass
+    err = capsys.readouterr().err
+    assert "1/2 [" in err
+    assert "3/3 [" in err
 
 
 def with_argument(function, name):
