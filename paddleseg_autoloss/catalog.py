@@ -152,7 +152,7 @@ def _state(weighting: Weighting) -> str:
     """Return the state of a method in a checkpoint, with its shapes."""
     if isinstance(weighting, JacobianWeighting):
         weighting.prepare(_N)
-    names = {weighting.num_losses: "K", _N: "n"}
+    names = {weighting.num_losses: "K", weighting.num_losses + 1: "K + 1", _N: "n"}
     found: dict[str, None] = {}
     for key, value in weighting.state_dict().items():
         if "draws." in key:

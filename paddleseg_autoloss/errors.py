@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
 
@@ -132,6 +133,13 @@ def root_cause(error: BaseException) -> str:
     """Return the message of the first error in a chain, or of our own error, in one line."""
     first = first_error(error)
     return one_line(first) or type(first).__name__
+
+
+def paddle_reason(error: BaseException) -> str:
+    """Return the message of an error of Paddle in one line, without its C++ traceback."""
+    message = root_cause(error).rpartition("Error Message Summary:")[2].strip("- ")
+    message = re.sub(r"\s*\[Hint: .*?\]?(?=\(at |$)|\s*\(at /[^)]*\)", "", message)
+    return message if message not in ("", "None") else type(error).__name__
 
 
 def one_line(error: BaseException) -> str:

@@ -39,6 +39,9 @@ __all__ = [
     "unique_names",
 ]
 
+#: Bounds of ``constant_sum``; beyond them single precision or a learning rate fails.
+_SMALLEST_SUM, _LARGEST_SUM = 1e-6, 1e6
+
 
 class LossAggregator(nn.Layer):
     r"""Weighs named losses and adds them up: ``aggregator({"ce": ce, "dice": dice}).backward()``.
@@ -79,9 +82,9 @@ class LossAggregator(nn.Layer):
             paper, which is ``weighting.scale``.
         layer: for level ``"features"``, the name of the layer, see `Features`; by default
             ``backbone``.
-        constant_sum: the constant sum S of the weights' absolute values, a positive number, or
-            ``True`` for K; ``False``: the sum is the method's.  It excludes ``reduction``, and
-            methods whose `Weighting.update_is_weighted_sum` is false.
+        constant_sum: the constant sum S of the weights' absolute values, a number from 1e-6 to
+            1e6, or ``True`` for K; ``False``: the sum is the method's.  It excludes
+            ``reduction``, and methods whose `Weighting.update_is_weighted_sum` is false.
 
     Attributes:
         constant_sum: S, or None if the sum is the method's.
@@ -376,10 +379,12 @@ def _checked_constant_sum(
     """Return the constant sum of the weights; None if the method determines their sum."""
     if constant_sum is False:
         return None
-    if constant_sum is not True and not (is_number(constant_sum) and constant_sum > 0):
+    if constant_sum is not True and not (
+        is_number(constant_sum) and _SMALLEST_SUM <= constant_sum <= _LARGEST_SUM
+    ):
         raise ConfigError(
-            "constant_sum: expected true, false or a number above 0, found "
-            f"{shown(constant_sum)}{number_hint(constant_sum)}"
+            f"constant_sum: expected true, false or a number from {_SMALLEST_SUM:g} to "
+            f"{_LARGEST_SUM:g}, found {shown(constant_sum)}{number_hint(constant_sum)}"
         )
     if not weighting.update_is_weighted_sum:
         raise ConfigError(

@@ -336,7 +336,9 @@ class FromAlignments(FromGradients):
             ConfigError: the parameters for the gradients are missing, or the target is no number.
         """
         if found.size != 1:
-            raise ConfigError(f"look: expected one number, the target, found shape {found.shape}")
+            raise ConfigError(
+                f"look: expected one number, the target, found shape {list(found.shape)}"
+            )
         targets = _targets(aggregator, aggregator.network_parameters)
         aggregator.target_gradient = gradients_of(found, targets, _scale(aggregator))
 
@@ -394,7 +396,7 @@ class FromHeldOutLosses(Strategy):
         """
         if found.size != len(aggregator.names):
             raise ConfigError(
-                f"look: expected {len(aggregator.names)} losses, found shape {found.shape}"
+                f"look: expected {len(aggregator.names)} losses, found shape {list(found.shape)}"
             )
         aggregator.weights.set_value(self._weighting(_mean_over_cards(found)))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,7 @@ from paddle import Tensor
 from paddleseg.transforms import Compose
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.checks import checked_integer
+from paddleseg_autoloss.checks import checked_integer, number_hint
 from paddleseg_autoloss.data_checks import read_batch
 from paddleseg_autoloss.data_checks.examination import classes_in
 from paddleseg_autoloss.data_checks.labels import preserve_randomness
@@ -98,7 +100,12 @@ def needs_held_out(method: str) -> str:
 def _fraction(key: str, value: Any) -> float:
     is_share = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_share or not 0 < value <= 0.5:
-        raise ConfigError(f"{key}: expected a share above 0 and at most 0.5, found {shown(value)}")
+        hint = number_hint(value)
+        if is_share and value == 0:
+            hint = "; remove the key to train on all images"
+        raise ConfigError(
+            f"{key}: expected a share above 0 and at most 0.5, found {shown(value)}{hint}"
+        )
     return float(value)
 
 
@@ -179,13 +186,22 @@ def hold_out(
 
 
 def _check_classes(rest: Any, part: Any) -> None:
-    """Warn of classes about which the held-out images say nothing."""
-    absent = classes_in("train_dataset", rest) - classes_in("train_dataset", part)
-    if absent:
+    """Warn of classes about which the held-out images, or those to train on, say nothing."""
+    trained, held_out = classes_in("train_dataset", rest), classes_in("train_dataset", part)
+    if trained - held_out:
         logger.warning(
-            f"held_out: no held-out image has the class(es) {', '.join(map(str, sorted(absent)))}, "
-            "which the images to train on have; raise the fraction, or choose another seed"
+            f"held_out: no held-out image has the class(es) {_listed(trained - held_out)}, which "
+            "the images to train on have; raise the fraction, or choose another seed"
         )
+    if held_out - trained:
+        logger.warning(
+            f"held_out: only held-out images have the class(es) {_listed(held_out - trained)}, so "
+            "the network is not trained on them; lower the fraction, or choose another seed"
+        )
+
+
+def _listed(classes: set[int]) -> str:
+    return ", ".join(map(str, sorted(classes)))
 
 
 class HeldOutBatches(Iterator[dict[str, Tensor]]):
@@ -230,7 +246,15 @@ class HeldOutBatches(Iterator[dict[str, Tensor]]):
 
     def state_dict(self) -> dict[str, int]:
         """Return the position, and what shows which images are held out, for a checkpoint."""
-        return {"drawn": self.drawn, "images": len(self.dataset), "seed": self.seed}
+        paths = [os.path.abspath(pair[0]) for pair in self.dataset.file_list]
+        folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+        names = sorted(os.path.relpath(path, folder) for path in paths)
+        return {
+            "drawn": self.drawn,
+            "images": len(self.dataset),
+            "seed": self.seed,
+            "names": zlib.crc32("\n".join(names).encode("utf-8", "surrogatepass")),
+        }
 
     def set_state_dict(self, state: dict[str, int]) -> None:
         """Go to the position of a checkpoint.
@@ -242,12 +266,14 @@ class HeldOutBatches(Iterator[dict[str, Tensor]]):
             CheckpointError: that run held out other images, so it trained on some of these.
         """
         own = self.state_dict()
-        found = [state.get(name, 0) for name in ("images", "seed")]
-        if found != [own["images"], own["seed"]]:
+        found = {name: state.get(name, 0) for name in own}
+        if any(found[name] != own[name] for name in ("images", "seed", "names")):
+            others = ", but others" if found["images"] == own["images"] else ""
             raise CheckpointError(
                 f"--resume_model: expected a checkpoint that held out {own['images']} images with "
-                f"seed {own['seed']}, found {found[0]} with seed {found[1]}, so images that are "
-                "held out now were trained on; set held_out as in the run that wrote it"
+                f"seed {own['seed']}, found {found['images']} with seed {found['seed']}{others}, "
+                "so images that are held out now were trained on; set held_out, and the list of "
+                "train_dataset, as in the run that wrote it"
             )
         self.drawn = int(state["drawn"])
 

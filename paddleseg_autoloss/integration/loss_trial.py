@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,13 +15,15 @@ from paddle.base.core import default_cpu_generator
 from paddleseg.models.losses import BootstrappedCrossEntropyLoss, MixedLoss
 
 from paddleseg_autoloss.data_checks import read_batch
-from paddleseg_autoloss.errors import AutoLossError, ConfigError, root_cause
+from paddleseg_autoloss.errors import AutoLossError, ConfigError, paddle_reason
 from paddleseg_autoloss.integration.running_statistics import RunningStatistics
 from paddleseg_autoloss.integration.session import stock_losses
-from paddleseg_autoloss.integration.terms import loss_layers
+from paddleseg_autoloss.integration.terms import aggregators_of, loss_layers, terms_of
 from paddleseg_autoloss.losses import WeightedLoss
+from paddleseg_autoloss.losses.targets import Target
 from paddleseg_autoloss.seams import replaced
 from paddleseg_autoloss.tensors import as_vector
+from paddleseg_autoloss.weighting import METHODS, AlignmentWeighting
 
 __all__ = ["as_batch", "outputs_for", "try_losses"]
 
@@ -57,8 +58,8 @@ def try_losses(
         batch_size: number of images in the batch.
 
     Raises:
-        ConfigError: a loss does not fit the network or the labels (the error names its config key),
-            or the network does not accept the images.
+        ConfigError: a loss or a target does not fit the network or the labels (the error names its
+            config key), or the network does not accept the images.
         DataError: the data set cannot produce a batch.
     """
     plain = {**losses, "types": [_without_weights(loss) for loss in losses["types"]]}
@@ -75,6 +76,20 @@ def try_losses(
                 raise
             except Exception as error:
                 raise calls.misfit(error) from error
+        first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+        for target in _targets(losses):
+            target(first, data["label"].astype("int64"))
+
+
+def _targets(losses: dict[str, Any]) -> list[Target]:
+    """Return what the methods that learn from held-out images rate them by."""
+    joint = losses.get("loss_aggregator")
+    if isinstance(joint, Mapping):
+        kind, given = METHODS[joint["type"]], joint.get("target", "mIoU")
+        return [Target(given)] if issubclass(kind, AlignmentWeighting) else []
+    methods = [aggregator.weighting for _, aggregator in aggregators_of(terms_of(losses))]
+    methods += [joint.weighting] if joint is not None else []
+    return [Target(method.target) for method in methods if isinstance(method, AlignmentWeighting)]
 
 
 @contextmanager
@@ -181,8 +196,9 @@ def outputs_for(model: nn.Layer, data: dict[str, Any]) -> Any:
         raise
     except Exception as error:
         raise ConfigError(
-            f"model: it does not accept the images of train_dataset, of shape {images.shape}: "
-            f"{_reason(error)}"
+            "model: it does not accept the images of train_dataset, of shape "
+            f"{list(images.shape)}: "
+            f"{paddle_reason(error)}"
         ) from error
 
 
@@ -295,7 +311,7 @@ class _Calls:
 
     def misfit(self, error: Exception) -> ConfigError:
         """Return the error that names the loss that failed, and the shapes of its inputs."""
-        reason = _reason(error)
+        reason = paddle_reason(error)
         # An error between two losses comes from preparing the inputs of the next loss.
         key = self._current or next(iter(self._pending), None)
         if key is None:
@@ -326,10 +342,3 @@ def _shapes(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_shapes, value))
     return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _reason(error: Exception) -> str:
-    """Return the message of an error of Paddle, without its C++ traceback."""
-    message = root_cause(error).rpartition("Error Message Summary:")[2].strip("- ")
-    message = re.sub(r"\s*\[Hint: .*?\]?(?=\(at |$)|\s*\(at /[^)]*\)", "", message)
-    return message if message not in ("", "None") else type(error).__name__

@@ -203,14 +203,14 @@ def _mean_iou_of(path: Path, arguments: dict[str, Any]) -> float:
         model.set_state_dict(own)
 
 
-def _check_sizes(arguments: dict[str, Any]) -> None:
+def _check_sizes(arguments: dict[str, Any], kind: str = "images") -> None:
     """Check that there is at least one batch; without one PaddleSeg's loop never ends."""
     ranks = paddle.distributed.ParallelEnv().nranks
     images, batch = len(arguments["train_dataset"]), arguments["batch_size"]
     if images < batch * ranks:
         raise ConfigError(
-            f"batch_size: expected at most {images // ranks}, as train_dataset has {images} images "
-            f"for {ranks} card(s), found {batch}"
+            f"batch_size: expected at most {images // ranks}, as train_dataset has {images} "
+            f"{kind} for {ranks} card(s), found {batch}"
         )
 
 
@@ -231,7 +231,7 @@ def _hold_out(arguments: dict[str, Any]) -> None:
         arguments["train_dataset"], arguments["val_dataset"], options, arguments["batch_size"]
     )
     arguments["losses"] = {**losses, "held_out": batches}
-    _check_sizes(arguments)
+    _check_sizes(arguments, "images that are not held_out")
 
 
 def _check_static_training(session: TrainingSession) -> None:

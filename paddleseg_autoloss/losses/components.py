@@ -37,7 +37,7 @@ _DOCSTRING = """{summary}
         ignore_index: label of the pixels to ignore; it is passed to the losses.
         reduction: the scale of the total: ``"sum"`` or ``"mean"`` of the losses; by default the
             scale of the paper.
-        constant_sum: the constant sum of the weights' absolute values, a positive number or
+        constant_sum: the constant sum of the weights' absolute values, from 1e-6 to 1e6, or
             ``True`` for their number K: only the proportion of the losses is learned. {arguments}
     Raises:
         ConfigError: the value of an argument is invalid.

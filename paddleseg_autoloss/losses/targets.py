@@ -13,8 +13,9 @@ from paddleseg.cvlibs.builder import Builder
 from paddleseg.models.losses import CrossEntropyLoss, LovaszSoftmaxLoss
 
 from paddleseg_autoloss.checks import build, checked_choice
-from paddleseg_autoloss.errors import ConfigError, shown
+from paddleseg_autoloss.errors import ConfigError, paddle_reason, shown
 from paddleseg_autoloss.tensors import as_float32
+from paddleseg_autoloss.weighting import METHODS
 
 __all__ = ["TARGETS", "Target", "hand_on_ignore_index", "soft_dice", "soft_jaccard"]
 
@@ -115,9 +116,11 @@ class Target:
             loss = target if isinstance(target, nn.Layer) else _built(target)
             hand_on_ignore_index([loss], ignore_index)
             self._loss: Callable[..., Any] = loss
+            self._name = type(loss).__name__
         else:
             self._loss = TARGETS[checked_choice("target", target, list(TARGETS))]
             self._ignored = {"ignore_index": ignore_index}
+            self._name = str(target)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the target of a batch, 0-D.
@@ -128,7 +131,8 @@ class Target:
             labels: class indices, int64, shape [N, H, W].
 
         Raises:
-            ConfigError: the output is no tensor of this shape, or the target is no number.
+            ConfigError: the output is no tensor of this shape, the target does not fit it, or the
+                target is no number.
         """
         if not isinstance(logits, Tensor) or logits.ndim != 4:
             raise ConfigError(
@@ -137,17 +141,29 @@ class Target:
             )
         if logits.shape[2:] != labels.shape[-2:]:
             logits = functional.interpolate(logits, labels.shape[-2:], mode="bilinear")
-        # Some of PaddleSeg's losses change the labels, and MixedLoss returns a list.
-        found = self._loss(logits, labels.clone(), **self._ignored)
+        try:
+            # Some of PaddleSeg's losses change the labels, and MixedLoss returns a list.
+            found = self._loss(logits, labels.clone(), **self._ignored)
+        except Exception as error:
+            shapes = f"outputs of shape {list(logits.shape)} and labels of {list(labels.shape)}"
+            raise ConfigError(
+                f"target: expected a loss for {shapes}, found {self._name}, which fails: "
+                f"{paddle_reason(error)}"
+            ) from error
         found = paddle.add_n(found) if isinstance(found, list) else found
         if found.size != 1:
-            raise ConfigError(f"target: expected a loss that is one number, found {found.shape}")
+            shape = list(found.shape)
+            raise ConfigError(f"target: expected a loss that is one number, found shape {shape}")
         return found.reshape([])
 
 
 def _built(target: Mapping[str, Any]) -> nn.Layer:
     if "type" not in target:
         raise ConfigError(f"target: expected a loss with a 'type', found {shown(target)}")
+    if target["type"] in METHODS:
+        raise ConfigError(
+            f"target: expected a loss without weights of its own, found {target['type']}"
+        )
     builder = Builder(None, comp_list=[manager.LOSSES])
     return build("target", lambda: builder.build_component(dict(target)))
 

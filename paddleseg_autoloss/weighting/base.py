@@ -456,7 +456,14 @@ class AlignmentWeighting(Weighting):
             gramian: symmetric and positive semi-definite, finite, shape [K + 1, K + 1]; the first
                 row and column are those of the target.
         """
-        shares = with_floor(self.next_shares(self.ratings(gramian)), self.floor)
+        with np.errstate(over="ignore", invalid="ignore"):
+            shares = self.next_shares(self.ratings(gramian))
+        if not np.isfinite(shares).all():
+            raise TrainingDiverged(
+                f"{self.class_name}: expected finite weights, found {shares.tolist()}; choose a "
+                "smaller lr, or rating: cosine"
+            )
+        shares = with_floor(shares, self.floor)
         self.shares.set_value(shares)
         return self.num_losses * shares
 

@@ -8,6 +8,7 @@ from paddle import Tensor
 from scipy.special import softmax
 
 from paddleseg_autoloss.checks import checked_integer, checked_range
+from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting.base import HeldOutLossWeighting, with_floor
 
 __all__ = ["CoBaWeighting"]
@@ -40,7 +41,11 @@ class CoBaWeighting(HeldOutLossWeighting):
     Deviations:
         The weights sum to K, not to 1.  The paper's DF goes over all slopes; here it goes over the
         last N, so the memory has a fixed size.  The authors' code passes the result through one
-        more softmax, which is left out; its least share of 1 / (10 K) is the default here.
+        more softmax, which is left out; its least share of 1 / (10 K) is the default here, but
+        only the shares below it are raised, where the code moves all shares towards 1 / K.  In the
+        code the slopes begin at the end of the warm-up, here at the second look, and the network is
+        in evaluation mode in a look; here it is in training mode, as for all methods with held-out
+        images.
 
     Args:
         num_losses: K, the number of losses.
@@ -52,7 +57,7 @@ class CoBaWeighting(HeldOutLossWeighting):
     Attributes:
         history: the last N held-out losses, divided by the first ones, shape [K, N].
         slopes: the last N slopes of the losses and of the largest one, shape [K + 1, N].
-        first: the first held-out losses, shape [K].
+        first: the first held-out losses that are all above 0, shape [K].
         num_looks: number of looks so far.
 
     Raises:
@@ -83,8 +88,12 @@ class CoBaWeighting(HeldOutLossWeighting):
         floor: float | None = None,
     ) -> None:
         super().__init__(num_losses)
+        self.warmup = checked_integer("warmup", warmup, least=2)
         self.window = checked_integer("window", window, least=2)
-        self.warmup = checked_integer("warmup", warmup, least=2, most=self.window)
+        if self.window < self.warmup:
+            raise ConfigError(
+                f"window: expected at least the {self.warmup} looks of warmup, found {self.window}"
+            )
         self.tau = checked_range("tau", tau, least=0)
         self.floor = floor
         if floor is not None:
@@ -106,7 +115,10 @@ class CoBaWeighting(HeldOutLossWeighting):
     def _note(self, losses: np.ndarray) -> None:
         looks = int(self.num_looks) + 1
         if looks == 1:
-            self.first.set_value(losses.clip(1e-8))
+            # Nothing can be divided by a loss of 0, as of a batch whose pixels are all ignored.
+            if (losses <= 0).any():
+                return
+            self.first.set_value(losses)
         ratios = losses / self.first.numpy()
         history = np.column_stack([self.history.numpy()[:, 1:], ratios])
         known = history[:, -min(looks, self.window) :]

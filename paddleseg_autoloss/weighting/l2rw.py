@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from paddleseg_autoloss.checks import checked_choice
 from paddleseg_autoloss.weighting.base import AlignmentWeighting
 
 __all__ = ["L2RWWeighting"]
@@ -65,6 +66,7 @@ class L2RWWeighting(AlignmentWeighting):
         rating: str = "cosine",
         floor: float = 0.02,
     ) -> None:
+        checked_choice("rating", rating, ["cosine", "product"])
         super().__init__(num_losses, target, scaling, rating, floor)
 
     def next_shares(self, ratings: np.ndarray) -> np.ndarray:

@@ -241,9 +241,9 @@ def test_a_schedule_of_the_proportion_alone():
 
 
 class TestRefused:
-    @pytest.mark.parametrize("value", [0, -1, "K", None, float("nan"), [1, 1]])
+    @pytest.mark.parametrize("value", [0, 5e-324, 1e308, -1, "K", None, float("nan"), [1, 1]])
     def test_values(self, value):
-        message = "^constant_sum: expected true, false or a number above 0, found "
+        message = "^constant_sum: expected true, false or a number from 1e-06 to 1e\\+06, found "
         with pytest.raises(ConfigError, match=message):
             LossAggregator(["a", "b"], AutoWeighting(2), constant_sum=value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from unittest import mock
@@ -134,6 +135,10 @@ def test_a_resumed_run_draws_the_same_batches(squares):
         np.testing.assert_array_equal(next(resumed)["img"].numpy(), expected)
 
 
+def held_out_now(session) -> list:
+    return session.losses["held_out"].dataset.file_list
+
+
 def test_the_position_is_in_the_checkpoint(squares, tmp_path):
     """And a run that trained on images that are held out now is not resumed."""
     held_out = HeldOut(0.25, transforms=[Normalize()])
@@ -149,6 +154,10 @@ def test_the_position_is_in_the_checkpoint(squares, tmp_path):
         match=r"^--resume_model: expected .* held out 4 images with seed 0, found 2 with seed 0",
     ):
         train(squares, tmp_path, HeldOut(0.5, transforms=[Normalize()]), 2, checkpoint)
+    shorter = copy.copy(squares)
+    shorter.file_list = [pair for pair in squares.file_list if pair != held_out_now(session)[0]]
+    with pytest.raises(CheckpointError, match="found 2 with seed 0, but others, so images"):
+        train(shorter, tmp_path, HeldOut(0.25, transforms=[Normalize()]), 2, checkpoint)
     plain = train(squares, tmp_path / "plain", None, iters=1)
     with pytest.raises(CheckpointError, match="found 0 with seed 0"):
         resumed.state.load(plain.state.save({}, seed=0))
@@ -245,6 +254,15 @@ def test_classes_without_a_held_out_image_are_named(tmp_path, capsys):
     assert set(named) == {True, False}
 
 
+def test_classes_without_an_image_to_train_on_are_named(tmp_path, capsys):
+    write_data(tmp_path, [square(value=0)] * 3 + [square()])
+    for seed in range(6):
+        hold_out(made(tmp_path), made(tmp_path, mode="val"), HeldOut(0.25, seed), batch_size=1)
+        _, part = split(made(tmp_path), 0.25, seed)
+        is_named = "only held-out images have the class(es) 1" in capsys.readouterr().out
+        assert is_named == names(part)[0].endswith("3.png")
+
+
 def test_the_key_of_a_config(tmp_path):
     """Without ``--do_eval`` the loop gets no `val_dataset`, but the config has its transforms."""
     root = tmp_path / "data"
@@ -264,11 +282,12 @@ def test_the_key_of_a_config(tmp_path):
 
 
 ERRORS = [
-    (0, "held_out: expected a share above 0 and at most 0.5, found 0"),
+    (0, "held_out: expected a share above 0 and at most 0.5, found 0; remove the key to tr"),
     (0.6, "held_out: expected a share above 0 and at most 0.5, found 0.6"),
     (float("nan"), "held_out: expected a share above 0 and at most 0.5, found nan"),
     (True, "held_out: expected a share above 0 and at most 0.5, found True"),
-    ("0.1", "held_out: expected a share above 0 and at most 0.5, found '0.1'"),
+    ("0.1", "held_out: expected a share above 0 and at most 0.5, found '0.1'; it is text: write"),
+    ({"fraction": "1e-1"}, "held_out.fraction: expected a share .* found '1e-1'; it is text"),
     ([0.1], r"held_out: expected a share above 0 and at most 0.5, found \[0.1\]"),
     ({}, "held_out.fraction: expected a share of the training images, found none"),
     ({"fraction": None}, "held_out.fraction: expected a share above 0 and at most 0.5, found"),
@@ -311,7 +330,10 @@ def test_data_sets_that_cannot_be_divided(tmp_path):
 def test_too_few_images_are_left(squares, tmp_path):
     held_out = HeldOut(0.5, transforms=[Normalize()])
     squares.file_list = squares.file_list[:3]
-    with pytest.raises(ConfigError, match=r"^batch_size: expected at most 1"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^batch_size: expected at most 1, as train_dataset has 1 images that are not held_o",
+    ):
         train(squares, tmp_path / "run", held_out, iters=1)
 
 

@@ -161,6 +161,21 @@ class TestMisfits:
             "pixels to ignore; found 2 in train_dataset"
         )
 
+    @pytest.mark.parametrize("place", ["component", "aggregator"])
+    def test_a_target_of_held_out_images(self, parts_of, place):
+        target = {"type": "CrossEntropyLoss", "weight": [1, 2, 3]}
+        method = {"type": "AutoLambda", "target": target}
+        loss = mixed(DICE, CE) if place == "aggregator" else {**method, "losses": [DICE, CE]}
+
+        def change(dic):
+            dic["held_out"] = 0.2
+            if place == "aggregator":
+                dic["loss_aggregator"] = method
+
+        message = message_of(parts_of(loss, change=change))
+        assert message.startswith("target: expected a loss for outputs of shape [")
+        assert "found CrossEntropyLoss, which fails: The number of weights = 3" in message
+
     def test_number_of_outputs(self, parts_of):
         message = message_of(parts_of(CE, change=at("loss", "coef", value=[1, 0.4])))
         assert message == "loss.coef: expected 1, one per output of the model, found 2"

@@ -92,6 +92,8 @@ def test_smaller_outputs_are_resized():
         ("IoU", "target: expected one of mIoU, Jaccard, Dice, CrossEntropy, found 'IoU'"),
         ({"weight": 1}, "target: expected a loss with a 'type', found"),
         ({"type": "DiceLoss", "alpha": 1}, "target: .*alpha"),
+        ({"type": "AutoLambda"}, "target: expected a loss without weights of its own, found Auto"),
+        ({"type": "IMTLL", "losses": []}, "target: expected a loss without weights of its own"),
     ],
 )
 def test_bad_targets(target, message):
@@ -102,3 +104,17 @@ def test_bad_targets(target, message):
 def test_an_output_that_is_no_picture_is_refused():
     with pytest.raises(ConfigError, match="target: expected a network whose first output is a te"):
         Target("Dice")({"masks": 1}, paddle.zeros([1, 2, 2], "int64"))
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ({"type": "CrossEntropyLoss", "weight": [1, 2, 3]}, "number of weights = 3"),
+        ({"type": "FocalLoss", "gamma": "x"}, "found FocalLoss, which fails: "),
+        ({"type": "KLLoss"}, "found KLLoss, which fails: "),
+        ({"type": "EdgeAttentionLoss"}, "found EdgeAttentionLoss, which fails: "),
+    ],
+)
+def test_a_loss_that_does_not_fit(target, reason):
+    with pytest.raises(ConfigError, match=r"target: expected a loss for outputs .*" + reason):
+        Target(target)(paddle.rand([1, 2, 4, 4]), paddle.zeros([1, 4, 4], "int64"))

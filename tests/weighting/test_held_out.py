@@ -191,6 +191,39 @@ def test_coba_waits_for_its_first_looks_and_leaves_out_what_is_not_finite():
     assert float(weights[0]) < float(weights[1])
 
 
+def test_coba_divides_by_no_loss_of_zero():
+    """A first batch whose pixels are all ignored is no look."""
+    first = [[0, 0], [0, 0.9]]
+    looks = [[0.6, 0.9], [0.5, 0.8], [0.4, 0.8]]
+    late, early = (CoBaWeighting(2, window=4, warmup=2) for _ in range(2))
+    for row in first + looks:
+        weights = late(paddle.to_tensor(np.array(row, "float32")))
+    for row in looks:
+        expected = early(paddle.to_tensor(np.array(row, "float32")))
+    np.testing.assert_array_equal(weights.numpy(), expected.numpy())
+    np.testing.assert_allclose(late.first.numpy(), [0.6, 0.9], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e16, 1e200, 1e308])
+def test_the_projection_of_large_numbers(scale):
+    np.testing.assert_allclose(onto_simplex(np.array([-scale, scale, 0.0])), [0, 1, 0])
+    np.testing.assert_allclose(onto_simplex(np.array([scale, scale])), [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        OLAUXWeighting(2, looks=1, lr=1e308, rating="product"),
+        AutoLambdaWeighting(2, lr=1e308, rating="product"),
+    ],
+)
+def test_weights_that_overflow(method):
+    g = gramian([1, 0], [[4, 0], [3, 0]])
+    with pytest.raises(TrainingDiverged, match=r"expected finite weights, found .* smaller lr"):
+        method.solve(g)
+    assert method.shares.tolist() == [0.5, 0.5]
+
+
 @pytest.mark.parametrize("kind", ALIGNED)
 def test_gradients_of_zero_change_nothing(kind):
     method = kind(2)
@@ -217,7 +250,9 @@ def test_a_number_that_is_not_finite_changes_nothing(kind):
         (lambda: OLAUXWeighting(2, looks=0), "looks: expected a positive integer, found 0"),
         (lambda: L2RWWeighting(1), "losses: L2RW expects 2 or more, found 1"),
         (lambda: AutoLambdaWeighting(2)(paddle.ones([2])), "expected the Gramian of the gradients"),
-        (lambda: CoBaWeighting(2, warmup=30), "warmup: expected an integer from 2 to 20, found 30"),
+        (lambda: CoBaWeighting(2, warmup=30), "window: expected at least the 30 looks of warmup"),
+        (lambda: CoBaWeighting(2, window=3), "window: expected at least the 5 looks of warmup, f"),
+        (lambda: L2RWWeighting(2, rating="direction"), "rating: expected one of cosine, product"),
         (lambda: CoBaWeighting(2, tau=-1), "tau: expected a number of at least 0, found -1"),
         (lambda: CoBaWeighting(2, floor=1), "floor: expected a number from 0 to 0.5, found 1"),
     ],
