@@ -7,20 +7,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from paddleseg_autoloss.comparison.mean_ranks import Friedman, friedman, p_of_pair, ranks_of
+from paddleseg_autoloss.comparison.mean_ranks import (
+    Friedman,
+    friedman,
+    p_of_pair,
+    p_of_signed_ranks,
+    ranks_of,
+)
 from paddleseg_autoloss.comparison.results import METRICS, ResultTable, read_results
-from paddleseg_autoloss.comparison.statistics import Difference, average, compare, holm
-from paddleseg_autoloss.errors import ConfigError, DataError, did_you_mean, one_line
+from paddleseg_autoloss.comparison.statistics import LEVEL, Difference, average, compare, holm
+from paddleseg_autoloss.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["Across", "DataSet", "Pair", "read_across"]
 
 _METRIC = METRICS[0]
-#: The columns of ``results.csv`` that are read.
-_COLUMNS = ("variant", "learning_rate", "seed", "status", "validation_mIoU", f"test_{_METRIC}")
+#: What makes a run: two data sets never have the same runs with the same figures.
+_RUN = ["variant", "learning_rate", "seed", "validation_mIoU", f"test_{_METRIC}"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,7 @@ class DataSet:
         name: name of the comparison's folder.
         figures: for each variant, its mIoU on the test images for each seed, at its chosen learning
             rate; runs that are not done or have no figure are left out.
+        lacking: for each variant, the seeds without a figure at this rate, and why.
         rates: the learning rates that were chosen on the validation images.
         collapsed: for each variant, the seeds for which its network predicts at most one class
             correctly.
@@ -39,6 +48,7 @@ class DataSet:
 
     name: str
     figures: Mapping[str, Mapping[int, float]]
+    lacking: Mapping[str, Mapping[int, str]]
     rates: Mapping[str, float]
     collapsed: Mapping[str, Sequence[int]]
     tuned: str
@@ -54,6 +64,8 @@ class Pair:
         better: number of data sets on which the variant's mean is larger.
         p: p value of the distance of the mean ranks, see `p_of_pair`.
         p_holm: ``p`` after Holm's correction over all variants.
+        p_alone: p value of the signed ranks of the two by themselves, see `p_of_signed_ranks`.
+        p_alone_holm: ``p_alone`` after the same correction.
         points: the mean difference, as one of a sample of data sets: its interval and its tests
             take each data set as one number.
         here: the mean difference on these data sets, tested over their seeds, see `average`.
@@ -64,8 +76,20 @@ class Pair:
     better: int
     p: float
     p_holm: float
+    p_alone: float
+    p_alone_holm: float
     points: Difference
     here: Difference
+
+    @property
+    def has_hint(self) -> bool:
+        """Whether the mean ranks are far apart, for variants that are all alike."""
+        return self.p_holm < LEVEL
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether there is a difference over the data sets, by the two alone too."""
+        return self.has_hint and self.p_alone_holm < LEVEL
 
 
 class Across:
@@ -108,6 +132,20 @@ class Across:
             raise DataError(f"{data_set.name}: expected a seed that all variants have, found none")
         return shared
 
+    def dropped(self, data_set: DataSet) -> dict[int, dict[str, str]]:
+        """Return the seeds that do not count, with the variants that lack them, and why."""
+        counted = self.seeds[data_set.name]
+        lacking = {name: data_set.lacking.get(name, {}) for name in self.variants}
+        known = {s for name in self.variants for s in (*data_set.figures[name], *lacking[name])}
+        return {
+            seed: {
+                name: lacking[name].get(seed, "not planned")
+                for name in self.variants
+                if seed not in data_set.figures[name]
+            }
+            for seed in sorted(known.difference(counted))
+        }
+
     def figures(self, data_set: DataSet) -> dict[str, dict[int, float]]:
         """Return the figure of each variant for each seed that counts."""
         return {
@@ -146,14 +184,14 @@ class Across:
     @cached_property
     def pairs(self) -> dict[str, Pair]:
         """Each variant and the baseline over the data sets, without the seeds."""
-        sets, count = self.ranks.shape
         column = self.variants.index(self.baseline)
         means = {name: dict(enumerate(self.means[:, j])) for j, name in enumerate(self.variants)}
         points = compare(means, self.baseline)
         here = self._averages()
-        others = [j for j in range(count) if j != column]
+        others = [j for j in range(len(self.variants)) if j != column]
         ranks = self.ranks.mean(axis=0)
-        p_values = [p_of_pair(abs(ranks[j] - ranks[column]), sets, count) for j in others]
+        p_values = [p_of_pair(abs(ranks[j] - ranks[column]), self.ranks) for j in others]
+        alone = [p_of_signed_ranks(self.means[:, j] - self.means[:, column]) for j in others]
         return {
             self.variants[j]: Pair(
                 rank=float(ranks[j]),
@@ -161,10 +199,14 @@ class Across:
                 better=int((self.means[:, j] > self.means[:, column]).sum()),
                 p=p,
                 p_holm=p_holm,
+                p_alone=p_alone,
+                p_alone_holm=p_alone_holm,
                 points=points[self.variants[j]],
                 here=here[self.variants[j]],
             )
-            for j, p, p_holm in zip(others, p_values, holm(p_values))
+            for j, p, p_holm, p_alone, p_alone_holm in zip(
+                others, p_values, holm(p_values), alone, holm(alone)
+            )
         }
 
     def _averages(self) -> dict[str, Difference]:
@@ -189,8 +231,8 @@ def read_across(folders: Sequence[str], baseline: str | None) -> Across:
             and the other matching ones are left out.
 
     Raises:
-        ConfigError: there are fewer than two folders, one occurs twice, or no variant of a
-            comparison matches the baseline.
+        ConfigError: there are fewer than two folders, one occurs twice, two have the same runs, or
+            no variant of a comparison matches the baseline.
         DataError: a folder has no results, or not those of a comparison.
     """
     if len(folders) < 2:
@@ -200,6 +242,7 @@ def read_across(folders: Sequence[str], baseline: str | None) -> Across:
     if repeated:
         raise ConfigError(f"--across: expected different comparisons, found {repeated[0]} twice")
     tables = dict(zip(_names_of(paths), map(_read_table, paths)))
+    _check_that_all_differ(dict(zip(map(str, paths), tables.values())))
     name = baseline or str(next(iter(tables.values())).table.variant.iloc[0])
     if any(name in table.rates for table in tables.values()):
         return Across([_data_set(label, table, name) for label, table in tables.items()], name)
@@ -213,25 +256,24 @@ def _csv_of(folder: str) -> Path:
 
 
 def _names_of(paths: Sequence[Path]) -> list[str]:
-    """Return the names of the folders; with those above them where two are the same."""
-    names = [path.resolve().parent.name for path in paths]
-    if len(set(names)) == len(names):
-        return names
-    return [str(path.parent) for path in paths]
+    """Return the names of the folders, or as much of the paths as tells all of them apart."""
+    whole = [path.resolve() for path in paths]
+    choices = (
+        [path.parent.name for path in whole],
+        [str(path.parent) for path in paths],
+        [str(path) for path in paths],
+    )
+    return next((names for names in choices if len({*names}) == len(paths)), [*map(str, whole)])
 
 
 def _read_table(path: Path) -> ResultTable:
     if not path.is_file():
-        raise DataError(f"{path}: expected the results.csv of a comparison, found no such file")
-    try:
-        table = read_results(path)
-    except (OSError, ValueError) as error:
+        advice = "; run `autoloss compare` with its --save_dir and --report_only to write it"
         raise DataError(
-            f"{path}: expected the results of a comparison: {one_line(error)}"
-        ) from error
-    missing = [name for name in _COLUMNS if name not in table]
-    if missing:
-        raise DataError(f"{path}: expected a column {missing[0]}, found none")
+            f"{path}: expected the results.csv of a comparison, found no such file"
+            f"{advice if path.parent.is_dir() else ''}"
+        )
+    table = read_results(path)
     if "collapsed" not in table:
         # Comparisons of earlier versions do not know.
         table["collapsed"] = False
@@ -239,6 +281,33 @@ def _read_table(path: Path) -> ResultTable:
     if not results.rates:
         raise DataError(f"{path}: expected finished runs, found none")
     return results
+
+
+def _check_that_all_differ(tables: Mapping[str, ResultTable]) -> None:
+    """Check that no data set counts twice.
+
+    Raises:
+        ConfigError: two comparisons have the same finished runs, with the same figures.
+    """
+    runs = {path: _finished_runs(results) for path, results in tables.items()}
+    for one, other in combinations(runs, 2):
+        if _are_equal(runs[one], runs[other]):
+            raise ConfigError(
+                f"--across: expected a comparison for each data set, found the same runs with the "
+                f"same figures in {one} and {other}; leave one of them out"
+            )
+
+
+def _finished_runs(results: ResultTable) -> pd.DataFrame:
+    done = results.table[results.table.status == "done"]
+    return done[_RUN].sort_values(_RUN[:3], ignore_index=True)
+
+
+def _are_equal(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    if not one[_RUN[:3]].equals(other[_RUN[:3]]):
+        return False
+    # Other programs that save the file may round the last digits.
+    return np.allclose(one[_RUN[3:]], other[_RUN[3:]], rtol=0, atol=1e-9, equal_nan=True)
 
 
 def _data_set(
@@ -270,6 +339,7 @@ def _data_set(
     return DataSet(
         name=label,
         figures={shown: found for shown, found in figures.items() if found},
+        lacking={shown: _lacking(results, name) for shown, name in sources.items()},
         rates={shown: results.rates[name] for shown, name in sources.items()},
         collapsed={shown: results.collapsed(name) for shown, name in sources.items()},
         tuned=tuned,
@@ -279,6 +349,17 @@ def _data_set(
 def _figures(results: ResultTable, name: str) -> dict[int, float]:
     values = results.by_seed(name, f"test_{_METRIC}")
     return {seed: value for seed, value in values.items() if not np.isnan(value)}
+
+
+def _lacking(results: ResultTable, name: str) -> dict[int, str]:
+    """Return the seeds without a figure at the chosen learning rate, and why."""
+    own = results.table[results.table.variant == name]
+    own = own[own.learning_rate == results.rates[name]]
+    without = own[(own.status != "done") | own[f"test_{_METRIC}"].isna()]
+    return {
+        int(seed): "undefined" if status == "done" else str(status)
+        for seed, status in zip(without.seed, without.status)
+    }
 
 
 def _validation(results: ResultTable, name: str) -> float:

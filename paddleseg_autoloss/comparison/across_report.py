@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from paddleseg_autoloss.comparison.across import Across, Pair
+from paddleseg_autoloss.comparison.across import Across, DataSet, Pair
 from paddleseg_autoloss.comparison.mean_ranks import critical_difference, least_visible_distance
 from paddleseg_autoloss.comparison.pictures import difference_panels
 from paddleseg_autoloss.comparison.results import METRICS
@@ -32,10 +34,19 @@ from paddleseg_autoloss.documents import (
 from paddleseg_autoloss.escaping import escape_cell
 from paddleseg_autoloss.files import write_file
 
-__all__ = ["mean_table", "points_table", "rank_table", "say_what_it_can_show", "write_across"]
+__all__ = [
+    "findings",
+    "mean_table",
+    "points_table",
+    "rank_table",
+    "say_what_it_can_show",
+    "write_across",
+]
 
 _METRIC = METRICS[0]
 _POINTS = 100
+#: Smaller p values are not shown as numbers: they say more than figures of so few runs can.
+_LEAST_P = 0.001
 
 
 def write_across(across: Across, folder: Path, command: str) -> None:
@@ -50,7 +61,7 @@ def write_across(across: Across, folder: Path, command: str) -> None:
     _add_warning(document, across)
     document.add(Paragraph(_describe_scope(across)))
     document.add(Heading("What it says"), Paragraph(_describe_test(across)))
-    document.add(Paragraph(say_what_it_can_show(across)), Items(_findings(across)))
+    document.add(Paragraph(say_what_it_can_show(across)), Items(findings(across)))
     document.add(
         Heading("Mean ranks"), Table(rank_table(across)), Paragraph(_explain_ranks(across))
     )
@@ -93,7 +104,7 @@ def _add_warning(document: Document, across: Across) -> None:
 
 
 def _describe_scope(across: Across) -> str:
-    sets = [f"{name} ({len(seeds)} seeds)" for name, seeds in across.seeds.items()]
+    sets = [f"{name} ({_count(len(seeds), 'seed')})" for name, seeds in across.seeds.items()]
     text = (
         f"{len(across.variants)} variants on {len(sets)} data sets: {', '.join(sets)}. Figures are "
         f"{_METRIC} on the test images, each variant at its own learning rate, as in the reports "
@@ -105,7 +116,40 @@ def _describe_scope(across: Across) -> str:
     if across.left_out:
         lacking = [f"{name} (not on {', '.join(sets)})" for name, sets in across.left_out.items()]
         text += f" Left out, because a data set lacks them: {'; '.join(lacking)}."
-    return text
+    return text + _describe_dropped(across)
+
+
+def _describe_dropped(across: Across) -> str:
+    """Name the runs that do not count, because another variant lacks their seed."""
+    parts = []
+    for data_set in across.data_sets:
+        seeds_of: dict[str, list[int]] = {}
+        for seed, lacking in across.dropped(data_set).items():
+            reason = ", ".join(f"{name}: {why}" for name, why in lacking.items())
+            seeds_of.setdefault(reason, []).append(seed)
+        parts += [
+            f"seed {', '.join(map(str, seeds))} on {data_set.name} ({reason})"
+            for reason, seeds in seeds_of.items()
+        ]
+    if not parts:
+        return ""
+    return (
+        " A seed counts on a data set only if every variant has a figure for it. Left out with all "
+        f"their runs: {'; '.join(parts)}."
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _show_p(p: float) -> str:
+    return "below 0.001" if p < _LEAST_P else show_number(p, ".3g")
+
+
+def _is_p(p: float) -> str:
+    """Return a p value as part of a sentence."""
+    return f"p is {_show_p(p)}"
 
 
 def _describe_test(across: Across) -> str:
@@ -113,9 +157,9 @@ def _describe_test(across: Across) -> str:
     verdict = "differ" if test.p < LEVEL else "do not visibly differ"
     return (
         f"Over these {len(across.data_sets)} data sets the variants {verdict}: Friedman's "
-        f"chi-square is {test.chi_square:.2f}, p = {test.p:.3g} by permutation (the smallest "
-        f"possible p is {test.least_p:.2g}). F of Iman and Davenport is {test.f:.2f} with "
-        f"{test.degrees[0]} and {test.degrees[1]} degrees of freedom, p = {test.p_f:.3g} by the F "
+        f"chi-square is {test.chi_square:.2f}, {_is_p(test.p)} by permutation (the smallest "
+        f"possible {_is_p(test.least_p)}). F of Iman and Davenport is {test.f:.2f} with "
+        f"{test.degrees[0]} and {test.degrees[1]} degrees of freedom, {_is_p(test.p_f)} by the F "
         "distribution, which holds for many data sets only."
     )
 
@@ -123,41 +167,79 @@ def _describe_test(across: Across) -> str:
 def say_what_it_can_show(across: Across) -> str:
     """Return the sentences on what so many data sets can show at most."""
     sets, count = across.ranks.shape
-    largest = count - 1
-    least = least_visible_distance(sets, count, tests=count - 1)
+    tests = count - 1
+    least = least_visible_distance(across.ranks, tests)
+    corrected = f" times {tests} by Holm's correction" if tests > 1 else ""
+    needed = next(n for n in itertools.count(1) if tests * 2 / 2**n < LEVEL)
     alone = (
         f"Two variants by themselves cannot be told apart by {sets} data sets: even if one is "
-        f"better on all of them, p is 2/2^{sets} = {2 / 2**sets:.3g} (sign test and Wilcoxon)."
+        f"better on all of them, p is 2/2^{sets} = {2 / 2**sets:.3g}{corrected} (sign test and "
+        f"Wilcoxon). So no variant is called better or worse here; that takes {needed} data sets "
+        "or more."
     )
-    texts = [alone] if 2 / 2**sets >= LEVEL else []
+    texts = [alone] if sets < needed else []
+    what = "to be a hint" if sets < needed else "to be seen"
     if math.isinf(least):
         texts.append(
-            f"{sets} data sets cannot show that a variant differs from {across.baseline}, whatever "
-            "the figures are. Add data sets; more seeds do not help here."
+            f"{sets} data sets{_with_ties(across)} cannot show that a variant differs from "
+            f"{across.baseline}, whatever the figures are. Add data sets; more seeds do not help "
+            "here."
         )
     else:
         texts.append(
             f"With {count} variants ranked together, a mean rank must be at least {least:.2f} away "
-            f"from that of {across.baseline} to be seen after Holm's correction; the largest "
-            f"possible distance is {largest}."
+            f"from that of {across.baseline} {what} after Holm's correction; the largest possible "
+            f"distance{_with_ties(across)} is {np.ptp(across.ranks, axis=1).mean():.3g}."
         )
     return " ".join(texts)
 
 
-def _findings(across: Across) -> list[str]:
+def _with_ties(across: Across) -> str:
+    has_ties = any(len(np.unique(row)) < len(row) for row in across.ranks)
+    return " with these ties" if has_ties else ""
+
+
+def findings(across: Across) -> list[str]:
+    """Return a sentence on each variant."""
     return [f"{name}: {_describe_pair(across, name, pair)}" for name, pair in across.pairs.items()]
 
 
 def _describe_pair(across: Across, name: str, pair: Pair) -> str:
-    verdict = "no difference over the data sets seen"
-    if pair.p_holm < LEVEL:
-        verdict = "better over the data sets" if pair.distance > 0 else "worse over the data sets"
     found = {key: differences[name] for key, differences in across.on_each.items()}
     single = [f"{_word(d)} on {key}" for key, d in found.items() if d.is_significant]
     return (
-        f"{verdict} (mean rank {pair.rank:.2f}, ahead on {pair.better} of {len(found)}); on these "
-        f"data sets, over the seeds: on average {_word(pair.here)}"
-        f"{_in_points(pair.here)}{''.join(f', {text}' for text in single)}"
+        f"{_describe_verdict(across, pair)} (mean rank {pair.rank:.2f}, ahead on {pair.better} of "
+        f"{len(found)}); on these data sets, over the seeds: {_describe_average(pair.here, found)}"
+        f"{''.join(f', {text}' for text in single)}"
+    )
+
+
+def _describe_verdict(across: Across, pair: Pair) -> str:
+    word = "better" if pair.distance > 0 else "worse"
+    if pair.is_seen:
+        return f"{word} over the data sets"
+    if pair.has_hint:
+        return (
+            f"a hint of {word} over the data sets, but no more: of the mean ranks "
+            f"{_is_p(pair.p_holm)}, but of it and {across.baseline} by themselves "
+            f"{_is_p(pair.p_alone_holm)} (Wilcoxon, Holm)"
+        )
+    return "no difference over the data sets seen"
+
+
+def _describe_average(average: Difference, on_each: Mapping[str, Difference]) -> str:
+    if math.isnan(average.p_t):
+        return f"nothing was tested on average, because {_why_untested(on_each)}"
+    return f"on average {_word(average)}{_in_points(average)}"
+
+
+def _why_untested(on_each: Mapping[str, Difference]) -> str:
+    untested = {key: d for key, d in on_each.items() if math.isnan(d.p_t)}
+    return ", ".join(
+        f"a network on {key} has learned nothing"
+        if difference.collapsed
+        else f"{key} has {_count(len(difference.seeds), 'seed')}"
+        for key, difference in untested.items()
     )
 
 
@@ -168,8 +250,6 @@ def _word(difference: Difference) -> str:
 
 
 def _in_points(difference: Difference) -> str:
-    if math.isnan(difference.low):
-        return ""
     return f" ({_POINTS * difference.mean:+.1f} points {show_interval(difference)})"
 
 
@@ -185,34 +265,44 @@ def rank_table(across: Across) -> pd.DataFrame:
 
 
 _PAIR_COLUMNS = (
-    "finding", "ahead on", "p (ranks)", "p (ranks, Holm)", "p (Wilcoxon)", "mean, points",
-    "95 % interval, data sets", "95 % interval, seeds", "p (seeds, Holm)",
+    "finding", "ahead on", "p (ranks)", "p (ranks, Holm)", "p (Wilcoxon)", "p (Wilcoxon, Holm)",
+    "mean, points", "95 % interval, data sets", "95 % interval, seeds", "p (seeds, Holm)",
 )  # fmt: skip
 
 
 def _cells(pair: Pair) -> dict[str, str]:
     points, here = pair.points, pair.here
     cells = (
-        show_finding(pair.p_holm < LEVEL, pair.distance),
+        _finding(pair),
         f"{pair.better} of {len(points.values)}",
-        show_number(pair.p, ".3g"),
-        show_number(pair.p_holm, ".3g"),
-        show_number(points.p_wilcoxon, ".3g"),
+        _show_p(pair.p),
+        _show_p(pair.p_holm),
+        _show_p(pair.p_alone),
+        _show_p(pair.p_alone_holm),
         show_number(_POINTS * points.mean, "+.2f"),
         show_interval(points),
         show_interval(here),
-        show_number(here.p_t_holm, ".3g"),
+        _show_p(here.p_t_holm),
     )
     return dict(zip(_PAIR_COLUMNS, cells))
+
+
+def _finding(pair: Pair) -> str:
+    if pair.has_hint and not pair.is_seen:
+        return f"hint: {'better' if pair.distance > 0 else 'worse'}"
+    return show_finding(pair.is_seen, pair.distance)
 
 
 def _explain_ranks(across: Across) -> str:
     sets, count = across.ranks.shape
     return (
         "The variants are ranked on each data set by their mean over the seeds; 1 is the best. A "
-        "data set counts once, however many seeds it has. The finding follows from p (ranks, "
-        f"Holm): the exact probability of such a distance of mean ranks from {across.baseline}, "
-        "after Holm's correction. Points are hundredths, the mean over the data sets. Two "
+        "data set counts once, however many seeds it has. A finding needs two p values below "
+        f"{LEVEL:g}. p (ranks, Holm) is the exact probability of such a distance of mean ranks "
+        f"from {across.baseline} if all variants are alike, with the ties that were found, after "
+        "Holm's correction. It is too small for two variants that vary more than the others, so "
+        "it alone is a hint. p (Wilcoxon, Holm) is that of the two by themselves, exact too. "
+        "Points are hundredths, the mean over the data sets. Two "
         "questions have two intervals. What is to be expected on another data set? The interval "
         "over data sets and Wilcoxon's test take each data set as one number. Is there a "
         "difference on these data sets? The interval over seeds and its p take the data sets as "
@@ -225,13 +315,16 @@ def _explain_ranks(across: Across) -> str:
 
 def points_table(across: Across) -> pd.DataFrame:
     """Return the difference of each variant to the baseline on each data set, in points."""
-    return pd.DataFrame(
-        {
-            "variant": name,
-            **{key: _points(found[name]) for key, found in across.on_each.items()},
-        }
+    rows = [
+        [name, *(_points(found[name]) for found in across.on_each.values())]
         for name in across.pairs
-    )
+    ]
+    return _by_data_set(across, rows)
+
+
+def _by_data_set(across: Across, rows: list[list[str]]) -> pd.DataFrame:
+    # A data set may be called variant, so the columns are not the keys of a dictionary.
+    return pd.DataFrame(rows, columns=["variant", *across.on_each])
 
 
 def _chart(across: Across) -> Chart:
@@ -256,17 +349,15 @@ def _points(difference: Difference) -> str:
 
 def mean_table(across: Across) -> pd.DataFrame:
     """Return the figures of each variant on each data set: mean, deviation and learning rate."""
-    return pd.DataFrame(
-        {
-            "variant": name,
-            **{
-                data_set.name: f"{show_spread(across.figures(data_set)[name].values(), 4)} "
-                f"({data_set.rates[name]:g})"
-                for data_set in across.data_sets
-            },
-        }
-        for name in across.variants
-    )
+    rows = [
+        [name, *(_figures(across, d, name) for d in across.data_sets)] for name in across.variants
+    ]
+    return _by_data_set(across, rows)
+
+
+def _figures(across: Across, data_set: DataSet, name: str) -> str:
+    figures = across.figures(data_set)[name].values()
+    return f"{show_spread(figures, 4)} ({data_set.rates[name]:g})"
 
 
 def _long_table(across: Across) -> pd.DataFrame:

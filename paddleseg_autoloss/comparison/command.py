@@ -23,11 +23,16 @@ from paddleseg_autoloss.locks import lock_folder
 
 __all__ = ["compare_from"]
 
-#: Flags that say what to train, or with what.
-_FOR_RUNS = (
-    "config", "methods", "grid", "seeds", "lr_grid", "lr_seeds", "validation", "iters",
-    "save_interval", "opts", "report_only",
-)  # fmt: skip
+#: Flags that say what to train, or with what, and what they are if they are not given.  The device
+#: is not among them: its default depends on the machine.
+_FOR_RUNS = {
+    **dict.fromkeys((
+        "config", "methods", "grid", "seeds", "lr_grid", "lr_seeds", "validation", "iters",
+        "save_interval", "opts", "jobs",
+    )),
+    "engine": "local", "cores": 1, "num_workers": 0, "log_iters": 10, "samples": 4,
+    "report_only": False,
+}  # fmt: skip
 
 
 def compare_from(args: Namespace, config_dir: Path, command: str) -> None:
@@ -89,11 +94,14 @@ def _compare_across(args: Namespace, command: str) -> None:
     Raises:
         AutoLossError: results are missing, or the flags do not fit together.
     """
-    given = [f"--{name}" for name in _FOR_RUNS if getattr(args, name)]
+    given = [f"--{name}" for name, default in _FOR_RUNS.items() if getattr(args, name) != default]
     if args.configs or given:
         found = (args.configs or given)[0]
         raise ConfigError(f"--across: expected finished comparisons only, found {found}")
     save_dir = Path(args.save_dir or Path("output") / "across").absolute()
+    file = next((path for path in (save_dir, *save_dir.parents) if path.is_file()), None)
+    if file:
+        raise ConfigError(f"--save_dir: expected a folder, found the file {file}")
     if (save_dir / "results.csv").exists():
         raise ConfigError(
             f"--save_dir: expected a folder without a comparison, found one in {save_dir}"

@@ -20,7 +20,12 @@ Deviations:
     distributions: of :math:`\chi^2_F` by permutation within every data set, and of the difference
     of two rank sums by convolution (R. Eisinga, T. Heskes, B. Pelzer, M. Te Grotenhuis, "Exact
     p-values for pairwise comparison of Friedman rank sums, with application to comparing
-    classifiers", BMC Bioinformatics 18:68, 2017, for ranks without ties).
+    classifiers", BMC Bioinformatics 18:68, 2017).  They treat ranks without ties; here the ranks
+    that were observed are permuted, ties included.
+
+    The test of a pair by its mean ranks assumes that all k variants are alike.  If two of them are
+    alike and vary more than the others, the ranks between them are often far apart, and its p value
+    is too small.  The signed ranks of the two alone have no such assumption, so both are needed.
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ __all__ = [
     "friedman",
     "least_visible_distance",
     "p_of_pair",
+    "p_of_signed_ranks",
     "ranks_of",
 ]
 
@@ -56,8 +62,8 @@ class Friedman:
         degrees: the degrees of freedom of ``f``.
         p_f: p value of ``f`` by the F distribution.
         p: p value of ``chi_square`` by permutation.
-        least_p: the smallest p value that these numbers of data sets and variants can give: all
-            data sets rank alike.
+        least_p: the smallest p value that these numbers of data sets and variants can give, with
+            the same ties: all data sets rank alike.
     """
 
     chi_square: float
@@ -94,7 +100,7 @@ def friedman(ranks: np.ndarray) -> Friedman:
     """
     sets, count = ranks.shape
     degrees = count - 1, (count - 1) * (sets - 1)
-    least_p = 1 / math.factorial(count) ** (sets - 1)
+    least_p = _least_p(ranks)
     middle = (count + 1) / 2
     spread = float(((ranks - middle) ** 2).sum())
     if spread == 0:
@@ -115,52 +121,92 @@ def friedman(ranks: np.ndarray) -> Friedman:
     return Friedman(chi_square, f, degrees, p_f, float(test.pvalue), least_p)
 
 
-def p_of_pair(distance: float, sets: int, count: int) -> float:
+def _least_p(ranks: np.ndarray) -> float:
+    """Return the share of the permutations within the data sets in which all rank alike."""
+    rows = np.sort(ranks, axis=1)
+    alike = _arrangements(np.unique(rows, axis=1, return_counts=True)[1])
+    return alike / math.prod(_arrangements(np.unique(row, return_counts=True)[1]) for row in rows)
+
+
+def _arrangements(times: np.ndarray) -> int:
+    """Return the number of orders of values that occur so many times each."""
+    repeated = math.prod(math.factorial(int(one)) for one in times)
+    return math.factorial(int(times.sum())) // repeated
+
+
+def p_of_pair(distance: float, ranks: np.ndarray) -> float:
     """Return the probability of a distance of two mean ranks or a larger one, if all are alike.
 
-    It is exact if no two variants share a rank.
+    It is exact, with ties too: each order of the observed ranks of a data set is as probable.
 
     Args:
         distance: of the mean ranks, at least 0.
-        sets: N, the number of data sets.
-        count: k, the number of variants, at least 2.
+        ranks: the ranks on each data set, shape [N, k], with k at least 2.
 
     Example:
-        >>> p_of_pair(1.0, sets=4, count=2)  # better on all of four data sets
+        >>> p_of_pair(1.0, np.array([[1, 2]] * 4))  # better on all of four data sets
         0.125
     """
-    distances, chances = _rank_sum_distances(sets, count)
-    return min(1.0, float(chances[distances >= sets * distance - 1e-6].sum()))
+    distances, chances = _rank_sum_distances(ranks)
+    return min(1.0, float(chances[distances >= len(ranks) * distance - 1e-6].sum()))
 
 
-def _rank_sum_distances(sets: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _rank_sum_distances(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the possible distances of two rank sums, and their probabilities."""
-    apart = np.abs(np.arange(1 - count, count))
-    one = np.where(apart > 0, count - apart, 0) / (count * (count - 1))
-    chances = np.ones(1)
-    for _ in range(sets):
-        chances = np.convolve(chances, one)
-    largest = sets * (count - 1)
-    return np.abs(np.arange(-largest, largest + 1)), chances
+    count = ranks.shape[1]
+    apart = ~np.eye(count, dtype=bool)
+    chances, largest = np.ones(1), 0
+    # Ranks that are shared are halves.
+    for row in np.rint(2 * ranks).astype(int):
+        steps = np.subtract.outer(row, row)[apart]
+        span = int(steps.max())
+        one = np.bincount(steps + span, minlength=2 * span + 1) / len(steps)
+        chances, largest = np.convolve(chances, one), largest + span
+    return np.abs(np.arange(-largest, largest + 1)) / 2, chances
 
 
-def least_visible_distance(sets: int, count: int, tests: int) -> float:
-    """Return the smallest distance of two mean ranks that is seen at Holm's first step.
+def p_of_signed_ranks(differences: np.ndarray) -> float:
+    """Return the p value of Wilcoxon's signed-rank test, exact with ties too.
 
-    It is infinite if the largest possible distance, k - 1, is not seen.
+    Differences of 0 are left out, and each combination of signs of the others is as probable.  It
+    is at least 2 / 2^n with n differences.
 
     Args:
-        sets: N, the number of data sets.
-        count: k, the number of variants.
+        differences: of two variants, one for each data set.
+
+    Example:
+        >>> p_of_signed_ranks(np.array([0.1, 0.1, 0.2, 0.3, 0.0]))
+        0.125
+    """
+    nonzero = differences[differences != 0]
+    ranks = np.rint(2 * stats.rankdata(np.abs(nonzero))).astype(int)
+    chances = np.ones(1)
+    for rank in ranks:
+        one = np.zeros(rank + 1)
+        one[[0, rank]] = 0.5
+        chances = np.convolve(chances, one)
+    total, found = int(ranks.sum()), int(ranks[nonzero > 0].sum())
+    apart = np.abs(2 * np.arange(total + 1) - total)
+    return min(1.0, float(chances[apart >= abs(2 * found - total)].sum()))
+
+
+def least_visible_distance(ranks: np.ndarray, tests: int) -> float:
+    """Return the smallest distance of two mean ranks that is seen at Holm's first step.
+
+    It is infinite if the largest possible distance is not seen.
+
+    Args:
+        ranks: the ranks on each data set, shape [N, k]; only their ties count.
         tests: the number of comparisons.
 
     Example:
-        >>> least_visible_distance(4, 2, tests=1), least_visible_distance(6, 2, tests=1)
-        (inf, 1.0)
+        >>> two = [1, 2]
+        >>> [least_visible_distance(np.array([two] * sets), tests=1) for sets in (4, 6)]
+        [inf, 1.0]
     """
-    distances, chances = _rank_sum_distances(sets, count)
-    possible = np.unique(distances[chances > 0]) / sets
-    seen = [d for d in possible if p_of_pair(d, sets, count) * tests < LEVEL]
+    distances, chances = _rank_sum_distances(ranks)
+    possible = np.unique(distances[chances > 0]) / len(ranks)
+    seen = [d for d in possible if p_of_pair(d, ranks) * tests < LEVEL]
     return float(min(seen, default=math.inf))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pandas as pd
 
 from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.plan import Plan, Variant
+from paddleseg_autoloss.errors import DataError, one_line, shown
 from paddleseg_autoloss.escaping import escape_cell, unescape_cell
 from paddleseg_autoloss.files import json_number, write_file
 
@@ -110,15 +113,135 @@ class Results(ResultTable):
 
 
 def read_results(path: str | Path) -> pd.DataFrame:
-    """Read ``results.csv``, and restore the original texts.
+    """Read ``results.csv``, check it, and restore the original texts.
 
     In the file, a text that a spreadsheet would run as a formula begins with an apostrophe.
 
     Args:
-        path: the file.
+        path: the file.  Files of earlier versions have fewer columns; unknown ones are texts.
+
+    Raises:
+        DataError: the file cannot be read, a column is missing, a value is not one that
+            `Results.write_csv` writes, or a run occurs twice.  The first row, with the names of the
+            columns, is row 1.
     """
-    converters = dict.fromkeys(_TEXTS, unescape_cell)
-    return pd.read_csv(path, converters=converters)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(
+            f"{path}: expected the results of a comparison: {one_line(error)}"
+        ) from error
+    names = rows[0][1] if rows else []
+    for name in _REQUIRED:
+        if name not in names:
+            raise DataError(f"{path}: expected a column {name}, found none")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: expected a single column {shown(twice)}, found several")
+    table = pd.DataFrame([_read_row(path, number, names, row) for number, row in rows[1:]])
+    table = table.reindex(columns=names)
+    _check_runs(path, table, [number for number, _ in rows[1:]])
+    return table
+
+
+def _read_row(path: str | Path, number: int, names: list[str], cells: list[str]) -> dict[str, Any]:
+    if len(cells) != len(names):
+        raise DataError(
+            f"{path}: row {number}: expected {len(names)} values, found {len(cells)}; the file may "
+            "be cut off"
+        )
+    row: dict[str, Any] = {}
+    for name, cell in zip(names, cells):
+        kind = _KINDS.get(name)
+        if kind is None:
+            row[name] = unescape_cell(cell) if name in _TEXTS else cell
+            continue
+        value = kind.read(cell.strip())
+        if value is None:
+            raise DataError(
+                f"{path}: row {number}, column {name}: expected {kind.what}, found {shown(cell)}"
+            )
+        row[name] = value
+    return row
+
+
+def _check_runs(path: str | Path, table: pd.DataFrame, numbers: list[int]) -> None:
+    """Check that no run occurs twice, and that each belongs to a variant."""
+    found: dict[tuple[str, float, int], int] = {}
+    runs = zip(table.variant, table.learning_rate, table.seed)
+    for number, run in zip(numbers, runs):
+        if not run[0]:
+            raise DataError(f"{path}: row {number}, column variant: expected a name, found ''")
+        if run in found:
+            raise DataError(
+                f"{path}: row {number}: expected one run of {shown(run[0])} with learning_rate "
+                f"{run[1]:g} and seed {run[2]}, found it in row {found[run]} too"
+            )
+        found[run] = number
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """The values of a column: how to read one, None if it is invalid, and what is expected."""
+
+    read: Callable[[str], Any]
+    what: str
+
+
+def _number(least: float, most: float, form: str = "a number", unknown: bool = True) -> _Kind:
+    """Numbers in a closed range; NaN for an empty cell, if this is allowed."""
+
+    def read(cell: str) -> float | None:
+        if unknown and cell.lower() in ("", "nan"):
+            return math.nan
+        try:
+            value = float(cell)
+        except ValueError:
+            return None
+        return value if least <= value <= most and math.isfinite(value) else None
+
+    limits = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
+    return _Kind(read, f"{form} {limits}{' or nothing' if unknown else ''}")
+
+
+def _whole_number(least: int) -> _Kind:
+    number = _number(least, math.inf, "a whole number", unknown=False)
+
+    def read(cell: str) -> int | None:
+        value = number.read(cell)
+        return int(value) if value is not None and value.is_integer() else None
+
+    return _Kind(read, number.what)
+
+
+def _positive(cell: str) -> float | None:
+    value = _number(0, math.inf, unknown=False).read(cell)
+    return value if value else None
+
+
+def _one_of(values: Mapping[str, Any]) -> _Kind:
+    return _Kind(lambda cell: values.get(cell.lower()), f"one of {', '.join(values)}")
+
+
+#: The columns that every version has written.
+_REQUIRED = (
+    "variant", "learning_rate", "seed", "status", f"validation_{METRICS[0]}", f"test_{METRICS[0]}"
+)  # fmt: skip
+_SHARE, _SECONDS = _number(0, 1), _number(0, math.inf)
+#: The columns that are no texts.
+_KINDS = {
+    "learning_rate": _Kind(_positive, "a number above 0"),
+    "seed": _whole_number(0),
+    "status": _one_of({name: name for name in ("done", "failed", "missing")}),
+    **{f"{part}_{name}": _SHARE for part in _PARTS for name in METRICS},
+    **{f"{part}_Kappa": _number(-1, 1) for part in _PARTS},
+    "test_rare_mIoU": _SHARE,
+    "collapsed": _one_of({"true": True, "false": False}),
+    "step_seconds": _SECONDS,
+    "wall_seconds": _SECONDS,
+    "iterations": _whole_number(1),
+}
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:

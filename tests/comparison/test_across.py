@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,14 +14,15 @@ from support.comparison import CONFIGS
 from support.records import table
 
 from paddleseg_autoloss.cli.main import parse_args
-from paddleseg_autoloss.comparison.across import read_across
+from paddleseg_autoloss.comparison.across import Across, DataSet, read_across
 from paddleseg_autoloss.comparison.across_report import (
+    findings,
     mean_table,
     points_table,
     rank_table,
     say_what_it_can_show,
 )
-from paddleseg_autoloss.comparison.command import compare_from
+from paddleseg_autoloss.comparison.command import _FOR_RUNS, compare_from
 from paddleseg_autoloss.comparison.statistics import average, paired
 from paddleseg_autoloss.errors import ConfigError, DataError
 
@@ -78,7 +82,8 @@ class TestRanks:
         assert pair.p == pytest.approx(expected)
         assert pair.p_holm == pytest.approx(2 * expected)
         assert pair.points.mean == pytest.approx(np.mean([0.1, 0.02, 0.01, 0.1]))
-        assert pair.points.p_wilcoxon == pytest.approx(2 / 2**4)
+        assert pair.p_alone == pytest.approx(2 / 2**4)
+        assert pair.p_alone_holm == pytest.approx(2 * 2 / 2**4)
         assert pair.here.mean == pytest.approx(pair.points.mean)
         shown = rank_table(across).set_index("variant")
         assert list(shown.index) == ["Auto", "base", "Sum"]
@@ -99,7 +104,8 @@ class TestRanks:
     def test_what_four_data_sets_cannot_show_is_said(self, four, tmp_path):
         text = say_what_it_can_show(read_across(four, None))
         assert "Two variants by themselves cannot be told apart by 4 data sets" in text
-        assert "p is 2/2^4 = 0.125" in text
+        assert "p is 2/2^4 = 0.125 times 2 by Holm's correction" in text
+        assert "So no variant is called better or worse here; that takes 7 data sets" in text
         assert "at least 1.75 away from that of base" in text
         assert "the largest possible distance is 2" in text
         two = [
@@ -109,7 +115,7 @@ class TestRanks:
         text = say_what_it_can_show(read_across(two, None))
         assert "4 data sets cannot show that a variant differs from base, whatever" in text
         six = [
-            write_results(tmp_path / f"six{i}", {"base": 0.5, "Auto": 0.6 + i / 10})
+            write_results(tmp_path / f"six{i}", {"base": 0.5, "Auto": 0.6 + i / 20})
             for i in range(6)
         ]
         text = say_what_it_can_show(read_across(six, None))
@@ -154,9 +160,64 @@ class TestSeeds:
             frame = pd.read_csv(folder / "results.csv")
             frame.loc[(frame.variant == "Auto") & (frame.seed == 0), "test_mIoU"] = np.nan
             frame.loc[(frame.variant == "base") & (frame.seed == 2), "status"] = "missing"
+            frame.test_mIoU += i / 10
             frame.to_csv(folder / "results.csv", index=False)
             folders.append(str(folder))
-        assert read_across(folders, None).seeds == {"s0": [1], "s1": [1]}
+        across = read_across(folders, None)
+        assert across.seeds == {"s0": [1], "s1": [1]}
+        lacking = {0: {"Auto": "undefined"}, 2: {"base": "missing"}}
+        assert [across.dropped(data_set) for data_set in across.data_sets] == [lacking] * 2
+
+    def test_what_was_left_out_and_not_tested_is_said(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        folders = [
+            write_results(tmp_path / f"s{i}", {"base": 0.5, "Auto": 0.6 + i / 10}) for i in range(3)
+        ]
+        change(folders[2], lambda t: t[(t.variant == "base") | (t.seed == 1)])
+        compare("--across", *folders)
+        report = (tmp_path / "output/across/report.md").read_text()
+        assert "s1 (3 seeds), s2 (1 seed)." in report
+        assert "Left out with all their runs: seed 0, 2 on s2 (Auto: not planned)." in report
+        assert "nothing was tested on average, because s2 has 1 seed" in report
+        assert "no difference seen" not in report
+
+
+class TestFewDataSets:
+    """The p value of a pair of mean ranks is too small if the two vary more than the others."""
+
+    def test_far_apart_on_three_data_sets_is_a_hint(self, tmp_path):
+        means = {f"v{i}": 0.3 + i / 50 for i in range(10)}
+        folders = [
+            write_results(tmp_path / f"s{i}", {"base": 0.2 + i / 50, **means, "Auto": 0.7})
+            for i in range(3)
+        ]
+        across = read_across(folders, "base")
+        pair = across.pairs["Auto"]
+        assert pair.has_hint
+        assert not pair.is_seen
+        shown = rank_table(across).set_index("variant")
+        assert shown.loc["Auto", "finding"] == "hint: better"
+        assert "a hint of better over the data sets, but no more" in " ".join(findings(across))
+
+    def test_false_alarms(self):
+        """Five variants are as good as the baseline and vary, and all others do not vary."""
+        sets, count, alike = 8, 12, 6
+        draws = np.random.default_rng(0)
+        names = ["base", *(f"v{i}" for i in range(1, count))]
+        hints = alarms = 0
+        for _ in range(100):
+            means = np.full((sets, count), 0.5) + draws.normal(0, 1e-3, (sets, count))
+            means[:, :alike] += draws.normal(0, 0.1, (sets, alike))
+            across = Across([as_data_set(i, names, row) for i, row in enumerate(means)], "base")
+            pairs = [across.pairs[name] for name in names[1:alike]]
+            hints += any(pair.has_hint for pair in pairs)
+            alarms += any(pair.is_seen for pair in pairs)
+        assert alarms <= 5 < hints
+
+
+def as_data_set(number, names, means):
+    figures = {name: {0: float(mean)} for name, mean in zip(names, means)}
+    return DataSet(str(number), figures, {}, dict.fromkeys(names, 0.1), {n: [] for n in names}, "")
 
 
 class TestBaseline:
@@ -173,6 +234,104 @@ class TestBaseline:
     def test_learning_rate_is_chosen_on_validation_images(self, four):
         shown = mean_table(read_across(four, None)).set_index("variant")
         assert shown.loc["Auto", "set1"] == "0.7200 ± 0.0100 (0.2)"
+
+
+class TestNames:
+    def test_two_files_of_a_folder(self, tmp_path, four):
+        for i in range(2):
+            (tmp_path / "set0" / f"{i}.csv").write_text(
+                (tmp_path / f"set{i}/results.csv").read_text()
+            )
+        across = read_across([f"{four[0]}/0.csv", f"{four[0]}/1.csv"], None)
+        assert [d.name for d in across.data_sets] == [f"{four[0]}/0.csv", f"{four[0]}/1.csv"]
+        assert len(across.means) == 2
+
+    def test_folders_of_the_same_name(self, tmp_path):
+        for i in range(2):
+            (tmp_path / f"{i}").mkdir()
+        folders = [write_results(tmp_path / f"{i}" / "x", FOUR[i]) for i in range(2)]
+        assert [d.name for d in read_across(folders, None).data_sets] == folders
+
+    def test_a_folder_named_like_a_column(self, tmp_path, four):
+        named = write_results(tmp_path / "variant", {"base": 0.1, "Auto": 0.2, "Sum": 0.3})
+        across = read_across([four[0], named], None)
+        for found, names in (
+            (points_table(across), ["Auto", "Sum"]), (mean_table(across), across.variants),
+        ):  # fmt: skip
+            assert list(found.columns) == ["variant", "set0", "variant"]
+            assert list(found.iloc[:, 0]) == names
+        assert list(points_table(across).iloc[:, 2]) == [
+            "+10.00 [10.00, 10.00] ▲", "+20.00 [20.00, 20.00] ▲",
+        ]  # fmt: skip
+
+
+DAMAGED = [
+    ("learning_rate", "", "a number above 0"),
+    ("learning_rate", "fast", "a number above 0"),
+    ("learning_rate", "inf", "a number above 0"),
+    ("learning_rate", "-0.1", "a number above 0"),
+    ("seed", "", "a whole number of at least 0"),
+    ("seed", "x", "a whole number of at least 0"),
+    ("seed", "1.5", "a whole number of at least 0"),
+    ("seed", "-1", "a whole number of at least 0"),
+    ("status", "", "one of done, failed, missing"),
+    ("status", "weird", "one of done, failed, missing"),
+    ("validation_mIoU", "text", "a number from 0 to 1 or nothing"),
+    ("validation_mIoU", "inf", "a number from 0 to 1 or nothing"),
+    ("test_mIoU", "text", "a number from 0 to 1 or nothing"),
+    ("test_mIoU", "0,85", "a number from 0 to 1 or nothing"),
+    ("test_mIoU", "85.0", "a number from 0 to 1 or nothing"),
+    ("test_mIoU", "-inf", "a number from 0 to 1 or nothing"),
+    ("collapsed", "", "one of true, false"),
+    ("collapsed", "maybe", "one of true, false"),
+    ("variant", "", "a name"),
+]
+
+
+class TestDamaged:
+    @pytest.mark.parametrize(("column", "value", "what"), DAMAGED)
+    def test_value(self, four, column, value, what):
+        change(four[1], lambda t: t.astype(object).where(~is_third(t, column), value))
+        message = f"{four[1]}/results.csv: row 4, column {column}: expected {what}, found {value!r}"
+        with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+            read_across(four, None)
+
+    def test_run_that_occurs_twice(self, four):
+        change(four[1], lambda t: pd.concat([t, t[2:3].assign(test_mIoU=0.1)]))
+        with pytest.raises(DataError, match=r"row 14: expected one run of 'base' .* in row 4 too$"):
+            read_across(four, None)
+
+    def test_file_that_is_cut_off(self, tmp_path, four):
+        path = tmp_path / "set1" / "results.csv"
+        path.write_text(path.read_text()[:-20])
+        with pytest.raises(DataError, match=r"row 13: expected 9 values, found \d; .* be cut off$"):
+            read_across(four, None)
+
+    def test_column_that_occurs_twice(self, tmp_path, four):
+        path = tmp_path / "set1" / "results.csv"
+        path.write_text(path.read_text().replace(",weights,", ",seed,", 1))
+        with pytest.raises(DataError, match="expected a single column 'seed', found several"):
+            read_across(four, None)
+
+    def test_what_other_programs_write(self, tmp_path, four):
+        """A byte order mark, blank lines, capitals, and whole numbers with a point."""
+        path = tmp_path / "set1" / "results.csv"
+        expected = read_across(four, None).means
+        text = path.read_text().replace("False", "FALSE").replace(",2,done", ",2.0,done")
+        path.write_text(text + "\n\n", encoding="utf-8-sig")
+        np.testing.assert_array_equal(read_across(four, None).means, expected)
+
+
+def change(folder, edit):
+    """Edit ``results.csv``."""
+    path = Path(folder) / "results.csv"
+    edit(pd.read_csv(path, keep_default_na=False)).to_csv(path, index=False)
+
+
+def is_third(frame, column):
+    found = pd.DataFrame(False, frame.index, frame.columns)
+    found.loc[2, column] = True
+    return found
 
 
 class TestRefused:
@@ -195,6 +354,25 @@ class TestRefused:
             read_across(four[:1], None)
         with pytest.raises(ConfigError, match=r"expected different comparisons, found .* twice"):
             read_across([four[0], four[0] + "/results.csv"], None)
+        (Path(four[0]).parent / "empty").mkdir()
+        with pytest.raises(DataError, match=r"no such file; run .* --report_only to write it$"):
+            read_across([four[0], four[0].replace("set0", "empty")], None)
+
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            lambda t: t,
+            lambda t: t[::-1],
+            lambda t: pd.concat([t, t[:1].assign(seed=9, status="missing", test_mIoU="")]),
+        ],
+    )
+    def test_a_copy(self, tmp_path, four, edit):
+        shutil.copytree(four[1], tmp_path / "copy")
+        change(tmp_path / "copy", edit)
+        with pytest.raises(
+            ConfigError, match=r"same runs with the same figures in .*set1/.* and .*copy/.*; leave"
+        ):
+            read_across([*four, str(tmp_path / "copy")], None)
 
     def test_variants(self, tmp_path, four):
         with pytest.raises(ConfigError, match=r"--baseline: expected a variant of set0 .*'fixed"):
@@ -212,13 +390,13 @@ def test_the_command(four, tmp_path, monkeypatch):
     """Report, table, a variant that one data set lacks, and networks that learned nothing."""
     monkeypatch.chdir(tmp_path)
     more = write_results(tmp_path / "more", {**FOUR[0], "=extra": 0.5})
-    collapsed = write_results(tmp_path / "flat", FOUR[1], collapsed=True)
+    collapsed = write_results(tmp_path / "flat", {**FOUR[1], "base": 0.71}, collapsed=True)
     compare("--across", *four, more, collapsed, "--baseline", "Sum")
     report = (tmp_path / "output/across/report.md").read_text()
     assert "=extra (not on set0, set1, set2, set3, flat)" in report
     assert "> **Warning:** Some networks predict at most one class" in report
     assert "Auto on flat (seed 0, 1, 2)" in report
-    assert "on average no difference seen" in report
+    assert "on average, because a network on flat has learned nothing" in report
     assert "| Auto | +20.00 [20.00, 20.00] ▲ |" in report
     assert "+12.00 (collapsed) |" in report
     page = (tmp_path / "output/across/report.html").read_text()
@@ -232,5 +410,38 @@ def test_the_command(four, tmp_path, monkeypatch):
 
     with pytest.raises(ConfigError, match="--save_dir: expected a folder without a comparison"):
         compare("--across", *four, "--save_dir", four[0])
-    with pytest.raises(ConfigError, match="--across: expected finished comparisons only, found --"):
-        compare("--across", *four, "--grid", "0.1:0.9:0.2")
+    file = f"{four[0]}/results.csv"
+    for save_dir in (file, f"{file}/x"):
+        with pytest.raises(ConfigError, match=f"^--save_dir: expected a folder, .* file {file}$"):
+            compare("--across", *four, "--save_dir", save_dir)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--grid 0.1:0.9:0.2", "--grid=", "--validation 0", "--engine ray", "--jobs 3", "--samples 2"],
+)
+def test_flags_for_runs(four, words):
+    flag = words.replace("=", " ").split()[0]
+    with pytest.raises(ConfigError, match=f"expected finished comparisons only, found {flag}$"):
+        compare("--across", *four, *words.split())
+
+
+def test_every_flag_is_refused_or_used():
+    args = vars(parse_args(["compare"]))
+    used = {"across", "baseline", "save_dir", "quiet", "device", "configs"}
+    rest = {name: args[name] for name in _FOR_RUNS}
+    assert rest == _FOR_RUNS
+    assert set(args) - set(_FOR_RUNS) - used <= {"command", "run", "command_line"}
+
+
+def test_small_p_values_are_no_zeros(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"v{i}" for i in range(9)]
+    folders = [
+        write_results(tmp_path / f"s{j}", {n: 0.1 + i / 20 + j / 100 for i, n in enumerate(names)})
+        for j in range(12)
+    ]
+    compare("--across", *folders)
+    report = (tmp_path / "output/across/report.md").read_text()
+    assert "p is below 0.001 by permutation (the smallest possible p is below 0.001)" in report
+    assert not re.search(r"\| 0 \||p (is|=) 0\b(?!\.)", report)

@@ -14,6 +14,7 @@ from paddleseg_autoloss.comparison.mean_ranks import (
     friedman,
     least_visible_distance,
     p_of_pair,
+    p_of_signed_ranks,
     ranks_of,
 )
 
@@ -37,6 +38,15 @@ def all_rankings(sets: int, count: int) -> np.ndarray:
     orders = np.array(list(itertools.permutations(range(1, count + 1))))
     indices = itertools.product(range(len(orders)), repeat=sets)
     return orders[np.array(list(indices))]
+
+
+def all_orders(ranks: np.ndarray) -> np.ndarray:
+    """Every order of the ranks within each data set, shape [outcomes, N, k]."""
+    return np.array(list(itertools.product(*(itertools.permutations(row) for row in ranks))))
+
+
+def no_ties(sets: int, count: int) -> np.ndarray:
+    return np.tile(np.arange(1, count + 1), (sets, 1))
 
 
 def chi_squares(outcomes: np.ndarray) -> np.ndarray:
@@ -109,28 +119,71 @@ def test_pairs_against_all_outcomes(sets, count):
     apart = np.abs(sums[:, 0] - sums[:, 1])
     for distance in range(sets * (count - 1) + 1):
         expected = (apart >= distance).mean()
-        assert p_of_pair(distance / sets, sets, count) == pytest.approx(expected)
+        assert p_of_pair(distance / sets, no_ties(sets, count)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("sets", "count"), [(3, 3), (4, 3), (3, 4), (6, 2)])
+def test_pairs_with_ties_against_all_orders(sets, count):
+    draws = np.random.default_rng(sets * count)
+    for _ in range(8):
+        ranks = ranks_of(draws.integers(0, 3, (sets, count)))
+        sums = all_orders(ranks).sum(axis=1)
+        distance = abs(ranks[:, 0].sum() - ranks[:, 1].sum())
+        expected = (abs(sums[:, 0] - sums[:, 1]) >= distance - 1e-9).mean()
+        assert p_of_pair(distance / sets, ranks) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("sets", "count"), [(3, 3), (4, 3), (3, 4), (6, 2)])
+def test_least_p_with_ties_against_all_orders(sets, count):
+    draws = np.random.default_rng(sets + count)
+    for _ in range(8):
+        ranks = ranks_of(draws.integers(0, 3, (sets, count)))
+        squares = (all_orders(ranks).sum(axis=1) ** 2).sum(axis=1)
+        expected = (squares >= squares.max() - 1e-9).mean()
+        assert friedman(ranks).least_p == pytest.approx(expected)
+
+
+def test_a_tie_of_two_variants_is_no_win():
+    """Better on 5 of 6 data sets and equal on one: the sign test of 5 wins of 5."""
+    ranks = ranks_of(np.array([[0, 1]] * 5 + [[1, 1]]))
+    assert p_of_pair(5 / 6, ranks) == pytest.approx(2 / 2**5)
+
+
+def test_signed_ranks_against_scipy_and_all_signs():
+    draws = np.random.default_rng(0)
+    for count in (1, 5, 9):
+        differences = draws.normal(0.3, 1, count)
+        expected = stats.wilcoxon(differences, method="exact").pvalue
+        assert p_of_signed_ranks(differences) == pytest.approx(expected)
+        tied = draws.integers(-2, 3, count).astype(float)
+        ranks = stats.rankdata(np.abs(tied[tied != 0]))
+        signs = np.array(list(itertools.product([-1, 1], repeat=len(ranks))))
+        sums = abs((signs * ranks).sum(axis=1))
+        expected = (sums >= abs((np.sign(tied[tied != 0]) * ranks).sum()) - 1e-9).mean()
+        assert p_of_signed_ranks(tied) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("sets", [1, 4, 6, 20])
 def test_two_variants_are_the_sign_test(sets):
     for wins in range(sets + 1):
         expected = stats.binomtest(wins, sets).pvalue
-        assert p_of_pair(abs(2 * wins - sets) / sets, sets, 2) == pytest.approx(expected)
+        assert p_of_pair(abs(2 * wins - sets) / sets, no_ties(sets, 2)) == pytest.approx(expected)
 
 
 def test_many_data_sets_are_the_normal_distribution():
     """Demšar's z for the comparison with a control."""
     z = 0.5 / math.sqrt(5 * 6 / (6 * 200))
-    assert p_of_pair(0.5, 200, 5) == pytest.approx(2 * stats.norm.sf(z), rel=0.05)
+    assert p_of_pair(0.5, no_ties(200, 5)) == pytest.approx(2 * stats.norm.sf(z), rel=0.05)
 
 
 def test_what_few_data_sets_cannot_show():
-    assert least_visible_distance(4, 2, tests=1) == math.inf
-    assert least_visible_distance(5, 2, tests=1) == math.inf
-    assert least_visible_distance(6, 2, tests=1) == 1
-    distance = least_visible_distance(4, 5, tests=4)
-    assert 4 * p_of_pair(distance, 4, 5) < 0.05 <= 4 * p_of_pair(distance - 1 / 4, 4, 5)
+    assert least_visible_distance(no_ties(4, 2), tests=1) == math.inf
+    assert least_visible_distance(no_ties(5, 2), tests=1) == math.inf
+    assert least_visible_distance(no_ties(6, 2), tests=1) == 1
+    assert least_visible_distance(ranks_of(np.array([[0, 1]] * 5 + [[1, 1]])), 1) == math.inf
+    ranks = no_ties(4, 5)
+    distance = least_visible_distance(ranks, tests=4)
+    assert 4 * p_of_pair(distance, ranks) < 0.05 <= 4 * p_of_pair(distance - 1 / 4, ranks)
 
 
 def test_equal_figures_everywhere():
