@@ -121,7 +121,7 @@ class Across:
         if len(self.variants) < 2:
             raise ConfigError(
                 "--across: expected two or more variants with results on every data set, found "
-                f"{', '.join(self.variants)}"
+                f"{', '.join(self.variants) or 'none'}"
             )
         self.seeds = {data_set.name: self._shared_seeds(data_set) for data_set in data_sets}
 
@@ -271,7 +271,7 @@ def _read_table(path: Path) -> ResultTable:
         advice = "; run `autoloss compare` with its --save_dir and --report_only to write it"
         raise DataError(
             f"{path}: expected the results.csv of a comparison, found no such file"
-            f"{advice if path.parent.is_dir() else ''}"
+            f"{advice if path.name == 'results.csv' and path.parent.is_dir() else ''}"
         )
     table = read_results(path)
     if "collapsed" not in table:

@@ -220,7 +220,7 @@ def _describe_verdict(across: Across, pair: Pair) -> str:
         return f"{word} over the data sets"
     if pair.has_hint:
         return (
-            f"a hint of {word} over the data sets, but no more: of the mean ranks "
+            f"a hint that it is {word} over the data sets, but no more: of the mean ranks "
             f"{_is_p(pair.p_holm)}, but of it and {across.baseline} by themselves "
             f"{_is_p(pair.p_alone_holm)} (Wilcoxon, Holm)"
         )

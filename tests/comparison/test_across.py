@@ -197,7 +197,9 @@ class TestFewDataSets:
         assert not pair.is_seen
         shown = rank_table(across).set_index("variant")
         assert shown.loc["Auto", "finding"] == "hint: better"
-        assert "a hint of better over the data sets, but no more" in " ".join(findings(across))
+        assert "a hint that it is better over the data sets, but no more" in " ".join(
+            findings(across)
+        )
 
     def test_false_alarms(self):
         """Five variants are as good as the baseline and vary, and all others do not vary."""
@@ -336,7 +338,9 @@ def is_third(frame, column):
 
 class TestRefused:
     def test_results_that_are_missing(self, tmp_path, four):
-        with pytest.raises(DataError, match=r"expected the results.csv of a comparison, found no"):
+        with pytest.raises(
+            DataError, match=r"expected the results.csv of a comparison, found no such file$"
+        ):
             read_across([four[0], str(tmp_path / "nothing")], None)
         (tmp_path / "bad").mkdir()
         (tmp_path / "bad" / "results.csv").write_bytes(b"\xff\x00")
@@ -380,6 +384,9 @@ class TestRefused:
         other = write_results(tmp_path / "other", {"base": 0.5, "another": 0.4})
         with pytest.raises(ConfigError, match=r"on every data set, found base$"):
             read_across([four[0], other], None)
+        empty = write_results(tmp_path / "none", FOUR[1], test_mIoU="")
+        with pytest.raises(ConfigError, match=r"on every data set, found none$"):
+            read_across([four[0], empty], None)
 
 
 def compare(*words) -> None:
