@@ -11,6 +11,7 @@ from paddleseg_autoloss.errors import AutoLossError, ConfigError, root_cause, sh
 from paddleseg_autoloss.escaping import printable
 
 __all__ = [
+    "MOST_SEED",
     "build",
     "checked_choice",
     "checked_integer",
@@ -28,6 +29,9 @@ __all__ = [
     "number_hint",
     "one_for_each",
 ]
+
+#: Largest seed that NumPy's global generator takes.
+MOST_SEED = 2**32 - 1
 
 T = TypeVar("T")
 

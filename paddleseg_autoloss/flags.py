@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from argparse import ArgumentTypeError
@@ -10,11 +11,18 @@ from typing import Any
 
 import paddle
 
-from paddleseg_autoloss.checks import describe_integer, is_integer
+from paddleseg_autoloss.checks import MOST_SEED, describe_integer, is_integer
 from paddleseg_autoloss.errors import AutoLossError, TrainingStopped
 from paddleseg_autoloss.files import output_errors
 
-__all__ = ["default_device", "gpu_count", "non_negative_int", "positive_int", "run_command"]
+__all__ = [
+    "default_device",
+    "gpu_count",
+    "non_negative_int",
+    "positive_int",
+    "run_command",
+    "seed_int",
+]
 
 #: Exit status of a run that was stopped with Ctrl-C, the same as in shells.
 _INTERRUPTED = 130
@@ -61,10 +69,15 @@ def non_negative_int(text: str) -> int:
     return _integer(text, least=0)
 
 
-def _integer(text: str, least: int) -> int:
+def seed_int(text: str) -> int:
+    """Parse a flag that is the seed of a training."""
+    return _integer(text, least=0, most=MOST_SEED)
+
+
+def _integer(text: str, least: int, most: float = math.inf) -> int:
     value = int(text) if text.isdecimal() else None
-    if not is_integer(value, least):
-        raise ArgumentTypeError(f"expected {describe_integer(least)}, found {text}")
+    if not is_integer(value, least, most):
+        raise ArgumentTypeError(f"expected {describe_integer(least, most)}, found {text}")
     return int(text)
 
 

@@ -13,7 +13,7 @@ from paddleseg.cvlibs import Config
 from paddleseg.utils import logger, utils
 
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.flags import default_device, non_negative_int
+from paddleseg_autoloss.flags import default_device, non_negative_int, seed_int
 from paddleseg_autoloss.integration.loading import load_weights
 from paddleseg_autoloss.integration.loggers import LOGGERS
 
@@ -91,7 +91,7 @@ def add_seed(parser: ArgumentParser) -> None:
     """Add ``--seed``."""
     parser.add_argument(
         "--seed",
-        type=non_negative_int,
+        type=seed_int,
         help="seed of initial weights, data order and augmentation; default: another one each time",
     )
 

@@ -10,7 +10,12 @@ from paddleseg.utils import logger
 from paddleseg_autoloss.comparison.across import read_across
 from paddleseg_autoloss.comparison.across_report import write_across
 from paddleseg_autoloss.comparison.engines import Engine, LocalEngine
-from paddleseg_autoloss.comparison.folders import RunFolder, prepare, prepare_others
+from paddleseg_autoloss.comparison.folders import (
+    RunFolder,
+    check_written,
+    prepare,
+    prepare_others,
+)
 from paddleseg_autoloss.comparison.job import Commands
 from paddleseg_autoloss.comparison.plan import Plan
 from paddleseg_autoloss.comparison.plan_reader import read_plan
@@ -128,5 +133,6 @@ def _report(plan: Plan, save_dir: Path, args: Namespace) -> None:
     folders += [RunFolder(save_dir, run) for run in others]
     if not any(folder.is_done or folder.error() for folder in folders):
         raise ConfigError(f"--save_dir: expected finished runs, found none in {save_dir}")
+    check_written(plan, save_dir, folders)
     write_report(Results(plan, folders), save_dir, samples=args.samples > 0)
     logger.info(f"The report is in {save_dir / 'report.html'} and {save_dir / 'report.md'}")

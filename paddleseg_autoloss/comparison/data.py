@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,18 @@ from paddleseg_autoloss.comparison.plan import Plan
 from paddleseg_autoloss.data_checks import build_dataset
 from paddleseg_autoloss.data_checks.lists import ListFile, text_lines
 from paddleseg_autoloss.data_checks.split import held_out_names
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.errors import ConfigError, DataError, one_line
 from paddleseg_autoloss.files import write_file
 
-__all__ = ["Split", "check_same_data", "split_data", "written_split"]
+__all__ = [
+    "HeldOutImages",
+    "Split",
+    "check_same_data",
+    "read_split",
+    "split_data",
+    "without_paths",
+    "written_split",
+]
 
 _DATASETS = ("train_dataset", "val_dataset")
 #: Keys of a data set whose values may differ between variants.
@@ -127,7 +136,86 @@ def written_split(plan: Plan, folder: Path) -> Split:
     """
     if plan.validation == 0:
         return Split(None)
-    return Split((folder / "train_list.txt", folder / "validation_list.txt"))
+    return Split(_lists(folder))
+
+
+@dataclass(frozen=True)
+class HeldOutImages:
+    """The images that are held out of a training list.
+
+    Args:
+        count: their number.
+        total: the number of images in the list.
+        groups: the beginnings of names for which several images are held out together.
+    """
+
+    count: int
+    total: int
+    groups: list[str]
+
+
+def read_split(plan: Plan, folder: Path) -> HeldOutImages | None:
+    """Return what `split_data` has held out, or None if it has held out nothing.
+
+    Args:
+        plan: the comparison.
+        folder: folder of the list files.
+
+    Raises:
+        ConfigError: the folder contains another split, or none.
+        DataError: a list file is not text.
+    """
+    lists = _lists(folder)
+    if not all(path.is_file() for path in lists) or plan.validation == 0:
+        if plan.validation > 0 or any(path.is_file() for path in lists):
+            raise _other_split(folder)
+        return None
+    separator = _separator_of(plan, lists[0])
+    train, held_out = ([line.split(separator)[0] for line in _lines(path)] for path in lists)
+    names = {*train, *held_out}
+    drawn, groups = held_out_names(names, plan.validation, plan.split_seed)
+    if drawn != set(held_out) or drawn & set(train):
+        raise _other_split(lists[1])
+    return HeldOutImages(len(drawn), len(names), groups)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for _, line in text_lines(path)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected text in UTF-8: {one_line(error)}") from error
+
+
+def _separator_of(plan: Plan, path: Path) -> str:
+    dataset = plan.variants[0].config["train_dataset"]
+    if dataset["type"] == "Dataset":
+        return str(dataset.get("separator", " "))
+    return _separator(path)
+
+
+def _lists(folder: Path) -> tuple[Path, Path]:
+    return folder / "train_list.txt", folder / "validation_list.txt"
+
+
+def _other_split(path: Path) -> ConfigError:
+    return ConfigError(
+        f"validation: expected the split of this config, found another in {path}; choose another "
+        "--save_dir"
+    )
+
+
+def without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config whose data sets have no paths.
+
+    Args:
+        config: a config with or without data sets.
+    """
+    sets = {section: config[section] for section in _DATASETS if section in config}
+    return config | {
+        section: {key: value for key, value in dataset.items() if key not in _PATHS}
+        for section, dataset in sets.items()
+        if isinstance(dataset, dict)
+    }
 
 
 def _build(section: str, config: dict[str, Any]) -> Any:
@@ -139,10 +227,7 @@ def _build(section: str, config: dict[str, Any]) -> Any:
 
 def _write_once(path: Path, text: str) -> None:
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(
-            f"validation: expected the split of this config, found another in {path}; choose "
-            "another --save_dir"
-        )
+        raise _other_split(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, text)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -16,17 +16,29 @@ import yaml
 from paddleseg.cvlibs import SegBuilder
 
 from paddleseg_autoloss.checks import build
-from paddleseg_autoloss.comparison.data import Split, check_same_data, split_data, written_split
+from paddleseg_autoloss.comparison.data import (
+    Split,
+    check_same_data,
+    read_split,
+    split_data,
+    without_paths,
+    written_split,
+)
 from paddleseg_autoloss.comparison.plan import Plan, Run
+from paddleseg_autoloss.comparison.records import (
+    read_attempts,
+    read_evaluation,
+    read_result,
+    read_weights,
+)
 from paddleseg_autoloss.data_checks import read_batch
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.escaping import unescape_cell
-from paddleseg_autoloss.files import json_number, read_json, write_file, write_json
+from paddleseg_autoloss.files import json_number, write_file, write_json
 from paddleseg_autoloss.integration.checkpoint import newest_good_checkpoint
 from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.yaml_files import read_yaml
 
-__all__ = ["RunFolder", "prepare", "prepare_others"]
+__all__ = ["RunFolder", "check_written", "prepare", "prepare_others"]
 
 _CONFIGS = ("config.yml", "config_test.yml")
 _STEP = re.compile(r"iter: (\d+)/\d+, .*batch_cost: ([\d.]+)")
@@ -69,13 +81,13 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """Return the results of the run, or None if it is not done."""
-        return read_json(self.result_path) if self.is_done else None
+        return read_result(self.result_path) if self.is_done else None
 
     def error(self) -> str | None:
         """Return the last log lines of a failed run, or None if it did not fail."""
         if self.is_done or not self.error_path.is_file():
             return None
-        return self.error_path.read_text(encoding="utf-8")
+        return self.error_path.read_text(encoding="utf-8", errors="replace")
 
     def write_configs(self, split: Split) -> None:
         """Write the complete config; if the file already exists, check that it is the same.
@@ -87,13 +99,42 @@ class RunFolder:
             ConfigError: the config cannot be loaded, or the folder belongs to a run with another
                 config.
         """
+        for path, content in self._configs(split).items():
+            if path.is_file():
+                self._check_same(path, read_yaml(path), content)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_file(path, _yaml(content))
+        for name in _CONFIGS:
+            load_config(str(self.path / name))
+
+    def check_configs(self, split: Split) -> None:
+        """Check that the configs that are written are those of the run; write nothing.
+
+        The paths of the images may be others, as somebody may report on a copy of the folder.
+
+        Args:
+            split: the data sets for training and evaluation.
+
+        Raises:
+            ConfigError: the folder belongs to a run with another config.
+        """
+        for path, content in self._configs(split).items():
+            if path.is_file():
+                self._check_same(path, without_paths(read_yaml(path)), without_paths(content))
+
+    def _configs(self, split: Split) -> dict[Path, dict[str, Any]]:
+        """Return the contents of the configs, by their paths."""
         config = split.training(self.run.config)
         test_data = {**split.test(self.run.config), "_inherited_": False}
         test = {"_base_": "config.yml", "val_dataset": test_data}
-        for name, content in zip(_CONFIGS, (config, test)):
-            self._write_once(self.path / name, content)
-        for name in _CONFIGS:
-            load_config(str(self.path / name))
+        contents = (yaml.safe_load(_yaml(content)) for content in (config, test))
+        return {self.path / name: content for name, content in zip(_CONFIGS, contents)}
+
+    @property
+    def has_config(self) -> bool:
+        """Whether a config is written."""
+        return (self.path / _CONFIGS[0]).is_file()
 
     def check_loss(self) -> None:
         """Build the loss as in training, to check it.
@@ -120,13 +161,6 @@ class RunFolder:
             datasets = ((builder.train_dataset, config.batch_size), (builder.val_dataset, 1))
         for dataset, size in datasets:
             read_batch(dataset, range(min(size, len(dataset))))
-
-    def _write_once(self, path: Path, content: dict[str, Any]) -> None:
-        if path.is_file():
-            self._check_same(path, read_yaml(path), yaml.safe_load(_yaml(content)))
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, _yaml(content))
 
     def _check_same(self, path: Path, found: dict[str, Any], content: dict[str, Any]) -> None:
         known = found.keys() | content.keys()
@@ -176,7 +210,7 @@ class RunFolder:
     def attempts(self) -> list[dict[str, float]]:
         """Return the first iteration and the seconds of every attempt to train the run."""
         path = self.path / "attempts.json"
-        return read_json(path) if path.is_file() else []
+        return read_attempts(path) if path.is_file() else []
 
     def write_attempts(self, attempts: list[dict[str, float]]) -> None:
         """Write the list that `attempts` reads."""
@@ -221,7 +255,7 @@ class RunFolder:
             "weights": self._final_weights(),
             "validation_curve": list(self._recorded_curve().items()),
             "learned_parameters": self._recorded_parameters(),
-            **read_json(self.evaluation_path),
+            **read_evaluation(self.evaluation_path),
             "device": device,
             "versions": dict(versions),
         }
@@ -244,7 +278,7 @@ class RunFolder:
         path = self.path / "loss_weights.csv"
         if not path.is_file():
             return None
-        return pd.read_csv(path, converters={"term": unescape_cell}).dropna(subset=["weight"])
+        return read_weights(path).dropna(subset=["weight"])
 
     def validation_curve(self) -> dict[int, float]:
         """Return the mIoU on the validation images by iteration."""
@@ -332,6 +366,24 @@ def prepare_others(plan: Plan, save_dir: Path, rates: Mapping[str, float]) -> li
     for folder in folders:
         folder.write_configs(split)
     return folders
+
+
+def check_written(plan: Plan, save_dir: Path, folders: Sequence[RunFolder]) -> None:
+    """Check that a folder has the runs of a plan, as `prepare` does; write nothing.
+
+    Args:
+        plan: the comparison.
+        save_dir: its folder.
+        folders: the folders of its runs.
+
+    Raises:
+        ConfigError: a run was trained with another config, or with other images held out.
+    """
+    found, split = [f for f in folders if f.has_config], written_split(plan, save_dir / "split")
+    if found:
+        read_split(plan, save_dir / "split")
+    for folder in found:
+        folder.check_configs(split)
 
 
 def _reading(config: dict[str, Any]) -> str:

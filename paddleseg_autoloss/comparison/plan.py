@@ -124,8 +124,12 @@ class Plan:
             Run(variant, rate, seed)
             for seed in self.seeds_for_rates
             for variant in ordered
-            for rate in self.lr_grid or (variant.learning_rate,)
+            for rate in self.lr_grid or (self._own_rate(variant),)
         ]
+
+    def _own_rate(self, variant: Variant) -> float:
+        """Return the rate of a variant's config; a retrained one has that of its source."""
+        return (self.variant(variant.source) if variant.source else variant).learning_rate
 
     def runs_at(self, rates: Mapping[str, float]) -> list[Run]:
         """Return the runs of the other seeds, at the chosen learning rates.
@@ -139,6 +143,11 @@ class Plan:
             for variant in self.variants
             if variant.name in rates
         ]
+
+    def waiting(self, rates: Mapping[str, float]) -> int:
+        """Return the number of runs that have no learning rate yet; see `runs_at`."""
+        others = len(self.seeds) - len(self.seeds_for_rates)
+        return others * sum(variant.name not in rates for variant in self.variants)
 
     def interval(self, variant: Variant) -> int:
         """Iterations between the evaluations of a variant's runs."""

@@ -8,10 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from paddleseg_autoloss.checks import checked_integer, is_integer, is_number
+from paddleseg_autoloss.checks import (
+    MOST_SEED,
+    checked_integer,
+    is_integer,
+    is_number,
+)
 from paddleseg_autoloss.comparison.plan import Plan, Variant
 from paddleseg_autoloss.comparison.variants import VariantReader
-from paddleseg_autoloss.errors import ConfigError, did_you_mean
+from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.integration.config import find_config
 from paddleseg_autoloss.yaml_files import read_yaml
 
@@ -21,6 +26,8 @@ _KEYS = {
     "base", "variants", "baseline", "seeds", "lr_grid", "lr_seeds", "validation", "split_seed",
     "iters", "save_interval",
 }  # fmt: skip
+#: Most seeds of a comparison.
+_MOST_SEEDS = 1000
 #: Keys that can also be set by flags.
 _FLAGS = ("seeds", "lr_grid", "lr_seeds", "baseline", "validation", "iters", "save_interval")
 
@@ -118,11 +125,15 @@ def _seeds(value: Any) -> tuple[int, ...]:
     if isinstance(value, str):
         parts = [part for part in value.split(",") if part.strip()]
         value = [_parse(part) for part in parts] if "," in value else _parse(value)
-    seeds = list(range(value)) if is_integer(value) else value
-    valid = isinstance(seeds, list) and seeds and all(is_integer(seed, 0) for seed in seeds)
-    if not valid or len(set(seeds)) != len(seeds):
-        raise ConfigError(f"seeds: expected their number or a list of integers, found {value!r}")
-    return tuple(seeds)
+    seeds = list(range(value)) if is_integer(value, 1, _MOST_SEEDS) else value
+    items = seeds if isinstance(seeds, list) else []
+    valid = all(is_integer(seed, 0, MOST_SEED) for seed in items)
+    if not (valid and 0 < len(items) <= _MOST_SEEDS and len(set(items)) == len(items)):
+        raise ConfigError(
+            f"seeds: expected their number, from 1 to {_MOST_SEEDS}, or a list of different "
+            f"integers from 0 to {MOST_SEED}, found {shown(value)}"
+        )
+    return tuple(items)
 
 
 def _lr_grid(key: str, value: Any) -> tuple[float, ...]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 from paddleseg.utils import logger
@@ -25,6 +29,12 @@ _MOST_RETRIES = 3
 #: Seconds to wait until a node answers, and until a run that was told to stop has stopped.
 _PATIENCE = 60
 _KEY = "--engine ray"
+#: Addresses at which Ray looks only at what runs on this machine.
+_OWN_ADDRESSES = ("auto", "local")
+_CONNECT = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False)"
+_CONNECT_SECONDS = 30
+#: Most nodes that an error names.
+_MOST_NODES = 3
 
 
 class RayEngine:
@@ -52,8 +62,8 @@ class RayEngine:
         _connect(self._ray)
         cores, cards = commands.args.cores, 1 if commands.args.device == "gpu" else 0
         try:
+            _check_resources(self._ray.nodes(), cores, cards)
             self._check_nodes(save_dir)
-            _check_resources(self._ray.cluster_resources(), cores, cards)
         except BaseException:
             self.close()
             raise
@@ -142,9 +152,12 @@ class RayJob:
 
 
 def _connect(ray: Any) -> None:
+    address = os.environ.get("RAY_ADDRESS", "auto")
+    if address not in _OWN_ADDRESSES:
+        _check_answer(address)
     try:
         ray.init(
-            address=os.environ.get("RAY_ADDRESS", "auto"),
+            address=address,
             runtime_env={"env_vars": search_path()},
             logging_level=logging.ERROR,
             log_to_driver=False,
@@ -156,14 +169,37 @@ def _connect(ray: Any) -> None:
         ) from error
 
 
-def _check_resources(found: dict[str, float], cores: int, cards: int) -> None:
-    """Check that the cluster can run a task at all: Ray would wait for ever."""
-    for name, kind, number in (("CPU", "cores", cores), ("GPU", "cards", cards)):
-        if found.get(name, 0) < number:
-            raise ConfigError(
-                f"{_KEY}: expected at least {number} {kind} in the cluster, found "
-                f"{found.get(name, 0):g}"
-            )
+def _check_answer(address: str) -> None:
+    """Check that an address answers, in a process that can be killed: Ray tries for minutes."""
+    command = [sys.executable, "-c", _CONNECT, address]
+    try:
+        subprocess.run(
+            command, check=False, timeout=_CONNECT_SECONDS, stdout=DEVNULL, stderr=DEVNULL
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(
+            f"{_KEY}: expected a running cluster at RAY_ADDRESS={address}, found no answer in "
+            f"{_CONNECT_SECONDS} seconds; correct RAY_ADDRESS, or start a cluster with "
+            "`ray start --head`"
+        ) from error
+
+
+def _check_resources(nodes: Sequence[dict[str, Any]], cores: int, cards: int) -> None:
+    """Check that a node can do a run: a run has one node, and Ray would wait for ever."""
+    found = [
+        tuple(node["Resources"].get(name, 0) for name in ("CPU", "GPU"))
+        for node in nodes
+        if node["Alive"]
+    ]
+    if not any(own[0] >= cores and own[1] >= cards for own in found):
+        wanted, *largest = (
+            f"{one[0]:g} cores" + (f" and {one[1]:g} cards" if cards else "")
+            for one in ((cores, cards), *sorted(set(found), reverse=True)[:_MOST_NODES])
+        )
+        raise ConfigError(
+            f"{_KEY}: expected a node with {wanted} or more for each run, found nodes with "
+            f"{', '.join(largest) or 'nothing'}; lower --cores, or add a node"
+        )
 
 
 def _look(save_dir: Path) -> tuple[str, bool]:

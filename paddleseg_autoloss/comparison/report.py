@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from paddleseg_autoloss.comparison import sentences, tables
+from paddleseg_autoloss.comparison.data import HeldOutImages, read_split
 from paddleseg_autoloss.comparison.pictures import (
     class_key,
     curve_panels,
@@ -20,6 +21,7 @@ from paddleseg_autoloss.comparison.pictures import (
     sample_rows,
     weight_panels,
 )
+from paddleseg_autoloss.comparison.records import read_setup
 from paddleseg_autoloss.comparison.results import METRICS, Results
 from paddleseg_autoloss.comparison.run_checks import check_runs
 from paddleseg_autoloss.comparison.statistics import Difference, compare
@@ -35,7 +37,7 @@ from paddleseg_autoloss.documents import (
     Table,
 )
 from paddleseg_autoloss.errors import DataError, one_line
-from paddleseg_autoloss.files import read_json, write_json
+from paddleseg_autoloss.files import write_json
 
 __all__ = ["write_report", "write_setup"]
 
@@ -98,11 +100,13 @@ def _add_warning(document: Document, results: Results) -> None:
 
 def _add_state(document: Document, results: Results) -> None:
     plan, counts = results.plan, results.table.status.value_counts()
+    waiting = plan.waiting(results.rates)
     text = (
-        f"{counts.get('done', 0)} of {len(results.table)} runs are done, "
-        f"{counts.get('failed', 0)} failed, {counts.get('missing', 0)} are missing. "
-        f"Variants: {len(plan.variants)}; seeds: {len(plan.seeds)}. Figures are those of the "
-        "network after its last iteration, on the test images; no choice was made on these images"
+        f"{counts.get('done', 0)} of {len(results.table) + waiting} runs are done, "
+        f"{counts.get('failed', 0)} failed, {counts.get('missing', 0) + waiting} are missing"
+        f"{sentences.describe_waiting(waiting)}. Variants: {len(plan.variants)}; seeds: "
+        f"{len(plan.seeds)}. Figures are those of the network after its last iteration, on the "
+        "test images; no choice was made on these images"
     )
     if plan.validation == 0:
         text += " (no images were held out: the validation curves show the test images)"
@@ -255,14 +259,18 @@ def _add_failures(document: Document, results: Results) -> None:
 
 def _add_setup(document: Document, results: Results, save_dir: Path) -> None:
     path = save_dir / "setup.json"
-    setup = read_json(path) if path.is_file() else {}
+    setup = read_setup(path) if path.is_file() else {}
     document.add(Heading("How it was made"))
     if "command" in setup:
         document.add(Code(str(setup["command"])))
-    document.add(Items(_setup_texts(results, setup)))
+    has_split = (save_dir / "split").is_dir()
+    held_out = read_split(results.plan, save_dir / "split") if has_split else None
+    document.add(Items(_setup_texts(results, setup, held_out)))
 
 
-def _setup_texts(results: Results, setup: Mapping[str, Any]) -> list[str]:
+def _setup_texts(
+    results: Results, setup: Mapping[str, Any], held_out: HeldOutImages | None
+) -> list[str]:
     plan = results.plan
     found = [result for folder in results.folders.values() if (result := folder.result())]
     versions = sorted({_show_versions(result["versions"]) for result in found})
@@ -274,7 +282,7 @@ def _setup_texts(results: Results, setup: Mapping[str, Any]) -> list[str]:
         f"Seeds: {', '.join(map(str, plan.seeds))}. A seed fixes initial weights and augmentation "
         "in the same way for all variants. PaddleSeg shuffles by the number of the epoch, so the "
         "order of the images is the same for all variants and all seeds.",
-        sentences.describe_split(plan),
+        sentences.describe_split(plan, held_out),
     ]
     resumed = int((results.table.resumed_from != "").sum())
     if resumed:

@@ -40,8 +40,9 @@ class ResultTable:
             network predicts at most one class correctly on the test images; ``test_rare_mIoU`` is
             the mean over the `rare_classes`.
         rates: for each variant with results, the learning rate with the best mean mIoU on the
-            validation images, over the seeds that all rates have.  A rate at which a run failed is
-            chosen only if every rate has a failed run.
+            validation images, over the seeds that are done at all rates with finished runs; if
+            there is no such seed, the rate with the most finished runs.  A rate at which a run
+            failed is chosen only if every other rate has a failed run or none that is done.
     """
 
     def __init__(self, table: pd.DataFrame) -> None:
@@ -57,12 +58,16 @@ class ResultTable:
         count = own.learning_rate.nunique()
         # The seeds beyond `Plan.lr_seeds` have the chosen rate only.
         own = own.groupby("seed").filter(lambda rows: rows.learning_rate.nunique() == count)
-        if not (own.status == "done").any():
+        done = own[own.status == "done"]
+        if done.empty:
             return None
-        whole = own.groupby("learning_rate").filter(lambda rows: (rows.status != "failed").all())
-        candidates = own if whole.empty or whole.validation_mIoU.isna().all() else whole
-        means = candidates.groupby("learning_rate").validation_mIoU.mean()
-        return float(means.index[0] if means.isna().all() else means.idxmax())
+        whole = done[~done.learning_rate.isin(own.learning_rate[own.status == "failed"])]
+        candidates = done if whole.validation_mIoU.isna().all() else whole
+        figures = candidates.pivot(index="seed", columns="learning_rate", values="validation_mIoU")
+        # Means over different seeds would compare the seeds, and not the rates.
+        shared = figures.dropna(axis="columns", how="all").dropna()
+        scores = candidates.groupby("learning_rate").size() if shared.empty else shared.mean()
+        return float(scores.idxmax())
 
     def done(self, name: str) -> pd.DataFrame:
         """The finished runs of a variant at its chosen learning rate."""

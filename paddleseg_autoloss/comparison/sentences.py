@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from paddleseg_autoloss.comparison.data import HeldOutImages
 from paddleseg_autoloss.comparison.plan import Plan
 from paddleseg_autoloss.comparison.results import RARE
 from paddleseg_autoloss.comparison.statistics import LEVEL, POWER, TREND_LEVEL, Difference, Trend
@@ -27,6 +28,7 @@ __all__ = [
     "describe_split",
     "describe_unchecked",
     "describe_validation_trend",
+    "describe_waiting",
     "explain_test",
 ]
 
@@ -50,10 +52,11 @@ COSTS = (
     "other down."
 )
 RATES = (
-    "Each variant was trained with every rate. The rate with the best mean mIoU on the validation "
-    "images, over the seeds that were trained with every rate, is marked; the results above are "
-    "those of it on the test images. A rate at which a run failed is not chosen, unless a "
-    "run failed at every rate."
+    "Each variant is trained with every rate. The rate with the best mean mIoU on the validation "
+    "images is marked; the results above are those of it on the test images. The mean is over the "
+    "seeds that are done at every rate with finished runs; if there is no such seed, the rate with "
+    "the most finished runs is marked. A rate at which a run failed is not chosen, unless no other "
+    "rate is left."
 )
 CURVES = "Thin: single runs. Thick: their mean."
 SAMPLES = (
@@ -62,6 +65,8 @@ SAMPLES = (
 )
 
 _POINTS = 100
+#: Most names in one sentence.
+_MOST_NAMES = 3
 
 
 def describe_collapse(collapsed: Mapping[str, Sequence[int]], runs: int) -> str:
@@ -154,17 +159,45 @@ def explain_test(differences: Mapping[str, Difference]) -> str:
     )
 
 
-def describe_split(plan: Plan) -> str:
+def describe_split(plan: Plan, found: HeldOutImages | None) -> str:
     """Describe which images are for validation and which for the test.
 
     Args:
         plan: the comparison.
+        found: the images that were held out, or None if their lists are not there.
     """
     if plan.validation == 0:
         return "No images were held out of the training list."
+    asked = f"{plan.validation:.0%} asked for, split seed {plan.split_seed}"
+    text = f"Validation images were held out of the training list ({asked})"
+    if found is not None:
+        share = found.count / found.total
+        text = (
+            f"{found.count} of the {found.total} images of the training list ({share:.0%}) were "
+            f"held out as validation images ({asked})"
+        )
+        if found.groups:
+            text += f"; images whose names begin alike stay together, as {_some(found.groups)} did"
+    return f"{text}; the config's val_dataset is the test set."
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names of a list as text."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+def describe_waiting(count: int) -> str:
+    """Say how many of the missing runs have no learning rate, or nothing if there are none.
+
+    Args:
+        count: their number.
+    """
+    if not count:
+        return ""
     return (
-        f"{plan.validation:.0%} of the training list were held out as validation images (split "
-        f"seed {plan.split_seed}); the config's val_dataset is the test set."
+        f" ({count} of them at a learning rate that is not chosen, because no run of the variant "
+        "is done that could choose it)"
     )
 
 

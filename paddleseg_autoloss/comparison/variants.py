@@ -22,6 +22,8 @@ __all__ = ["VariantReader"]
 #: Keys that define the origin of a variant's loss.
 _KINDS = ("method", "coef", "config", "retrain_of")
 _KEYS = {"name", "script", *_KINDS}
+#: Most characters of a folder that file systems allow, less some for endings.
+_LONGEST_NAME = 200
 #: Keys of a mixture of losses that define its terms.
 _TERM_KEYS = ("losses", "names", "ignore_index")
 
@@ -69,7 +71,13 @@ class VariantReader:
         name = entry.get("name", _default_name(kind, entry))
         if not is_name(name):
             raise ConfigError(f"{key}.name: expected a name, found {shown(name)}")
-        return Variant(name, kind, config, entry.get("retrain_of"), script)
+        variant = Variant(name, kind, config, entry.get("retrain_of"), script)
+        if len(variant.folder) > _LONGEST_NAME:
+            raise ConfigError(
+                f"{key}.name: expected at most {_LONGEST_NAME} characters, because a folder is "
+                f"named after it, found {len(variant.folder)} in {shown(name)}"
+            )
+        return variant
 
     def _variant_config(
         self, key: str, kind: str, value: Any, base: dict[str, Any] | None

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import yaml
 from paddleseg.cvlibs import manager
-from support.comparison import comparison_file
+from support.comparison import CONFIGS, comparison_file, write_results
 from support.data import square, write_config, write_data
 
+from paddleseg_autoloss.cli.main import parse_args
+from paddleseg_autoloss.comparison.command import compare_from
 from paddleseg_autoloss.comparison.folders import prepare
+from paddleseg_autoloss.comparison.plan_reader import read_plan
+from paddleseg_autoloss.comparison.report import write_report
+from paddleseg_autoloss.comparison.results import Results
 from paddleseg_autoloss.errors import ConfigError, DataError
 from paddleseg_autoloss.integration.config import load_config
 
@@ -95,6 +102,82 @@ def test_a_folder_of_other_runs_is_left_alone(parse, tmp_path, base):
     prepare(parse(path), tmp_path / "out")
     with pytest.raises(ConfigError, match="expected the iters of this config"):
         prepare(parse(path, "--iters", 3), tmp_path / "out")
+
+
+@pytest.fixture
+def trained(tmp_path, base):
+    """A comparison whose runs have configs and made-up results."""
+    path, out = comparison_file(tmp_path, base=str(base), seeds=2), tmp_path / "out"
+    plan = read_plan(parse_args(["compare", str(path)]), CONFIGS)
+    write_results(prepare(plan, out), lambda run: (0.5, 0.5))
+
+    def report(*flags, folder=out):
+        words = [path, "--save_dir", folder, "--report_only", "--samples", 0, *flags]
+        compare_from(parse_args(["compare", *map(str, words)]), CONFIGS, "")
+        return (folder / "report.md").read_text()
+
+    return out, report
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--iters", 6000], "expected the iters of this config"),
+        (["--validation", 0.5], "validation: expected the split of this config, found another in"),
+        (["--validation", 0], "validation: expected the split of this config, found another in"),
+        (["--opts", "optimizer.type=SGD"], "expected the optimizer of this config"),
+        (["--opts", "lr_scheduler.power=2"], "expected the lr_scheduler of this config"),
+    ],
+)
+def test_a_report_is_on_the_runs_of_this_plan(flags, message, trained):
+    out, report = trained
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    with pytest.raises(ConfigError, match=message):
+        report(*flags)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_a_report_on_a_copy_and_on_some_seeds(trained, tmp_path):
+    out, report = trained
+    shutil.copytree(out, tmp_path / "copy")
+    assert "4 of 4 runs are done" in report(folder=tmp_path / "copy")
+    assert "2 of 2 runs are done" in report("--seeds", 1, "--baseline", "AutoWeightedLoss")
+    (out / "split" / "validation_list.txt").unlink()
+    with pytest.raises(ConfigError, match="expected the split of this config"):
+        report()
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (
+            [f"{group:02d}_{tile}" for group in range(3) for tile in range(4)],
+            "4 of the 12 images of the training list (33%) were held out as validation images "
+            "(20% asked for, split seed 0); images whose names begin alike stay together, as ",
+        ),
+        (
+            "abcdefghijkl",
+            "2 of the 12 images of the training list (17%) were held out as validation images "
+            "(20% asked for, split seed 0); the config's val_dataset is the test set.",
+        ),
+    ],
+    ids=["groups", "single images"],
+)
+def test_the_report_has_the_real_numbers_of_the_split(names, found, parse, tmp_path):
+    write_data(tmp_path, [square() for _ in range(12)])
+    lines = (tmp_path / "train.txt").read_text().splitlines()
+    for line, name in zip(lines, names):
+        shutil.copy(tmp_path / line.split()[0], tmp_path / f"{name}.png")
+    texts = [f"{name}.png {line.split()[1]}\n" for line, name in zip(lines, names)]
+    (tmp_path / "train.txt").write_text("".join(texts))
+    base = write_config(tmp_path, [{"type": "Normalize"}])
+    plan = parse(comparison_file(tmp_path, base=str(base), seeds=1))
+    folders = prepare(plan, tmp_path / "out")
+    held_out = (tmp_path / "out/split/validation_list.txt").read_text().splitlines()
+    assert f"{len(held_out)} of the 12 images" in found
+    write_results(folders, lambda run: (0.5, 0.5))
+    write_report(Results(plan, folders), tmp_path / "out", samples=False)
+    assert found in (tmp_path / "out/report.md").read_text()
 
 
 def test_bad_arguments_stop_it_before_anything_is_trained(parse, tmp_path, base):

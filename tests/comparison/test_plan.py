@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import yaml
+from paddleseg.utils import utils
 from support.comparison import CONFIGS, comparison_file
 
+from paddleseg_autoloss.cli.main import parse_args
+from paddleseg_autoloss.comparison.engines import LocalEngine
+from paddleseg_autoloss.comparison.folders import RunFolder
+from paddleseg_autoloss.comparison.runner import Runner
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.config_checks import check_config
 
@@ -108,8 +114,11 @@ def test_terms_come_from_every_head(parse, tmp_path):
 
 ERRORS = [
     ({"seedz": 3}, "seedz: there is no such key; did you mean seeds?"),
-    ({"seeds": "many"}, "seeds: expected their number or a list of integers, found 'many'"),
-    ({"seeds": [1, 1]}, "seeds: expected their number or a list of integers, found [1, 1]"),
+    ({"seeds": "many"}, "seeds: expected their number, from 1 to 1000, or a list of different"),
+    ({"seeds": [1, 1]}, "different integers from 0 to 4294967295, found [1, 1]"),
+    ({"seeds": [2**32]}, "integers from 0 to 4294967295, found [4294967296]"),
+    ({"seeds": f"1,{2**32}"}, "integers from 0 to 4294967295, found [1, 4294967296]"),
+    ({"seeds": 10**12}, "from 1 to 1000, or a list of different integers"),
     ({"validation": 1.5}, "validation: expected a number from 0 to below 1, found 1.5"),
     ({"lr_grid": [0.1, -1]}, "lr_grid: expected a list of positive numbers, found [0.1, -1]"),
     ({"lr_grid": [0.1, 0.2], "validation": 0}, "lr_grid: expected validation above 0"),
@@ -136,6 +145,7 @@ VARIANT_ERRORS = [
     ({"retrain_of": None}, "variants[1].retrain_of: expected a value, found none"),
     ({"retrain_of": ["Sum"]}, "retrain_of: there is no variant ['Sum']"),
     ({"config": None}, "variants[1].config: expected a value, found none"),
+    ({"coef": [1, 1], "name": "x" * 300}, "variants[1].name: expected at most 200 characters, bec"),
     ({"method": "Sum", "name": " "}, "variants[1].name: expected a name, found ' '"),
     ({"retrain_of": "fixed 1:0"}, "expected a variant with a method or a config"),
     ({"config": "auto_ce_dice_demo.yaml"}, "was not found; did you mean auto_ce_dice_demo.yml?"),
@@ -170,6 +180,45 @@ def test_variant_errors(entry, message, parse, tmp_path):
 def test_flag_errors(words, message, parse):
     with pytest.raises(ConfigError, match=re.escape(message)):
         parse(*words)
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_every_seed_that_is_accepted_can_be_set(seed, parse, tmp_path):
+    plan = parse(comparison_file(tmp_path, seeds=[seed], split_seed=2**40))
+    utils.set_seed(plan.seeds[0])
+    assert parse_args(["train", "--config", "x", "--seed", str(seed)]).seed == seed
+
+
+@pytest.mark.parametrize("command", ["train", "diagnose"])
+def test_a_seed_that_numpy_refuses(command, capsys):
+    with pytest.raises(ValueError, match="between 0 and 2"):
+        np.random.seed(2**32)
+    with pytest.raises(SystemExit):
+        parse_args([command, "--config", "x", "--seed", str(2**32)])
+    assert "expected an integer from 0 to 4294967295, found 4294967296" in capsys.readouterr().err
+
+
+def test_names_may_be_as_long_as_folders(parse, tmp_path):
+    variants = [{"name": "x" * 200, "coef": [1, 1]}, {"name": "失" * 300, "coef": [1, 2]}]
+    for variant in parse(comparison_file(tmp_path, variants=variants)).variants:
+        (tmp_path / variant.folder).mkdir()
+
+
+def test_a_retrained_variant_has_the_rate_of_its_source(parse, tmp_path):
+    config = yaml.safe_load((CONFIGS / "auto_ce_dice_demo.yml").read_text())
+    config["_base_"] = [str(CONFIGS / name) for name in np.atleast_1d(config["_base_"])]
+    config["lr_scheduler"] = {"learning_rate": 0.01}
+    (tmp_path / "own.yml").write_text(yaml.safe_dump(config))
+    variants = [{"name": "own", "config": "own.yml"}, {"retrain_of": "own"}, {"method": "Sum"}]
+    plan = parse(comparison_file(tmp_path, variants=variants, seeds=1))
+    base = plan.variant("Sum").learning_rate
+    assert base != 0.01
+    assert {run.variant.name: run.learning_rate for run in plan.runs()} == {
+        "own": 0.01, "own, retrained": 0.01, "Sum": base,
+    }  # fmt: skip
+    runner = Runner([RunFolder(tmp_path, run) for run in plan.runs()], LocalEngine)
+    sources = [runner._source(folder.run) for folder in runner.folders]
+    assert [source and source.run.variant.name for source in sources] == [None, None, "own"]
 
 
 def test_ignored_pixels_stay_ignored(parse, tmp_path):

@@ -14,6 +14,7 @@ from support.comparison import CONFIGS, comparison_file, pretend, write_results
 
 from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.comparison.command import compare_from
+from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.pictures import difference_panels, weight_panels
 from paddleseg_autoloss.comparison.report import write_report
 from paddleseg_autoloss.comparison.results import Results, rare_classes
@@ -48,6 +49,60 @@ def test_learning_rates_are_chosen_on_validation_images(parse, tmp_path, base):
     assert len(table) == 12
     assert (table.status == "failed").sum() == 1
     assert runs_worth(plan, plan.variants[0]) == 3
+
+
+#: For each rate and seed the validation mIoU; None for a run that failed; and the rate to choose.
+HALF_DONE = {
+    "a harder seed for one rate only": ({(0.1, 0): 0.8, (0.2, 0): 0.82, (0.2, 1): 0.7}, 0.2),
+    "an easier seed for one rate only": ({(0.1, 0): 0.8, (0.2, 0): 0.7, (0.2, 1): 0.95}, 0.1),
+    "a rate without any run": ({(0.1, 0): 0.8, (0.2, 0): 0.82}, 0.2),
+    "no seed that both have": ({(0.1, 0): 0.9, (0.2, 1): 0.5, (0.2, 2): 0.5}, 0.2),
+    "an undefined figure": (
+        {(0.1, 0): 0.8, (0.1, 1): math.nan, (0.2, 0): 0.7, (0.2, 1): 0.99},
+        0.1,
+    ),
+    "a failed rate": ({(0.1, 0): 0.9, (0.1, 1): None, (0.2, 0): 0.5, (0.2, 1): 0.5}, 0.2),
+    "failures at every rate": (
+        {
+            (0.1, 0): 0.5, (0.1, 1): None, (0.1, 2): 0.9,
+            (0.2, 0): 0.6, (0.2, 1): 0.6, (0.2, 2): None,
+        },
+        0.2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HALF_DONE)
+def test_rates_are_compared_on_the_same_seeds(case, parse, tmp_path, base):
+    """As in a report on a comparison that goes on."""
+    figures, chosen = HALF_DONE[case]
+    plan = parse(comparison_file(tmp_path, base=str(base), lr_grid=[0.1, 0.2, 0.3], seeds=3))
+    folders = [RunFolder(tmp_path / "out", run) for run in plan.runs()]
+    started = [f for f in folders if (f.run.learning_rate, f.run.seed) in figures]
+
+    def figure(run):
+        found = figures[run.learning_rate, run.seed]
+        return found, math.nan if found is None else 0.5
+
+    write_results(started, figure)
+    assert set(Results(plan, folders).rates.values()) == {chosen}
+
+
+def test_runs_that_no_rate_is_chosen_for_are_missing(parse, tmp_path, base):
+    """All runs of one variant fail: its two other seeds have no learning rate."""
+    keys = {"lr_grid": [0.1, 0.2], "seeds": 3, "lr_seeds": 1}
+    plan = parse(comparison_file(tmp_path, base=str(base), **keys))
+    fails = lambda run: math.nan if run.variant.name == "AutoWeightedLoss" else 0.5  # noqa: E731
+    folders = pretend(plan, tmp_path / "out", lambda run: (0.5, fails(run)))
+    others = [
+        RunFolder(tmp_path / "out", run) for run in plan.runs_at(Results(plan, folders).rates)
+    ]
+    write_results(others, lambda run: (0.5, 0.5))
+    write_report(Results(plan, [*folders, *others]), tmp_path / "out")
+    report = (tmp_path / "out/report.md").read_text()
+    assert "4 of 8 runs are done, 2 failed, 2 are missing (2 of them at a learning rate" in report
+    write_report(Results(plan, pretend(plan, tmp_path / "all", lambda run: (0.5, 0.5))), tmp_path)
+    assert "4 of 4 runs are done, 0 failed, 0 are missing. " in (tmp_path / "report.md").read_text()
 
 
 def test_rare_classes_have_a_table(parse, tmp_path, base):
