@@ -42,10 +42,10 @@ def diagnose_from(args: Namespace, config_dir: Path) -> Diagnosis:
         parts = build_parts(config, args)
         try_losses(parts.model, parts.train_dataset, parts.losses, config.batch_size)
         notes = diagnosis_notes(parts.losses)
-        methods = methods_of(parts.losses)
+        methods = methods_of(parts.losses) if args.levels else None
         diagnosis = measure(parts, args.iters, config.batch_size, args.num_workers)
         levels = None
-        if args.levels:
+        if methods is not None:
             fixed = fixed_mix(parts.losses)
             levels = measure_levels(parts, fixed, methods, config.batch_size)
     folder.mkdir(parents=True, exist_ok=True)

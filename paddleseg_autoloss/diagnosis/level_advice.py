@@ -28,7 +28,8 @@ LEVEL_LEGEND = (
     "Fidelity: cosine of the angle between the update with the weights of a level and the method's "
     "exact update, on the network as the steps above have left it; median over batches of training "
     "images and, in brackets, the worst. Cost: time of forward and backward pass as a multiple of "
-    "a plain step's, medians of alternating steps. Weights of the batch before: what an "
+    "a plain step's, medians of alternating steps; if the config has several methods, all of them "
+    "at this level. Weights of the batch before: what an "
     "update_interval of 2 loses in every second step, about; with the interval n the cost c of "
     "level parameters becomes 1 + (c - 1) / n. The network has trained for few steps, and fidelity "
     "can change later."
@@ -65,21 +66,35 @@ def _show(found: Any) -> str:
 
 
 def level_advice(levels: Levels) -> list[str]:
-    """Say for each method which level to take, and which levels are worse than equal weights.
+    """Say for each method which level to take, and which are refused or worse than equal weights.
+
+    The methods of the config that are not in the table come first.
 
     Args:
         levels: the figures.
     """
-    texts = [_advice(levels, name) for name in levels.fidelities]
+    texts = [_left_out(levels, name) for name in levels.left_out]
+    texts += [_advice(levels, name) for name in levels.fidelities]
     if levels.layer is None:
         texts.append("Level features is not measured: the network has no backbone that fits it.")
     return texts
+
+
+def _left_out(levels: Levels, name: str) -> str:
+    shown = ", ".join(levels.fidelities)
+    return (
+        f"{name}: it is a method of this config, but not in the table, because it does not "
+        f"weigh its losses by the Gramian of the gradients alone; the table has {shown}."
+    )
 
 
 def _advice(levels: Levels, method: str) -> str:
     own = levels.fidelities[method]
     equal = own[EQUAL].median
     known = [one for one in _LEVELS if one in own and not math.isnan(own[one].median)]
+    refused = [f"level: {one}" for one in _LEVELS if one in own and own[one].is_refused]
+    if own[ANOTHER_BATCH].is_refused:
+        refused.append("update_interval above 1")
     bad = [one for one in known if own[one].median < equal - _WORSE]
     good = [one for one in known if own[one].median >= max(_ENOUGH, equal) and one in levels.costs]
     good = [one for one in good if levels.costs[one] < levels.costs["parameters"]]
@@ -92,11 +107,18 @@ def _advice(levels: Levels, method: str) -> str:
             f"{levels.costs[best]:.2f} times a plain step in the place of "
             f"{levels.costs['parameters']:.2f}"
         )
-    else:
+    elif known:
         text = f"{method}: take level: parameters, as no cheaper one has a fidelity of {_ENOUGH}"
+    else:
+        text = f"{method}: take level: parameters"
     if bad:
         figures = " and ".join(f"level: {one} ({own[one].median:.3f})" for one in bad)
         text += f"; {figures} is worse than equal weights ({equal:.3f})"
+    if refused:
+        text += (
+            f"; training refuses {' and '.join(refused)}, because its weights can be negative and "
+            "some heads have losses of their own"
+        )
     return f"{text}."
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -15,7 +15,7 @@ from paddle import Tensor
 
 from paddleseg_autoloss.data_checks import read_batch
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.gradients.aggregator import LossAggregator
+from paddleseg_autoloss.gradients.aggregator import LossAggregator, unique_names
 from paddleseg_autoloss.gradients.features import Features
 from paddleseg_autoloss.gradients.levels import (
     LevelGramian,
@@ -23,16 +23,26 @@ from paddleseg_autoloss.gradients.levels import (
     gramians_of_levels,
     replay,
 )
+from paddleseg_autoloss.integration.joint import joint_aggregation
 from paddleseg_autoloss.integration.loss_trial import as_batch, outputs_for
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.parts import Parts
 from paddleseg_autoloss.integration.session import stock_losses
-from paddleseg_autoloss.integration.terms import terms_of
+from paddleseg_autoloss.integration.terms import Term, terms_of
 from paddleseg_autoloss.tensors import as_vector, tensors_in
 from paddleseg_autoloss.weighting import METHODS, GramianWeighting, Weighting
 from paddleseg_autoloss.weighting.base import own_arguments
 
-__all__ = ["ANOTHER_BATCH", "EQUAL", "Fidelity", "Levels", "measure_levels", "methods_of"]
+__all__ = [
+    "ANOTHER_BATCH",
+    "EQUAL",
+    "Fidelity",
+    "Judged",
+    "Levels",
+    "Methods",
+    "measure_levels",
+    "methods_of",
+]
 
 #: The methods that are judged if the config has no method that uses the Gramian.
 _REPRESENTATIVE = ("CAGrad", "UPGrad", "NashMTL", "MGDA")
@@ -41,7 +51,47 @@ _BATCHES, _ROUNDS = 8, 5
 #: What else gives weights: none at all, and the exact ones of the batch before.
 EQUAL, ANOTHER_BATCH = "equal weights", "weights of the batch before"
 
-Makers = dict[str, Callable[[int], GramianWeighting]]
+#: For each loss of a method, the indices of the terms that it is the sum of.
+Rows = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A method to judge.
+
+    Args:
+        make: creates it in its first state.
+        names: its losses.
+        rows: the terms of each of them.
+    """
+
+    make: Callable[[], GramianWeighting]
+    names: tuple[str, ...]
+    rows: Rows
+
+    def is_refused(self, level: str, seen: LevelGramian) -> bool:
+        """Whether training refuses the method at a level; at that of the parameters it never does.
+
+        Args:
+            level: the level, or `ANOTHER_BATCH` for steps between updates.
+            seen: what the method sees there.
+        """
+        return level != "parameters" and not seen.is_shared and self.make().may_be_negative
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The methods that the levels are measured with.
+
+    Args:
+        judged: by name.
+        left_out: the methods of the config that are not judged.
+        layer: the layer of level ``features`` that the config names, or None.
+    """
+
+    judged: Mapping[str, Judged]
+    left_out: tuple[str, ...] = ()
+    layer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,12 +99,14 @@ class Fidelity:
     """How much of a method's exact update is left; see `paddleseg_autoloss.gradients.fidelity`.
 
     Args:
-        median: over the batches; NaN if the method is refused at the level.
+        median: over the batches; NaN if there is none.
         worst: the smallest.
+        is_refused: whether training refuses the method at the level.
     """
 
     median: float
     worst: float
+    is_refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,77 +114,145 @@ class Levels:
     """Cost and fidelity of each level.
 
     Args:
-        costs: for each level, the time of a step as a multiple of that of a plain step.
+        costs: for each level, the time of a step, with all methods of the config at this level, as
+            a multiple of that of a plain step.
         fidelities: for each method, the fidelity of `EQUAL`, of each cheap level, and of
             `ANOTHER_BATCH`.
         layer: the layer of level ``features``; None if the network has none that fits.
         batches: number of batches.
+        left_out: the methods of the config that are not judged.
     """
 
     costs: Mapping[str, float]
     fidelities: Mapping[str, Mapping[str, Fidelity]]
     layer: str | None
     batches: int
+    left_out: tuple[str, ...] = ()
 
 
-def methods_of(losses: dict[str, Any]) -> Makers:
+def methods_of(losses: dict[str, Any]) -> Methods:
     """Return the methods to judge: those of the config, otherwise a representative few.
+
+    A component of ``loss.types`` is judged on its own losses, ``loss_aggregator`` on all.
 
     Args:
         losses: PaddleSeg's loss dict.
     """
-    own: list[Weighting] = [
-        aggregator.weighting for term in terms_of(losses) for aggregator, _ in term.sources
+    terms = terms_of(losses)
+    own = _components(terms)
+    joint = joint_aggregation(losses.get("loss_aggregator"), terms)
+    if joint is not None:
+        own.append((joint.aggregator.weighting.short_name, joint.aggregator, _all(terms)))
+    names = unique_names([name for name, _, _ in own])
+    judged = {
+        name: Judged(_again(aggregator), tuple(aggregator.names), rows)
+        for name, (_, aggregator, rows) in zip(names, own)
+        if _is_judged(aggregator)
+    }
+    left_out = tuple(name for name in names if name not in judged)
+    layers = [aggregator.layer for _, aggregator, _ in own if aggregator.layer is not None]
+    if not judged:
+        of_terms = [term.name for term in terms]
+        judged = {name: _example(name, of_terms, _all(terms)) for name in _REPRESENTATIVE}
+    return Methods(judged, left_out, layers[0] if layers else None)
+
+
+def _components(terms: Sequence[Term]) -> list[tuple[str, LossAggregator, Rows]]:
+    """Return what weighs losses in ``loss.types``; the name of each begins with its head."""
+    found: dict[tuple[int, int], tuple[LossAggregator, dict[int, list[int]]]] = {}
+    for position, term in enumerate(terms):
+        for aggregator, index in term.sources:
+            _, own = found.setdefault((term.head, id(aggregator)), (aggregator, {}))
+            own.setdefault(index, []).append(position)
+    several_heads = len({term.head for term in terms}) > 1
+    return [
+        (
+            f"head{head}/{one.weighting.short_name}" if several_heads else one.weighting.short_name,
+            one,
+            tuple(tuple(own[index]) for index in sorted(own)),
+        )
+        for (head, _), (one, own) in found.items()
     ]
-    given = losses.get("loss_aggregator")
-    if isinstance(given, LossAggregator):
-        own.append(given.weighting)
-    found: Makers = {one.short_name: _again(one) for one in own if _is_judged(type(one))}
-    if isinstance(given, Mapping) and _is_judged(method := METHODS[given["type"]]):
-        options = {key: given[key] for key in given.keys() & own_arguments(method).keys()}
-        found[given["type"]] = lambda count: method(count, **options)
-    return found or {name: METHODS[name] for name in _REPRESENTATIVE}
 
 
-def _is_judged(method: type[Weighting]) -> bool:
-    """Whether its weights follow from one Gramian alone."""
-    return issubclass(method, GramianWeighting) and method.parameter_name is None
+def _all(terms: Sequence[Term]) -> Rows:
+    return tuple((index,) for index in range(len(terms)))
 
 
-def _again(method: Weighting) -> Callable[[int], Any]:
+def _is_judged(aggregator: LossAggregator) -> bool:
+    """Whether the weights of its one update follow from one Gramian alone."""
+    method = aggregator.weighting
+    learns = method.parameter_name is not None
+    return isinstance(method, GramianWeighting) and not learns and not aggregator.steps_each
+
+
+def _again(aggregator: LossAggregator) -> Callable[[], Any]:
+    method = aggregator.weighting
     options = {name: getattr(method, name) for name in own_arguments(type(method))}
-    return lambda count: type(method)(count, **options)
+
+    def make() -> Weighting:
+        again = type(method)(method.num_losses, **options)
+        again.take_names(aggregator.names)
+        return again
+
+    return make
 
 
-def measure_levels(parts: Parts, losses: dict[str, Any], makers: Makers, size: int) -> Levels:
+def _example(method: str, names: Sequence[str], rows: Rows) -> Judged:
+    kind: Any = METHODS[method]
+    return Judged(lambda: kind(len(names)), tuple(names), rows)
+
+
+def measure_levels(parts: Parts, losses: dict[str, Any], methods: Methods, size: int) -> Levels:
     """Measure on the network as it is; its parameters do not change.
 
     Args:
         parts: the network and the training data.
         losses: PaddleSeg's loss dict, with fixed coefficients.
-        makers: the methods to judge, see `methods_of`.
+        methods: the methods to judge, see `methods_of`.
         size: images per batch.
     """
     steps = _Steps(parts, losses, size)
-    with _features(parts.model) as features:
-        values, gramians = steps.record(features)
+    judged = methods.judged
+    with _features(parts.model, methods.layer) as features:
+        seen = steps.record(features, {one.rows for one in judged.values()})
         layer = features.name if features else None
-    levels = [*gramians]
-    first = next(iter(makers.values()))
-    costs = steps.time([one for one in levels if _allows(first, steps.names, gramians[one])], first)
-    found = {name: _fidelities(make, values, gramians) for name, make in makers.items()}
-    return Levels(costs, found, layer, _BATCHES)
+    levels = next(iter(seen.values())).gramians
+    timed = {level: _timed(judged.values(), level, seen) for level in levels}
+    found = {name: _fidelities(one, seen[one.rows]) for name, one in judged.items()}
+    return Levels(steps.time(timed, methods.layer), found, layer, _BATCHES, methods.left_out)
 
 
-def _allows(make: Any, names: Sequence[str], level: list[LevelGramian]) -> bool:
-    return level[0].is_shared or not make(len(names)).may_be_negative
+class _Seen(NamedTuple):
+    """What a method sees in each batch: its losses, shape [T, K], and the Gramians by level."""
+
+    values: np.ndarray
+    gramians: dict[str, list[LevelGramian]]
+
+
+def _timed(methods: Iterable[Judged], level: str, seen: Mapping[Rows, _Seen]) -> list[Judged]:
+    """Return what weighs the losses in a step that is timed: one method for each loss at most.
+
+    The cost of a level that refuses a method is measured with one that it does not refuse.
+    """
+    found: list[Judged] = []
+    taken: set[int] = set()
+    for one in methods:
+        own = {index for row in one.rows for index in row}
+        if own & taken:
+            continue
+        taken |= own
+        if one.is_refused(level, seen[one.rows].gramians[level][0]):
+            one = _example(_REPRESENTATIVE[0], one.names, one.rows)
+        found.append(one)
+    return found
 
 
 @contextmanager
-def _features(model: paddle.nn.Layer) -> Iterator[Features | None]:
-    """Give the features of the network's backbone, or None if it has no usable one."""
+def _features(model: paddle.nn.Layer, layer: str | None) -> Iterator[Features | None]:
+    """Give the features of a layer, by default the backbone; None if there is no such layer."""
     try:
-        features = Features(model, None)
+        features = Features(model, layer)
     except ConfigError:
         yield None
         return
@@ -154,7 +274,6 @@ class _Steps:
     def __init__(self, parts: Parts, losses: dict[str, Any], size: int) -> None:
         self._model, self._losses = parts.model, losses
         self._terms = terms_of(losses)
-        self.names = [term.name for term in self._terms]
         self._monitor = TermMonitor(self._terms, ".", 0)
         self._parameters = [p for p in parts.model.parameters() if not p.stop_gradient]
         count = len(parts.train_dataset)
@@ -173,9 +292,10 @@ class _Steps:
         each = [v * term.coef for v, term in zip(values, self._terms) if v is not None]
         return each, outputs
 
-    def record(self, features: Features | None) -> tuple[np.ndarray, dict[str, list[LevelGramian]]]:
-        """Return the losses of each batch, and what a method sees at each level."""
-        values, found = [], dict[str, list[LevelGramian]]()
+    def record(self, features: Features | None, groups: Iterable[Rows]) -> dict[Rows, _Seen]:
+        """Return what a method sees in each batch, for each group of losses."""
+        values: dict[Rows, list[np.ndarray]] = {rows: [] for rows in groups}
+        gramians: dict[Rows, dict[str, list[LevelGramian]]] = {rows: {} for rows in values}
         for batch in self._batches:
             each, outputs = self._forward(batch)
             targets = {
@@ -183,68 +303,87 @@ class _Steps:
                 "features": features.tensors() if features else [],
                 "logits": [t for t in tensors_in(outputs) if not t.stop_gradient],
             }
-            values.append(as_vector(each).detach().numpy().astype("float64"))
-            for level, gramian in gramians_of_levels(each, **targets).items():
-                found.setdefault(level, []).append(gramian)
+            for rows, found in gramians.items():
+                own = _sums(each, rows)
+                values[rows].append(as_vector(own).detach().numpy().astype("float64"))
+                for level, gramian in gramians_of_levels(own, **targets).items():
+                    found.setdefault(level, []).append(gramian)
             self._model.clear_gradients()
-        return np.stack(values), found
+        return {rows: _Seen(np.stack(values[rows]), found) for rows, found in gramians.items()}
 
-    def time(self, levels: Sequence[str], make: Callable[[int], Any]) -> dict[str, float]:
+    def time(self, levels: Mapping[str, Sequence[Judged]], layer: str | None) -> dict[str, float]:
         """Return the cost of each level: medians of alternating steps, over a plain one's."""
         seconds: dict[str, list[float]] = {name: [] for name in ("plain", *levels)}
         for _ in range(_ROUNDS + 1):
             for name, taken in seconds.items():
-                taken.append(self._step(None if name == "plain" else self._aggregator(name, make)))
+                methods = levels.get(name, [])
+                taken.append(self._step([self._weighed(one, name, layer) for one in methods]))
         # The first round warms up.
         medians = {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
         return {level: medians[level] / medians["plain"] for level in levels}
 
-    def _aggregator(self, level: str, make: Callable[[int], Any]) -> LossAggregator:
-        found = LossAggregator(self.names, make(len(self.names)), level=level)
+    def _weighed(self, method: Judged, level: str, layer: str | None) -> _Weighed:
+        layer = layer if level == "features" else None
+        found = LossAggregator(method.names, method.make(), level=level, layer=layer)
         found.bind(self._model.parameters(), model=self._model)
-        return found
+        return _Weighed(found, method.rows)
 
-    def _step(self, aggregator: LossAggregator | None) -> float:
-        if aggregator is not None and aggregator.level == "features":
+    def _step(self, weighed: Sequence[_Weighed]) -> float:
+        if any(one.aggregator.level == "features" for one in weighed):
             # The first step of this level finds out which parameters are below the layer.
-            self._backward(aggregator)
+            self._backward(weighed)
         start = time.perf_counter()
-        self._backward(aggregator)
+        self._backward(weighed)
         taken = time.perf_counter() - start
-        if aggregator is not None:
-            aggregator.unbind()
+        for one in weighed:
+            one.aggregator.unbind()
         return taken
 
-    def _backward(self, aggregator: LossAggregator | None) -> None:
+    def _backward(self, weighed: Sequence[_Weighed]) -> None:
         each, outputs = self._forward(self._batches[0])
-        if aggregator is None:
-            total = as_vector(each).sum()
-        else:
-            total = aggregator(dict(zip(self.names, each)), outputs)
+        weighed_terms = {index for one in weighed for row in one.rows for index in row}
+        parts = [value for index, value in enumerate(each) if index not in weighed_terms]
+        for one in weighed:
+            own = dict(zip(one.aggregator.names, _sums(each, one.rows)))
+            parts.append(one.aggregator(own, outputs))
+        total = as_vector(parts).sum()
         total.backward()
         # Reading a number waits for the device.
         float(total)
         self._model.clear_gradients()
 
 
-def _fidelities(
-    make: Callable[[int], GramianWeighting],
-    values: np.ndarray,
-    gramians: Mapping[str, list[LevelGramian]],
-) -> dict[str, Fidelity]:
-    count = values.shape[1]
+class _Weighed(NamedTuple):
+    """An aggregator and the terms of its losses."""
+
+    aggregator: LossAggregator
+    rows: Rows
+
+
+def _sums(each: Sequence[Tensor], rows: Rows) -> list[Tensor]:
+    return [as_vector([each[index] for index in row]).sum() for row in rows]
+
+
+#: Of a level at which training refuses the method.
+_REFUSED = Fidelity(float("nan"), float("nan"), is_refused=True)
+
+
+def _fidelities(method: Judged, seen: _Seen) -> dict[str, Fidelity]:
+    values, gramians = seen
     exact_gramians = np.stack([one.gramian for one in gramians["parameters"]])
-    exact = replay(make(count), values, exact_gramians)
+    exact = replay(method.make(), values, exact_gramians)
     found = {EQUAL: _fidelity(exact_gramians, np.ones_like(values), exact)}
-    for level, seen in gramians.items():
+    for level, own in gramians.items():
         if level == "parameters":
             continue
-        if make(count).may_be_negative and not seen[0].is_shared:
-            found[level] = Fidelity(float("nan"), float("nan"))
+        if method.is_refused(level, own[0]):
+            found[level] = _REFUSED
             continue
-        cheap = replay(make(count), values, np.stack([one.gramian for one in seen]))
+        cheap = replay(method.make(), values, np.stack([one.gramian for one in own]))
         found[level] = _fidelity(exact_gramians, cheap, exact)
     found[ANOTHER_BATCH] = _fidelity(exact_gramians[1:], exact[:-1], exact[1:])
+    if method.is_refused(ANOTHER_BATCH, gramians["parameters"][0]):
+        found[ANOTHER_BATCH] = _REFUSED
     return found
 
 
