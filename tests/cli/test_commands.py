@@ -135,7 +135,7 @@ def test_val(flags, trained, fundus, tmp_path):
     ("tool", "flags", "message"),
     [
         ("train", ["--log_iters", "0"], "--log_iters: expected a positive integer, found 0"),
-        ("train", ["--seed", "-1"], "--seed: expected an integer of at least 0, found -1"),
+        ("train", ["--seed", "-1"], "--seed: expected an integer from 0 to 4294967295, found -1"),
         ("val", ["--is_slide"], "--is_slide: expected --crop_size and --stride too"),
         ("val", ["--json", "no/such/folder.json"], "--json: there is no folder no/such"),
     ],
