@@ -144,7 +144,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _show_p(p: float) -> str:
-    return "below 0.001" if p < _LEAST_P else show_number(p, ".3g")
+    return f"below {_LEAST_P:g}" if p < _LEAST_P else show_number(p, ".3g")
 
 
 def _is_p(p: float) -> str:

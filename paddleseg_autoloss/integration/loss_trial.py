@@ -78,18 +78,19 @@ def try_losses(
                 raise calls.misfit(error) from error
         first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
         for target in _targets(losses):
-            target(first, data["label"].astype("int64"))
+            rating = Target(target, getattr(dataset, "ignore_index", 255))
+            rating(first, data["label"].astype("int64"))
 
 
-def _targets(losses: dict[str, Any]) -> list[Target]:
-    """Return what the methods that learn from held-out images rate them by."""
+def _targets(losses: dict[str, Any]) -> list[Any]:
+    """Return the argument ``target`` of each method that learns from held-out images."""
     joint = losses.get("loss_aggregator")
     if isinstance(joint, Mapping):
         kind, given = METHODS[joint["type"]], joint.get("target", "mIoU")
-        return [Target(given)] if issubclass(kind, AlignmentWeighting) else []
+        return [given] if issubclass(kind, AlignmentWeighting) else []
     methods = [aggregator.weighting for _, aggregator in aggregators_of(terms_of(losses))]
     methods += [joint.weighting] if joint is not None else []
-    return [Target(method.target) for method in methods if isinstance(method, AlignmentWeighting)]
+    return [method.target for method in methods if isinstance(method, AlignmentWeighting)]
 
 
 @contextmanager

@@ -158,12 +158,11 @@ class Target:
 
 
 def _built(target: Mapping[str, Any]) -> nn.Layer:
-    if "type" not in target:
+    kind = target.get("type")
+    if not isinstance(kind, str):
         raise ConfigError(f"target: expected a loss with a 'type', found {shown(target)}")
-    if target["type"] in METHODS:
-        raise ConfigError(
-            f"target: expected a loss without weights of its own, found {target['type']}"
-        )
+    if kind in METHODS:
+        raise ConfigError(f"target: expected a loss without weights of its own, found {kind}")
     builder = Builder(None, comp_list=[manager.LOSSES])
     return build("target", lambda: builder.build_component(dict(target)))
 

@@ -176,6 +176,27 @@ class TestMisfits:
         assert message.startswith("target: expected a loss for outputs of shape [")
         assert "found CrossEntropyLoss, which fails: The number of weights = 3" in message
 
+    @pytest.mark.parametrize("target", ["Dice", "CrossEntropy"])
+    def test_a_target_ignores_what_the_data_set_ignores(self, parts_of, target):
+        method = {"type": "AutoLambda", "target": target, "losses": [DICE, CE], "ignore_index": 9}
+
+        def change(dic):
+            dic["held_out"] = 0.2
+            for mode in ("train", "val"):
+                dic[f"{mode}_dataset"]["ignore_index"] = 9
+
+        parts, batch_size = parts_of(method, change=change)
+        stock = type(parts.train_dataset).__getitem__
+
+        class Ignored(type(parts.train_dataset)):
+            def __getitem__(self, index):
+                data = stock(self, index)
+                data["label"] = np.where(data["label"] == 1, 9, data["label"])
+                return data
+
+        parts.train_dataset.__class__ = Ignored
+        try_losses(parts.model, parts.train_dataset, parts.losses, batch_size)
+
     def test_number_of_outputs(self, parts_of):
         message = message_of(parts_of(CE, change=at("loss", "coef", value=[1, 0.4])))
         assert message == "loss.coef: expected 1, one per output of the model, found 2"

@@ -92,6 +92,7 @@ def test_smaller_outputs_are_resized():
         ("IoU", "target: expected one of mIoU, Jaccard, Dice, CrossEntropy, found 'IoU'"),
         ({"weight": 1}, "target: expected a loss with a 'type', found"),
         ({"type": "DiceLoss", "alpha": 1}, "target: .*alpha"),
+        ({"type": ["DiceLoss"]}, "target: expected a loss with a 'type', found"),
         ({"type": "AutoLambda"}, "target: expected a loss without weights of its own, found Auto"),
         ({"type": "IMTLL", "losses": []}, "target: expected a loss without weights of its own"),
     ],
