@@ -57,6 +57,7 @@ class AutoLambda(WeightedLoss):
         scaling: str = "optimizer",
         rating: str = "cosine",
         floor: float = 0.02,
+        init: Sequence[float] | None = None,
         reduction: str | None = None,
         constant_sum: bool | float = False,
         update_interval: int | None = 20,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import re
 import signal
@@ -9,6 +10,14 @@ from collections.abc import Iterable
 
 #: Most characters of a value within an error.
 _LONGEST = 120
+#: What YAML makes of texts such as ``on``, ``1:30`` and ``2024-01-01`` without quotes.  A truth
+#: value is a number too for Python, so it comes first.
+_YAML_KINDS = {
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    datetime.date: "a date",
+}
 
 __all__ = [
     "AutoLossError",
@@ -28,6 +37,7 @@ __all__ = [
     "did_you_mean",
     "first_error",
     "one_line",
+    "quotes_hint",
     "root_cause",
     "shown",
     "typed_line",
@@ -120,6 +130,14 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     by_lower_case = {one.lower(): one for one in known}
     matches = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.5)
     return f"; did you mean {by_lower_case[matches[0]]}?" if matches else ""
+
+
+def quotes_hint(value: object) -> str:
+    """Return the end of an error about a name that YAML reads as something else, such as 1:30."""
+    for kind, words in _YAML_KINDS.items():
+        if isinstance(value, kind):
+            return f"; YAML takes it for {words}, put it in quotes"
+    return ""
 
 
 def first_error(error: BaseException) -> BaseException:

@@ -11,9 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from paddleseg_autoloss.errors import DataError, OutputError, one_line
+from paddleseg_autoloss.errors import ConfigError, DataError, OutputError, one_line, shown
 
 __all__ = [
+    "check_save_dir",
     "json_number",
     "json_text",
     "output_errors",
@@ -23,6 +24,8 @@ __all__ = [
     "write_json",
 ]
 
+#: Most bytes in the name of a file or folder, and in the path of a folder with files in it.
+_LONGEST_NAME, _LONGEST_PATH = 255, 3800
 #: Advice for each error of a disk or a folder.
 _ADVICE = {
     errno.ENOSPC: "free some space or some inodes, or choose another folder",
@@ -33,6 +36,32 @@ _ADVICE = {
     errno.EPERM: "choose another folder, or change who may write to it",
     errno.EIO: "look whether the disk is sound, or choose another folder",
 }
+
+
+def check_save_dir(path: str | os.PathLike[str]) -> None:
+    """Check that a folder of this path exists or can be made.
+
+    Args:
+        path: the value of ``--save_dir``.
+
+    Raises:
+        ConfigError: it is something else, such as a file, or inside of one.
+    """
+    folder = Path(path).absolute()
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in folder.parts):
+        raise ConfigError(
+            f"--save_dir: expected names of at most {_LONGEST_NAME} bytes, found {shown(str(path))}"
+        )
+    if len(os.fsencode(folder)) > _LONGEST_PATH:
+        raise ConfigError(
+            f"--save_dir: expected a path of at most {_LONGEST_PATH} bytes, found "
+            f"{shown(str(path))}"
+        )
+    # Below a file, `exists` is false.
+    nearest = next(part for part in (folder, *folder.parents) if os.path.lexists(part))
+    if not nearest.is_dir():
+        kind = "the file" if nearest.is_file() else "something else,"
+        raise ConfigError(f"--save_dir: expected a folder, found {kind} {nearest}")
 
 
 @contextmanager

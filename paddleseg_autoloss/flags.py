@@ -20,6 +20,7 @@ __all__ = [
     "gpu_count",
     "non_negative_int",
     "positive_int",
+    "positive_number",
     "run_command",
     "seed_int",
 ]
@@ -67,6 +68,17 @@ def positive_int(text: str) -> int:
 def non_negative_int(text: str) -> int:
     """Parse a flag that is an integer of at least 0."""
     return _integer(text, least=0)
+
+
+def positive_number(text: str) -> float:
+    """Parse a flag that is a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ArgumentTypeError(f"expected a number above 0, found {text}")
+    return value
 
 
 def seed_int(text: str) -> int:

@@ -263,6 +263,18 @@ SEAMS = (
         uses=("paddle.io.DataLoader",),
     ),
     Seam(
+        "paddle.base.libpaddle._set_process_pids",
+        "data_checks/readers.py: _watch_nothing",
+        "the death of a reading process is raised where its batch is asked for, and nowhere else",
+        _RUN,
+    ),
+    Seam(
+        "paddle.distributed.collective._new_process_group_impl",
+        "integration/process_groups.py: _new_group",
+        "processes on CPUs do not take the addresses of one group for those of the next",
+        _RUN,
+    ),
+    Seam(
         "paddle.io.DistributedBatchSampler",
         f"{_RUN_SEAMS}: _sampler",
         "a run resumes in the midst of an epoch",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import paddleseg_autoloss  # noqa: F401  isort: skip  before paddle
 
+import numpy as np
+import paddle
 import pytest
 import yaml
 
@@ -60,3 +63,11 @@ def cache(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Give a test the same random numbers alone and after others."""
+    random.seed(1)
+    np.random.seed(1)
+    paddle.seed(1)

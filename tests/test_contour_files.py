@@ -107,6 +107,13 @@ def test_list_of_masks(images, tmp_path, root):
     assert found == {image: image.replace("images", "masks")[:-4] + "_mask.png" for image in images}
 
 
+def test_images_and_masks_in_one_folder(tmp_path):
+    for name in ("001.png", "001_mask.png"):
+        Image.fromarray(square(0)).save(tmp_path / name)
+    image = str(tmp_path / "001.png")
+    assert find_masks(str(tmp_path), [image], {}) == {image: str(tmp_path / "001_mask.png")}
+
+
 def test_some_masks_are_missing(images, tmp_path, capfd):
     (tmp_path / "masks/a_mask.png").unlink()
     found = find_masks(str(tmp_path / "masks"), images, {})

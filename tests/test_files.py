@@ -12,8 +12,9 @@ import threading
 
 import pytest
 
-from paddleseg_autoloss.errors import DataError
+from paddleseg_autoloss.errors import ConfigError, DataError
 from paddleseg_autoloss.files import (
+    check_save_dir,
     json_number,
     json_text,
     read_json,
@@ -121,3 +122,21 @@ def test_a_pipe_is_written_to(tmp_path):
     reader.join(timeout=20)
     assert strict(found[0]) == {"mIoU": 0.5}
     assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("inside", ["", "runs", "runs/1"])
+def test_a_file_is_no_folder(tmp_path, inside):
+    check_save_dir(tmp_path / inside)
+    file = tmp_path / "notes"
+    file.write_text("a")
+    with pytest.raises(ConfigError, match=f"--save_dir: expected a folder, found the file {file}"):
+        check_save_dir(file / inside)
+
+
+@pytest.mark.parametrize("inside", ["", "runs"])
+def test_what_is_neither_file_nor_folder(tmp_path, inside):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("pipe", "link"):
+        with pytest.raises(ConfigError, match=f"found something else, {tmp_path / name}"):
+            check_save_dir(tmp_path / name / inside)

@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 import paddleseg.core
 
 from paddleseg_autoloss.cli import options
-from paddleseg_autoloss.flags import positive_int
+from paddleseg_autoloss.flags import positive_int, positive_number
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.checkpoint import checkpoint_iteration
 from paddleseg_autoloss.integration.config import find_config, load_config
@@ -37,7 +37,7 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     add("--iters", type=positive_int, help="iterations; default: the config's")
     add("--batch_size", type=positive_int, help="images per card and step; default: the config's")
-    add("--learning_rate", type=float, help="learning rate; default: the config's")
+    add("--learning_rate", type=positive_number, help="learning rate; default: the config's")
     add(
         "--save_interval",
         type=positive_int,

@@ -17,11 +17,18 @@ from paddleseg_autoloss.comparison.mean_ranks import (
     Friedman,
     friedman,
     p_of_pair,
-    p_of_signed_ranks,
     ranks_of,
 )
 from paddleseg_autoloss.comparison.results import METRICS, ResultTable, read_results
-from paddleseg_autoloss.comparison.statistics import LEVEL, Difference, average, compare, holm
+from paddleseg_autoloss.comparison.statistics import (
+    DIGITS,
+    LEVEL,
+    Difference,
+    average,
+    compare,
+    holm,
+    p_of_signed_ranks,
+)
 from paddleseg_autoloss.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["Across", "DataSet", "Pair", "read_across"]
@@ -156,12 +163,11 @@ class Across:
     @cached_property
     def means(self) -> np.ndarray:
         """The means over the seeds: a row for each data set, a column for each variant."""
-        return np.array(
-            [
-                [np.mean(list(values.values())) for values in self.figures(data_set).values()]
-                for data_set in self.data_sets
-            ]
-        )
+        means = [
+            [np.mean(list(values.values())) for values in self.figures(data_set).values()]
+            for data_set in self.data_sets
+        ]
+        return np.round(means, DIGITS)
 
     @cached_property
     def ranks(self) -> np.ndarray:
@@ -331,7 +337,13 @@ def _data_set(
             f"--baseline: expected a variant of {label} or a pattern such as 'fixed *', found "
             f"{wanted!r}{did_you_mean(wanted, names)}"
         )
-    tuned = max(matching, key=lambda name: _validation(results, name))
+    if len(matching) > 1 and _tested_on_validation_images(results, matching):
+        raise ConfigError(
+            f"--baseline: expected the name of one variant, because {label} has no validation "
+            f"images to choose among several (its figures are those of the test images), found "
+            f"{(pattern or baseline)!r}"
+        )
+    tuned = results.best_on_validation(matching)
     sources = {baseline: tuned, **{name: name for name in names if name not in matching}}
     if pattern is None:
         sources = {name: name for name in names}
@@ -362,5 +374,7 @@ def _lacking(results: ResultTable, name: str) -> dict[int, str]:
     }
 
 
-def _validation(results: ResultTable, name: str) -> float:
-    return float(np.nan_to_num(results.done(name).validation_mIoU.mean(), nan=-np.inf))
+def _tested_on_validation_images(results: ResultTable, names: Sequence[str]) -> bool:
+    """Whether the figures of both are the same, as after ``compare --validation 0``."""
+    done = pd.concat([results.done(name) for name in names])
+    return bool((done.validation_mIoU == done[f"test_{_METRIC}"]).all())

@@ -24,6 +24,7 @@ from paddleseg_autoloss.comparison.report import write_report, write_setup
 from paddleseg_autoloss.comparison.results import Results
 from paddleseg_autoloss.comparison.runner import Runner
 from paddleseg_autoloss.errors import ConfigError, RunsFailed
+from paddleseg_autoloss.files import check_save_dir
 from paddleseg_autoloss.locks import lock_folder
 
 __all__ = ["compare_from"]
@@ -57,6 +58,7 @@ def compare_from(args: Namespace, config_dir: Path, command: str) -> None:
         return
     plan = read_plan(args, config_dir)
     save_dir = Path(args.save_dir or Path("output") / "compare" / plan.name).absolute()
+    check_save_dir(save_dir)
     if args.report_only:
         _report(plan, save_dir, args)
         return
@@ -100,13 +102,13 @@ def _compare_across(args: Namespace, command: str) -> None:
         AutoLossError: results are missing, or the flags do not fit together.
     """
     given = [f"--{name}" for name, default in _FOR_RUNS.items() if getattr(args, name) != default]
+    if args.samples == 0:
+        given[given.index("--samples")] = "--no_samples"
     if args.configs or given:
         found = (args.configs or given)[0]
         raise ConfigError(f"--across: expected finished comparisons only, found {found}")
     save_dir = Path(args.save_dir or Path("output") / "across").absolute()
-    file = next((path for path in (save_dir, *save_dir.parents) if path.is_file()), None)
-    if file:
-        raise ConfigError(f"--save_dir: expected a folder, found the file {file}")
+    check_save_dir(save_dir)
     if (save_dir / "results.csv").exists():
         raise ConfigError(
             f"--save_dir: expected a folder without a comparison, found one in {save_dir}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from paddleseg_autoloss.data_checks.lists import ListFile, text_lines
 from paddleseg_autoloss.data_checks.split import held_out_names
 from paddleseg_autoloss.errors import ConfigError, DataError, one_line
 from paddleseg_autoloss.files import write_file
+from paddleseg_autoloss.integration.held_out import held_out_options
 
 __all__ = [
     "HeldOutImages",
@@ -106,25 +108,50 @@ def split_data(plan: Plan, folder: Path) -> Split:
     for section in _DATASETS:
         if not config.get(section):
             raise ConfigError(f"{section}: expected a data set, found none")
-        _build(section, config[section])
+    train_dataset, _ = (_build(section, config[section]) for section in _DATASETS)
     if plan.validation == 0:
+        _check_held_out(plan, [pair[0] for pair in getattr(train_dataset, "file_list", [])])
         return Split(None)
     train = _as_list_dataset(config["train_dataset"], "train")
-    source = ListFile("train_dataset", train["train_path"], train["dataset_root"], labelled=True)
-    separator = train.get("separator", " ")
-    lines = [(str(line), line.split(separator)[0]) for line in source]
+    lines = _named_lines(train["train_path"], train, train.get("separator", " "))
     held_out, _ = held_out_names((name for _, name in lines), plan.validation, plan.split_seed)
     parts = tuple([line for line, name in lines if (name in held_out) == part] for part in (0, 1))
     batch = max(variant.config["batch_size"] for variant in plan.variants)
     if round(plan.validation * len(lines)) < 1 or len(parts[0]) < batch:
         raise ConfigError(
             f"validation: expected a share of the {len(lines)} training images with at least 1 "
-            f"image that leaves at least {batch}, one batch, to train on; found {plan.validation:g}"
+            f"image that leaves at least {batch}, one batch, to train on; found "
+            f"{plan.validation:g}; take another share, a smaller batch_size, or more images"
         )
+    _check_held_out(plan, [name for _, name in lines if name not in held_out])
     split = written_split(plan, folder)
     for path, part in zip(split.lists or (), parts):
         _write_once(path, "\n".join(part) + "\n")
     return split
+
+
+def _check_held_out(plan: Plan, names: list[str]) -> None:
+    """Check that what the variants hold out of training leaves a batch to train on.
+
+    Args:
+        plan: the comparison.
+        names: the images to train on; none if the data set has no list, which a run says.
+    """
+    if not names:
+        return
+    for variant in plan.variants:
+        options = held_out_options(variant.config.get("held_out"))
+        if options is None:
+            continue
+        part, _ = held_out_names(names, options.fraction, options.seed)
+        left = sum(name not in part for name in names)
+        batch = variant.config["batch_size"]
+        if left < batch:
+            raise ConfigError(
+                f"held_out: expected a share of the {len(names)} training images that leaves at "
+                f"least {batch}, one batch, to train on in {variant.name!r}, found "
+                f"{options.fraction:g}, which leaves {left}; lower it, batch_size or validation"
+            )
 
 
 def written_split(plan: Plan, folder: Path) -> Split:
@@ -170,8 +197,13 @@ def read_split(plan: Plan, folder: Path) -> HeldOutImages | None:
         if plan.validation > 0 or any(path.is_file() for path in lists):
             raise _other_split(folder)
         return None
-    separator = _separator_of(plan, lists[0])
-    train, held_out = ([line.split(separator)[0] for line in _lines(path)] for path in lists)
+    lines = [_lines(path) for path in lists]
+    if not all(lines):
+        raise _other_split(folder)
+    dataset = _with_absolute_paths(plan.variants[0].config)["train_dataset"]
+    separator = _separator_of(dataset, lines[0][0])
+    named = [_named_lines(path, dataset, separator) for path in lists]
+    train, held_out = ([name for _, name in part] for part in named)
     names = {*train, *held_out}
     drawn, groups = held_out_names(names, plan.validation, plan.split_seed)
     if drawn != set(held_out) or drawn & set(train):
@@ -182,15 +214,25 @@ def read_split(plan: Plan, folder: Path) -> HeldOutImages | None:
 def _lines(path: Path) -> list[str]:
     try:
         return [line for _, line in text_lines(path)]
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: expected a list of images: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected text in UTF-8: {one_line(error)}") from error
 
 
-def _separator_of(plan: Plan, path: Path) -> str:
-    dataset = plan.variants[0].config["train_dataset"]
+def _named_lines(
+    path: str | Path, dataset: Mapping[str, Any], separator: str
+) -> list[tuple[str, str]]:
+    """Return the lines of a list of training images, each with the name of its image."""
+    root = dataset.get("dataset_root") or ""
+    source = ListFile("train_dataset", str(path), root, labelled=True)
+    return [(str(line), line.split(separator)[0]) for line in source]
+
+
+def _separator_of(dataset: Mapping[str, Any], line: str) -> str:
     if dataset["type"] == "Dataset":
         return str(dataset.get("separator", " "))
-    return _separator(path)
+    return _separator(line)
 
 
 def _lists(folder: Path) -> tuple[Path, Path]:
@@ -226,7 +268,7 @@ def _build(section: str, config: dict[str, Any]) -> Any:
 
 
 def _write_once(path: Path, text: str) -> None:
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
         raise _other_split(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, text)
@@ -255,24 +297,26 @@ def _as_list_dataset(dataset: dict[str, Any], mode: str) -> dict[str, Any]:
     component = manager.DATASETS[kind]
     root = dataset.get("dataset_root")
     path = Path(root or "") / f"{mode}_list.txt"
-    if not (root and issubclass(component, OpticDiscSeg) and path.is_file()):
+    if not (root and issubclass(component, OpticDiscSeg)):
         raise ConfigError(
             f"validation: expected 0 for {kind}, because it has no list file to hold images out of"
         )
+    lines = _lines(path)
+    if not lines:
+        raise DataError(f"{path}: expected the list of {kind}, found no line")
     listed = {
         "type": "Dataset",
         "dataset_root": root,
         key: str(path),
         "num_classes": component.NUM_CLASSES,
         "mode": mode,
-        "separator": _separator(path),
+        "separator": _separator(lines[0]),
         "transforms": dataset.get("transforms", []),
     }
     return listed | {k: dataset[k] for k in ("edge",) if k in dataset}
 
 
-def _separator(path: Path) -> str:
+def _separator(line: str) -> str:
     """Return the separator of image and label; ``OpticDiscSeg`` allows any whitespace."""
-    first = text_lines(path)[0][1]
-    match = re.fullmatch(r"\S+(\s+)\S+", first)
+    match = re.fullmatch(r"\S+(\s+)\S+", line)
     return match[1] if match else " "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import statistics
@@ -31,7 +32,7 @@ from paddleseg_autoloss.comparison.records import (
     read_result,
     read_weights,
 )
-from paddleseg_autoloss.data_checks import read_batch
+from paddleseg_autoloss.data_checks import build_dataset, read_batch
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.files import json_number, write_file, write_json
 from paddleseg_autoloss.integration.checkpoint import newest_good_checkpoint
@@ -73,6 +74,7 @@ class RunFolder:
         self.log_path = self.path / "train.log"
         self.model_path = self.path / "model.pdparams"
         self.evaluation_path = self.path / "evaluation.json"
+        self.learned_path = self.path / "equivalent_mixed_loss.yml"
 
     @property
     def is_done(self) -> bool:
@@ -97,11 +99,14 @@ class RunFolder:
 
         Raises:
             ConfigError: the config cannot be loaded, or the folder belongs to a run with another
-                config.
+                config or origin.
         """
+        self._check_origin()
         for path, content in self._configs(split).items():
             if path.is_file():
-                self._check_same(path, read_yaml(path), content)
+                found = read_yaml(path)
+                self._check_same(path, found, content)
+                self._check_paths(path, found, content)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_file(path, _yaml(content))
@@ -117,11 +122,12 @@ class RunFolder:
             split: the data sets for training and evaluation.
 
         Raises:
-            ConfigError: the folder belongs to a run with another config.
+            ConfigError: the folder belongs to a run with another config or origin.
         """
+        self._check_origin()
         for path, content in self._configs(split).items():
             if path.is_file():
-                self._check_same(path, without_paths(read_yaml(path)), without_paths(content))
+                self._check_same(path, read_yaml(path), content)
 
     def _configs(self, split: Split) -> dict[Path, dict[str, Any]]:
         """Return the contents of the configs, by their paths."""
@@ -158,11 +164,16 @@ class RunFolder:
         config = load_config(str(self.path / _CONFIGS[0]))
         builder = SegBuilder(config)
         with redirect_stdout(StringIO()):
-            datasets = ((builder.train_dataset, config.batch_size), (builder.val_dataset, 1))
-        for dataset, size in datasets:
+            train = build_dataset(
+                "train_dataset", config.train_dataset_cfg, lambda: builder.train_dataset
+            )
+            val = build_dataset("val_dataset", config.val_dataset_cfg, lambda: builder.val_dataset)
+        for dataset, size in ((train, config.batch_size), (val, 1)):
             read_batch(dataset, range(min(size, len(dataset))))
 
     def _check_same(self, path: Path, found: dict[str, Any], content: dict[str, Any]) -> None:
+        """Check that two configs are the same but for the paths of the images."""
+        found, content = without_paths(found), without_paths(content)
         known = found.keys() | content.keys()
         if self.run.variant.kind == "retrain_of":
             known -= {"loss"}
@@ -173,8 +184,71 @@ class RunFolder:
                     "choose another --save_dir"
                 )
 
+    def _check_paths(self, path: Path, found: dict[str, Any], content: dict[str, Any]) -> None:
+        if any(found.get(key) != content.get(key) for key in ("train_dataset", "val_dataset")):
+            raise ConfigError(
+                f"--save_dir: {path} names other data sets or lists than this comparison has now; "
+                "a folder that was moved or copied can only be read, with --report_only: move it "
+                "or the data sets back, or choose another --save_dir"
+            )
+
+    def _origin(self) -> dict[str, str | None]:
+        """Return what a run depends on and its config does not say."""
+        script = self.run.variant.script
+        return {
+            "script": hashlib.sha256(script.read_bytes()).hexdigest() if script else None,
+            "retrain_of": self.run.variant.source,
+        }
+
+    def _check_origin(self) -> None:
+        """Check that a finished run has this origin."""
+        result = self.result() or {}
+        for key, own in self._origin().items():
+            # Earlier versions did not write it.
+            if result.get(key, own) != own:
+                raise ConfigError(
+                    f"--save_dir: expected the {key} of this config in {self.result_path}, found "
+                    f"another one, or none; delete {self.path}, or choose another --save_dir"
+                )
+
+    def check_learned_loss(self, source: RunFolder) -> None:
+        """Check that a finished run was trained with the final weights of another run.
+
+        Args:
+            source: folder of that run.
+
+        Raises:
+            ConfigError: it was trained with other weights, such as those of another variant.
+        """
+        path = self.path / _CONFIGS[0]
+        if not (self.is_done and path.is_file() and source.learned_path.is_file()):
+            return
+        if read_yaml(path).get("loss") != source.learned_loss():
+            raise ConfigError(
+                f"--save_dir: expected the weights of {source.run} in {path}, found others; delete "
+                f"{self.path}, or choose another --save_dir"
+            )
+
+    def learned_loss(self) -> dict[str, Any]:
+        """Return the config of the loss with the final weights as fixed coefficients.
+
+        Raises:
+            ConfigError: the run has no weights that fixed coefficients can replace.
+        """
+        if not self.learned_path.is_file():
+            raise ConfigError(
+                f"retrain_of: expected equivalent_mixed_loss.yml from {self.run}, found none: it "
+                "learned no weights, or weights that fixed coefficients cannot replace"
+            )
+        final = read_yaml(self.learned_path)
+        if "loss" not in final:
+            raise ConfigError(f"retrain_of: {self.learned_path}: expected the key loss, found none")
+        return final["loss"]
+
     def use_learned_loss(self, source: RunFolder) -> None:
         """Train with the final weights of another run as fixed coefficients.
+
+        What was trained with other weights before is deleted.
 
         Args:
             source: folder of that run.
@@ -182,18 +256,11 @@ class RunFolder:
         Raises:
             ConfigError: that run has no weights that fixed coefficients can replace.
         """
-        learned = source.path / "equivalent_mixed_loss.yml"
-        if not learned.is_file():
-            raise ConfigError(
-                f"retrain_of: expected equivalent_mixed_loss.yml from {source.run}, found none: it "
-                "learned no weights, or weights that fixed coefficients cannot replace"
-            )
-        path = self.path / "config.yml"
-        config, final = read_yaml(path), read_yaml(learned)
-        if "loss" not in final:
-            raise ConfigError(f"retrain_of: {learned}: expected the key loss, found none")
-        config["loss"] = final["loss"]
-        write_file(path, _yaml(config))
+        path, loss = self.path / _CONFIGS[0], source.learned_loss()
+        config = read_yaml(path)
+        if config.get("loss") != loss:
+            self.clear()
+            write_file(path, _yaml({**config, "loss": loss}))
 
     def clear(self) -> None:
         """Delete all files except the configs."""
@@ -249,6 +316,7 @@ class RunFolder:
             "learning_rate": self.run.learning_rate,
             "seed": self.run.seed,
             "iterations": self.run.config["iters"],
+            **self._origin(),
             "wall_seconds": round(sum(attempt["seconds"] for attempt in attempts), 2),
             "step_seconds": statistics.median(float(cost) for _, cost in steps) if steps else None,
             "resumed_from": [attempt["from"] for attempt in attempts if attempt["from"]],
@@ -343,6 +411,7 @@ def prepare(plan: Plan, save_dir: Path) -> list[RunFolder]:
     folders = [RunFolder(save_dir, run) for run in plan.runs()]
     for folder in folders:
         folder.write_configs(split)
+    _check_learned_losses(folders)
     for folder in {folder.run.variant.name: folder for folder in folders}.values():
         folder.check_loss()
     for folder in {_reading(folder.run.config): folder for folder in folders}.values():
@@ -384,6 +453,16 @@ def check_written(plan: Plan, save_dir: Path, folders: Sequence[RunFolder]) -> N
         read_split(plan, save_dir / "split")
     for folder in found:
         folder.check_configs(split)
+    _check_learned_losses(folders)
+
+
+def _check_learned_losses(folders: Sequence[RunFolder]) -> None:
+    """Check that finished runs that are retrained have the weights of the runs they name."""
+    by_run = {folder.run.key: folder for folder in folders}
+    for folder in folders:
+        source = folder.run.source
+        if source is not None:
+            folder.check_learned_loss(by_run[source])
 
 
 def _reading(config: dict[str, Any]) -> str:

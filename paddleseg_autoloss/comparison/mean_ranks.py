@@ -44,7 +44,6 @@ __all__ = [
     "friedman",
     "least_visible_distance",
     "p_of_pair",
-    "p_of_signed_ranks",
     "ranks_of",
 ]
 
@@ -163,31 +162,6 @@ def _rank_sum_distances(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         one = np.bincount(steps + span, minlength=2 * span + 1) / len(steps)
         chances, largest = np.convolve(chances, one), largest + span
     return np.abs(np.arange(-largest, largest + 1)) / 2, chances
-
-
-def p_of_signed_ranks(differences: np.ndarray) -> float:
-    """Return the p value of Wilcoxon's signed-rank test, exact with ties too.
-
-    Differences of 0 are left out, and each combination of signs of the others is as probable.  It
-    is at least 2 / 2^n with n differences.
-
-    Args:
-        differences: of two variants, one for each data set.
-
-    Example:
-        >>> p_of_signed_ranks(np.array([0.1, 0.1, 0.2, 0.3, 0.0]))
-        0.125
-    """
-    nonzero = differences[differences != 0]
-    ranks = np.rint(2 * stats.rankdata(np.abs(nonzero))).astype(int)
-    chances = np.ones(1)
-    for rank in ranks:
-        one = np.zeros(rank + 1)
-        one[[0, rank]] = 0.5
-        chances = np.convolve(chances, one)
-    total, found = int(ranks.sum()), int(ranks[nonzero > 0].sum())
-    apart = np.abs(2 * np.arange(total + 1) - total)
-    return min(1.0, float(chances[apart >= abs(2 * found - total)].sum()))
 
 
 def least_visible_distance(ranks: np.ndarray, tests: int) -> float:

@@ -22,7 +22,8 @@ class Variant:
     Args:
         name: its name in the report.
         kind: origin of its loss: ``"config"``, ``"method"``, ``"coef"`` or ``"retrain_of"``.
-        config: the complete PaddleSeg config.  For ``"retrain_of"`` its loss is a placeholder.
+        config: the complete PaddleSeg config.  For ``"retrain_of"`` it is that of the source, with
+            a placeholder as loss.
         source: for ``"retrain_of"``, the name of the variant whose final weights it uses.
         script: the training script, or None for ``autoloss train``.
     """
@@ -67,6 +68,12 @@ class Run:
     def key(self) -> tuple[str, float, int]:
         """Name of the variant, learning rate and seed."""
         return self.variant.name, self.learning_rate, self.seed
+
+    @property
+    def source(self) -> tuple[str, float, int] | None:
+        """The `key` of the run whose weights it trains with, or None."""
+        name = self.variant.source
+        return None if name is None else (name, self.learning_rate, self.seed)
 
     def __str__(self) -> str:
         return f"{self.variant.name}, lr {self.learning_rate:g}, seed {self.seed}"
@@ -124,12 +131,8 @@ class Plan:
             Run(variant, rate, seed)
             for seed in self.seeds_for_rates
             for variant in ordered
-            for rate in self.lr_grid or (self._own_rate(variant),)
+            for rate in self.lr_grid or (variant.learning_rate,)
         ]
-
-    def _own_rate(self, variant: Variant) -> float:
-        """Return the rate of a variant's config; a retrained one has that of its source."""
-        return (self.variant(variant.source) if variant.source else variant).learning_rate
 
     def runs_at(self, rates: Mapping[str, float]) -> list[Run]:
         """Return the runs of the other seeds, at the chosen learning rates.

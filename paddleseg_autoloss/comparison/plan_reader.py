@@ -15,8 +15,8 @@ from paddleseg_autoloss.checks import (
     is_number,
 )
 from paddleseg_autoloss.comparison.plan import Plan, Variant
-from paddleseg_autoloss.comparison.variants import VariantReader
-from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
+from paddleseg_autoloss.comparison.variants import VariantReader, check_method
+from paddleseg_autoloss.errors import ConfigError, did_you_mean, quotes_hint, shown
 from paddleseg_autoloss.integration.config import find_config
 from paddleseg_autoloss.yaml_files import read_yaml
 
@@ -28,6 +28,8 @@ _KEYS = {
 }  # fmt: skip
 #: Most seeds of a comparison.
 _MOST_SEEDS = 1000
+#: Smallest step of ``--grid``, which makes a thousand mixes.
+_LEAST_STEP = 0.001
 #: Keys that can also be set by flags.
 _FLAGS = ("seeds", "lr_grid", "lr_seeds", "baseline", "validation", "iters", "save_interval")
 
@@ -46,7 +48,8 @@ def read_plan(args: Namespace, config_dir: Path) -> Plan:
     folder, description = _description(args, paths)
     description |= {key: getattr(args, key) for key in _FLAGS if getattr(args, key) is not None}
     for key in description.keys() - _KEYS:
-        raise ConfigError(f"{key}: there is no such key{did_you_mean(key, _KEYS)}")
+        hint = did_you_mean(key, _KEYS) or "; if it is one of a train config, set it there"
+        raise ConfigError(f"{key}: there is no such key of a comparison{hint}")
     iters = _optional(description, "iters", _positive)
     variants = VariantReader(folder, config_dir, iters, args.opts).read(description)
     plan = Plan(
@@ -90,9 +93,21 @@ def _description(args: Namespace, paths: Sequence[Path]) -> tuple[Path, dict[str
         return Path(), {"variants": variants}
     if len(paths) > 1:
         raise ConfigError("--methods, --grid: expected a single config, found several")
-    methods = [{"method": name.strip()} for name in (args.methods or "").split(",") if name]
+    methods = [{"method": name} for name in _method_names(args.methods)]
     mixes = [{"coef": mix} for mix in _grid_mixes(args.grid)]
     return Path(), {"base": str(paths[0].absolute()), "variants": [*variants, *methods, *mixes]}
+
+
+def _method_names(flag: str | None) -> list[str]:
+    """Return the methods of ``--methods``."""
+    if flag is None:
+        return []
+    names = [name.strip() for name in flag.split(",") if name.strip()]
+    if not names:
+        raise ConfigError(f"--methods: expected methods such as PCGrad,CAGrad, found {flag!r}")
+    for name in names:
+        check_method("--methods", name)
+    return names
 
 
 def _grid_mixes(grid: str | None) -> list[list[float]]:
@@ -101,11 +116,14 @@ def _grid_mixes(grid: str | None) -> list[list[float]]:
         return []
     try:
         first, last, step = (float(part) for part in grid.split(":"))
-        valid = 0 <= first <= last <= 1 and step > 0
+        valid = 0 <= first <= last <= 1 and _LEAST_STEP <= step <= 1
     except ValueError:
         valid = False
     if not valid:
-        raise ConfigError(f"--grid: expected first:last:step within 0 and 1, found {grid}")
+        raise ConfigError(
+            f"--grid: expected first:last:step within 0 and 1, with a step of at least "
+            f"{_LEAST_STEP:g}, found {grid}"
+        )
     count = math.floor((last - first) / step + 1e-6) + 1
     weights = [round(first + step * index, 6) for index in range(count)]
     return [[weight, round(1 - weight, 6)] for weight in weights]
@@ -116,7 +134,8 @@ def _baseline(name: Any, variants: Sequence[Variant]) -> str:
     if name is None:
         return names[0]
     if name not in names:
-        raise ConfigError(f"baseline: there is no variant {name!r}{did_you_mean(name, names)}")
+        hint = quotes_hint(name) or did_you_mean(name, names)
+        raise ConfigError(f"baseline: there is no variant {name!r}{hint}")
     return name
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import sys
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
 import pandas as pd
 
 from paddleseg_autoloss.checks import is_integer
@@ -14,16 +17,25 @@ from paddleseg_autoloss.errors import DataError, one_line, shown
 from paddleseg_autoloss.escaping import unescape_cell
 from paddleseg_autoloss.files import read_json
 
-__all__ = ["read_attempts", "read_evaluation", "read_result", "read_setup", "read_weights"]
+__all__ = [
+    "read_attempts",
+    "read_evaluation",
+    "read_result",
+    "read_samples",
+    "read_setup",
+    "read_weights",
+]
 
 _Check = Callable[[Any], bool]
 _NUMBERS = ("iteration", "raw", "weight", "weighted")
+#: Integers in JSON may be larger than any float, and than any index.
+_LARGEST, _MOST_ITERATIONS = sys.float_info.max, 2**63 - 1
 
 
 def _is_figure(value: Any) -> bool:
     """Whether a value is a number; None stands for NaN, see `json_number`."""
     is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value is None or (is_real and not math.isinf(value))
+    return value is None or (is_real and not abs(value) > _LARGEST)
 
 
 def _is_length(value: Any) -> bool:
@@ -35,7 +47,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_iteration(value: Any) -> bool:
-    return is_integer(value, 0)
+    return is_integer(value, 0, _MOST_ITERATIONS)
 
 
 def _list_of(check: _Check) -> _Check:
@@ -55,6 +67,7 @@ def _is_point(value: Any) -> bool:
 _FIGURE = ("a number or null", _is_figure)
 _FIGURES = ("a list of numbers", _list_of(_is_figure))
 _NAMED_FIGURES = ("a number for each name", _mapping_to(_is_figure))
+_TEXT = ("a text or null", lambda value: value is None or _is_text(value))
 _EVALUATION = {
     "mIoU": _FIGURE,
     "Dice": _FIGURE,
@@ -65,6 +78,8 @@ _EVALUATION = {
 _RESULT = {
     "device": ("a name", _is_text),
     "versions": ("a version for each name", _mapping_to(_is_text)),
+    "script": _TEXT,
+    "retrain_of": _TEXT,
     "wall_seconds": ("a number of seconds", _is_length),
     "step_seconds": _FIGURE,
     "resumed_from": ("a list of iterations", _list_of(_is_iteration)),
@@ -129,6 +144,31 @@ def read_attempts(path: Path) -> list[dict[str, Any]]:
 def read_setup(path: Path) -> dict[str, Any]:
     """Read ``setup.json`` of a comparison; see `read_result`."""
     return _mapping(path, "", read_json(path), ())
+
+
+def read_samples(path: Path) -> dict[str, np.ndarray]:
+    """Read ``samples.npz`` of a run: images, and masks of the truth and of predictions.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: it cannot be read, or one of its arrays is no image and no mask.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error, NotImplementedError) as error:
+        reason = one_line(error)
+        raise DataError(f"{path}: expected arrays of numbers: {reason}") from error
+    for name, array in arrays.items():
+        sides = 3 if name.startswith("image") else 2
+        if array.dtype != np.uint8 or array.ndim != sides or not array.size:
+            raise DataError(
+                f"{path}: {name}: expected {sides} dimensions of bytes, found {array.dtype} of "
+                f"shape {list(array.shape)}; evaluate the run again, or use --no_samples"
+            )
+    return arrays
 
 
 def _mapping(path: Path, key: str, value: Any, needed: Mapping | tuple) -> dict[str, Any]:

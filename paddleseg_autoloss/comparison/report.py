@@ -7,7 +7,6 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from paddleseg_autoloss.comparison.pictures import (
     sample_rows,
     weight_panels,
 )
-from paddleseg_autoloss.comparison.records import read_setup
+from paddleseg_autoloss.comparison.records import read_samples, read_setup
 from paddleseg_autoloss.comparison.results import METRICS, Results
 from paddleseg_autoloss.comparison.run_checks import check_runs
 from paddleseg_autoloss.comparison.statistics import Difference, compare
@@ -36,7 +35,6 @@ from paddleseg_autoloss.documents import (
     Paragraph,
     Table,
 )
-from paddleseg_autoloss.errors import DataError, one_line
 from paddleseg_autoloss.files import write_json
 
 __all__ = ["write_report", "write_setup"]
@@ -96,6 +94,9 @@ def _add_warning(document: Document, results: Results) -> None:
     if any(collapsed.values()):
         runs = sum(len(results.done(name)) for name in results.rates)
         document.add(Banner(sentences.describe_collapse(collapsed, runs)))
+    others, known = results.tested_on_others()
+    if others:
+        document.add(Banner(sentences.describe_other_images(others, known)))
 
 
 def _add_state(document: Document, results: Results) -> None:
@@ -200,10 +201,10 @@ def _add_costs(document: Document, results: Results) -> None:
     document.add(Heading("What each approach costs"), Paragraph(sentences.COSTS))
     document.add(Table(tables.cost_table(results)))
     mixes = [v.name for v in tables.fixed_mixes(results.plan) if v.name in results.rates]
-    if len(mixes) < 2:
+    # Without validation images the choice would be made on the test images.
+    if len(mixes) < 2 or results.plan.validation == 0:
         return
-    means = {name: results.done(name).validation_mIoU.mean() for name in mixes}
-    best = max(means, key=lambda name: np.nan_to_num(means[name], nan=-np.inf))
+    best = results.best_on_validation(mixes)
     test = tables.show_spread(results.by_seed(best, "test_mIoU").values(), 4)
     document.add(
         Paragraph(
@@ -231,20 +232,11 @@ def _add_samples(document: Document, results: Results) -> None:
     for name in results.rates:
         paths = [folder.path / "samples.npz" for folder in results.folders_of(name)]
         for path in [path for path in paths if path.is_file()][:1]:
-            samples[name] = _read_samples(path)
+            samples[name] = read_samples(path)
     rows = sample_rows(samples)
     if rows:
         document.add(Heading("Test images, truth and predictions"), Paragraph(sentences.SAMPLES))
         document.add(Gallery(rows, class_key(samples)))
-
-
-def _read_samples(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        reason = one_line(error)
-        raise DataError(f"{path}: expected arrays of numbers: {reason}") from error
 
 
 def _add_failures(document: Document, results: Results) -> None:

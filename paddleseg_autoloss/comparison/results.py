@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from paddleseg_autoloss.checks import MOST_SEED
 from paddleseg_autoloss.comparison.folders import RunFolder
-from paddleseg_autoloss.comparison.plan import Plan, Variant
+from paddleseg_autoloss.comparison.plan import Plan, Run, Variant
 from paddleseg_autoloss.errors import DataError, one_line, shown
 from paddleseg_autoloss.escaping import escape_cell, unescape_cell
 from paddleseg_autoloss.files import json_number, write_file
@@ -64,10 +67,27 @@ class ResultTable:
         whole = done[~done.learning_rate.isin(own.learning_rate[own.status == "failed"])]
         candidates = done if whole.validation_mIoU.isna().all() else whole
         figures = candidates.pivot(index="seed", columns="learning_rate", values="validation_mIoU")
-        # Means over different seeds would compare the seeds, and not the rates.
-        shared = figures.dropna(axis="columns", how="all").dropna()
-        scores = candidates.groupby("learning_rate").size() if shared.empty else shared.mean()
-        return float(scores.idxmax())
+        return float(_best_column(figures, candidates.groupby("learning_rate").size()))
+
+    def best_on_validation(self, names: Sequence[str]) -> str:
+        """Return the variant with the best mean mIoU on the validation images.
+
+        It is chosen as a rate is: over the seeds that are done for all of them, and without those
+        of which a run failed, unless none is left.
+
+        Args:
+            names: variants with results.
+        """
+        runs = {name: self.by_seed(name, "validation_mIoU") for name in names}
+        whole = [name for name in names if not self._has_failed(name)]
+        if all(math.isnan(value) for name in whole for value in runs[name].values()):
+            whole = list(names)
+        counts = pd.Series({name: len(runs[name]) for name in whole})
+        return str(_best_column(pd.DataFrame({name: runs[name] for name in whole}), counts))
+
+    def _has_failed(self, name: str) -> bool:
+        own = self.table[self.table.variant == name]
+        return bool((own.status[own.learning_rate == self.rates[name]] == "failed").any())
 
     def done(self, name: str) -> pd.DataFrame:
         """The finished runs of a variant at its chosen learning rate."""
@@ -83,6 +103,19 @@ class ResultTable:
         """The seeds for which a variant's network predicts at most one class correctly."""
         rows = self.done(name)
         return [int(seed) for seed in rows.seed[rows.collapsed.astype(bool)]]
+
+
+def _best_column(figures: pd.DataFrame, counts: pd.Series) -> Any:
+    """Return the column with the largest mean over the seeds that all columns have.
+
+    Means over different seeds would compare the seeds, and not the columns.
+
+    Args:
+        figures: a row for each seed, NaN where a figure is missing.
+        counts: the number of runs of each column, which decides if there is no such seed.
+    """
+    shared = figures.dropna(axis="columns", how="all").dropna()
+    return (counts if shared.empty else shared.mean()).idxmax()
 
 
 class Results(ResultTable):
@@ -109,12 +142,31 @@ class Results(ResultTable):
         """The folders of the finished runs of a variant at its chosen learning rate."""
         return [self.folders[name, self.rates[name], int(seed)] for seed in self.done(name).seed]
 
+    def tested_on_others(self) -> tuple[list[Run], int]:
+        """Runs whose test labels differ from those of most runs, and the number of known runs.
+
+        The share of each class in the labels tells them apart; earlier versions did not write it.
+        """
+        found = [(f.run, (f.result() or {}).get("test", {})) for f in self.folders.values()]
+        known = [
+            (run, tuple(json_number(share) for share in figures["class_share"]))
+            for run, figures in found
+            if figures.get("class_share")
+        ]
+        usual = Counter(shares for _, shares in known).most_common(1)
+        others = [run for run, shares in known if not _are_close(shares, usual[0][0])]
+        return others, len(known)
+
     def write_csv(self, path: Path) -> None:
         """Write the table; see `read_results`."""
         table = self.table.copy()
         for column in _TEXTS:
             table[column] = table[column].map(escape_cell)
         write_file(path, table.to_csv(index=False))
+
+
+def _are_close(one: Sequence[float], other: Sequence[float]) -> bool:
+    return len(one) == len(other) and np.allclose(one, other, rtol=1e-6, atol=0, equal_nan=True)
 
 
 def read_results(path: str | Path) -> pd.DataFrame:
@@ -206,12 +258,12 @@ def _number(least: float, most: float, form: str = "a number", unknown: bool = T
             return None
         return value if least <= value <= most and math.isfinite(value) else None
 
-    limits = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
+    limits = f"from {least:g} to {most:.10g}" if math.isfinite(most) else f"of at least {least:g}"
     return _Kind(read, f"{form} {limits}{' or nothing' if unknown else ''}")
 
 
-def _whole_number(least: int) -> _Kind:
-    number = _number(least, math.inf, "a whole number", unknown=False)
+def _whole_number(least: int, most: int) -> _Kind:
+    number = _number(least, most, "a whole number", unknown=False)
 
     def read(cell: str) -> int | None:
         value = number.read(cell)
@@ -237,7 +289,7 @@ _SHARE, _SECONDS = _number(0, 1), _number(0, math.inf)
 #: The columns that are no texts.
 _KINDS = {
     "learning_rate": _Kind(_positive, "a number above 0"),
-    "seed": _whole_number(0),
+    "seed": _whole_number(0, MOST_SEED),
     "status": _one_of({name: name for name in ("done", "failed", "missing")}),
     **{f"{part}_{name}": _SHARE for part in _PARTS for name in METRICS},
     **{f"{part}_Kappa": _number(-1, 1) for part in _PARTS},
@@ -245,7 +297,7 @@ _KINDS = {
     "collapsed": _one_of({"true": True, "false": False}),
     "step_seconds": _SECONDS,
     "wall_seconds": _SECONDS,
-    "iterations": _whole_number(1),
+    "iterations": _whole_number(1, 10**9),
 }
 
 

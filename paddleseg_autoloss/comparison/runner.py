@@ -90,8 +90,7 @@ class Runner:
 
     def _source(self, run: Run) -> RunFolder | None:
         """Return the folder of the run whose weights another run uses."""
-        name = run.variant.source
-        return self._by_run[name, run.learning_rate, run.seed] if name is not None else None
+        return self._by_run[run.source] if run.source is not None else None
 
     def _has_ended(self, folder: RunFolder) -> bool:
         return folder not in self._waiting and all(job.folder is not folder for job in self._jobs)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from paddleseg_autoloss.comparison.data import HeldOutImages
-from paddleseg_autoloss.comparison.plan import Plan
+from paddleseg_autoloss.comparison.plan import Plan, Run
 from paddleseg_autoloss.comparison.results import RARE
 from paddleseg_autoloss.comparison.statistics import LEVEL, POWER, TREND_LEVEL, Difference, Trend
 
@@ -22,6 +22,7 @@ __all__ = [
     "describe_difference",
     "describe_loss_trends",
     "describe_off",
+    "describe_other_images",
     "describe_own_collapse",
     "describe_rare",
     "describe_seeds",
@@ -86,6 +87,22 @@ def describe_collapse(collapsed: Mapping[str, Sequence[int]], runs: int) -> str:
         "metrics say nothing about the losses, so comparisons with them show no interval, no p "
         f"value and no gap. They are: {names}. Train for more iterations, and check the learning "
         "rate and the labels."
+    )
+
+
+def describe_other_images(runs: Sequence[Run], known: int) -> str:
+    """Warn of runs that were tested on other images or labels than most.
+
+    Args:
+        runs: these runs.
+        known: number of finished runs whose test labels are known.
+    """
+    return (
+        f"{len(runs)} of {known} runs were tested on other images or labels than the rest: the "
+        "share of the classes in the labels differs. Differences between them say nothing about "
+        f"the losses. They are: {'; '.join(map(str, runs))}. Delete result.json and "
+        "evaluation.json of all runs that were tested on the old images, and run the comparison "
+        "again: it tests them again, and trains nothing anew."
     )
 
 

@@ -5,8 +5,9 @@ part of the spread that both have in common cancels in their difference.  With t
 :math:`d_1, \dots, d_n`, mean :math:`\bar d` and standard deviation :math:`s`:
 
 - the 95 % confidence interval is :math:`\bar d \pm t_{0.975, n-1}\, s / \sqrt n` (paired t);
-- the p values are those of the paired t-test and of Wilcoxon's signed-rank test, which cannot go
-  below :math:`2 / 2^n`; - with several variants they are corrected by Holm's method: the
+- the p values are those of the paired t-test and of Wilcoxon's signed-rank test, which is exact
+  with ties too and cannot go below :math:`2 / 2^n`;
+- with several variants they are corrected by Holm's method: the
   probability of at least one false alarm among all of them is at most 5 %;
 - the smallest gap is the true difference that the t-test would find with a probability of 80 %,
   at the level of Holm's first of m steps, 5 % / m, if the differences have the same spread as here.
@@ -22,6 +23,7 @@ import numpy as np
 from scipy import optimize, stats
 
 __all__ = [
+    "DIGITS",
     "LEVEL",
     "POWER",
     "TREND_LEVEL",
@@ -30,11 +32,14 @@ __all__ = [
     "average",
     "compare",
     "holm",
+    "p_of_signed_ranks",
     "paired",
     "smallest_gap",
     "trend",
 ]
 
+#: Decimals of figures that count: 0.82 - 0.8 and 0.62 - 0.6 differ in the 17th.
+DIGITS = 12
 #: Accepted probability of a false alarm.
 LEVEL = 0.05
 #: Probability of finding a true difference of the size of the smallest gap.
@@ -172,7 +177,7 @@ def paired(
         mean - half,
         mean + half,
         _p_of_t(differences),
-        _p_of_wilcoxon(differences),
+        p_of_signed_ranks(differences),
     )
 
 
@@ -184,10 +189,30 @@ def _p_of_t(differences: np.ndarray) -> float:
     return float(stats.ttest_1samp(differences, 0).pvalue)
 
 
-def _p_of_wilcoxon(differences: np.ndarray) -> float:
-    if not differences.any():
-        return 1.0
-    return float(stats.wilcoxon(differences).pvalue)
+def p_of_signed_ranks(differences: np.ndarray) -> float:
+    """Return the p value of Wilcoxon's signed-rank test, exact with ties too.
+
+    Differences of 0 are left out, and each combination of signs of the others is as probable.  It
+    is at least 2 / 2^n with n differences.  Differences that rounding alone tells apart are equal.
+
+    Args:
+        differences: of two variants, one for each pair of runs or for each data set.
+
+    Example:
+        >>> p_of_signed_ranks(np.array([0.1, 0.1, 0.2, 0.3, 0.0]))
+        0.125
+    """
+    rounded = np.round(differences, DIGITS)
+    nonzero = rounded[rounded != 0]
+    ranks = np.rint(2 * stats.rankdata(np.abs(nonzero))).astype(int)
+    chances = np.ones(1)
+    for rank in ranks:
+        one = np.zeros(rank + 1)
+        one[[0, rank]] = 0.5
+        chances = np.convolve(chances, one)
+    total, found = int(ranks.sum()), int(ranks[nonzero > 0].sum())
+    apart = np.abs(2 * np.arange(total + 1) - total)
+    return min(1.0, float(chances[apart >= abs(2 * found - total)].sum()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -60,13 +60,15 @@ def class_table(results: Results) -> pd.DataFrame:
         results: results of the comparison.
 
     Returns:
-        The table; it is empty for two classes, and has at most 12 classes.
+        The table; it is empty for two classes, and has at most 12 classes.  A variant is left out
+        if one of its runs has no figures of these classes.
     """
     rows = []
     for name in results.rates:
         found = [(folder.result() or {}).get("test", {}) for folder in results.folders_of(name)]
         shares = [json_number(share) for share in found[0].get("class_share", ())]
-        if len(shares) < 3:
+        # Earlier versions did not write the figures of each class.
+        if len(shares) < 3 or any(len(one.get("class_IoU", ())) != len(shares) for one in found):
             continue
         means = np.mean([[json_number(iou) for iou in one["class_IoU"]] for one in found], axis=0)
         order = sorted(range(len(shares)), key=shares.__getitem__)[:_MOST_CLASSES]

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.config import update_config_dict
 
 from paddleseg_autoloss.checks import is_name, is_number
 from paddleseg_autoloss.comparison.plan import Variant
-from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
+from paddleseg_autoloss.errors import ConfigError, did_you_mean, quotes_hint, shown
 from paddleseg_autoloss.integration.config import find_config, load_config, read_config
 from paddleseg_autoloss.integration.held_out import DEFAULT_FRACTION
 from paddleseg_autoloss.weighting import METHODS
 
-__all__ = ["VariantReader"]
+__all__ = ["VariantReader", "check_method"]
 
 #: Keys that define the origin of a variant's loss.
 _KINDS = ("method", "coef", "config", "retrain_of")
 _KEYS = {"name", "script", *_KINDS}
 #: Most characters of a folder that file systems allow, less some for endings.
 _LONGEST_NAME = 200
+#: Keys of a config that only methods need.
+_METHOD_KEYS = ("loss_aggregator", "held_out")
 #: Keys of a mixture of losses that define its terms.
 _TERM_KEYS = ("losses", "names", "ignore_index")
 
@@ -61,8 +64,7 @@ class VariantReader:
         if len(variants) < 2:
             raise ConfigError(f"variants: expected two or more, found {len(variants)}")
         _check_names(variants)
-        _check_sources(variants)
-        return tuple(variants)
+        return tuple(_with_source_configs(variants))
 
     def _variant(self, key: str, entry: dict[str, Any], base: dict[str, Any] | None) -> Variant:
         kind = _kind(key, entry)
@@ -70,7 +72,9 @@ class VariantReader:
         config = self._variant_config(f"{key}.{kind}", kind, entry.get(kind), base)
         name = entry.get("name", _default_name(kind, entry))
         if not is_name(name):
-            raise ConfigError(f"{key}.name: expected a name, found {shown(name)}")
+            raise ConfigError(
+                f"{key}.name: expected a name, found {shown(name)}{quotes_hint(name)}"
+            )
         variant = Variant(name, kind, config, entry.get("retrain_of"), script)
         if len(variant.folder) > _LONGEST_NAME:
             raise ConfigError(
@@ -84,20 +88,23 @@ class VariantReader:
     ) -> dict[str, Any]:
         if kind == "config" and value is not None:
             return self._config(key, value)
+        if kind == "retrain_of":
+            # It is that of the source, see `_with_source_configs`.
+            return {}
         if base is None:
             raise ConfigError(f"{key}: expected the key base in addition to variants, found none")
         if kind == "config":
             return copy.deepcopy(base)
         if kind == "method":
             return _with_method(key, base, value)
-        return _with_coef(key, base, _coef(key, value) if kind == "coef" else None)
+        return _with_coef(key, base, _coef(key, value))
 
     def _config(self, key: str, name: Any) -> dict[str, Any]:
         """Read and check a train config."""
         if not isinstance(name, str):
             raise ConfigError(f"{key}: expected the path of a config, found {name!r}")
         own = self.folder / name
-        path = str(own) if own.is_file() else find_config(name, self.config_dir)
+        path = str(own) if own.is_file() else find_config(name, self.config_dir, key)
         load_config(path, iters=self.iters, opts=self.opts)
         config = update_config_dict(read_config(path), iters=self.iters, opts=self.opts)
         rate = config.get("lr_scheduler", {}).get("learning_rate")
@@ -139,13 +146,31 @@ def _default_name(kind: str, entry: Mapping[str, Any]) -> str:
     return Path(str(entry.get("config", entry.get("script")))).stem
 
 
+def check_method(key: str, name: Any) -> None:
+    """Check that there is a method of this name.
+
+    Args:
+        key: the key or flag that names it.
+        name: the name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not isinstance(name, str) or name not in METHODS:
+        raise ConfigError(f"{key}: there is no method {name!r}{did_you_mean(name, METHODS)}")
+
+
 def _with_method(key: str, base: Mapping[str, Any], value: Any) -> dict[str, Any]:
     """Return the base config with its losses weighted by a method."""
     arguments = dict(value) if isinstance(value, Mapping) else {"type": value}
     name = arguments.pop("type", None)
-    if not isinstance(name, str) or name not in METHODS:
-        raise ConfigError(f"{key}: there is no method {name!r}{did_you_mean(name, METHODS)}")
-    config = _with_mixture(base, lambda terms: {"type": name, **arguments, **terms})
+    check_method(key, name)
+    if "losses" in arguments:
+        raise ConfigError(
+            f"{key}.losses: expected none, because the losses are those of base, found "
+            f"{shown(arguments['losses'])}; for others write a config, and name it with config"
+        )
+    config = _with_mixture(base, lambda terms: {"type": name, **terms, **arguments})
     if METHODS[name].uses_held_out:
         config["held_out"] = base.get("held_out", DEFAULT_FRACTION)
     return config
@@ -186,7 +211,7 @@ def _with_mixture(
             f"losses from; found {found}"
         )
     config = copy.deepcopy(dict(base))
-    for key in ("loss_aggregator", "held_out"):
+    for key in _METHOD_KEYS:
         config.pop(key, None)
     config["loss"]["types"] = [
         make({key: entry[key] for key in _TERM_KEYS if key in entry})
@@ -212,26 +237,54 @@ def _check_names(variants: Sequence[Variant]) -> None:
             raise ConfigError(f"variants: expected different names, found {other.name!r} twice")
         if other is not variant:
             raise ConfigError(
-                f"variants: expected names that differ in letters and digits, because folders are "
-                f"named after them, found {other.name!r} and {variant.name!r}"
+                f"variants: expected names that differ in Latin letters and digits, because "
+                f"folders are named after them, found {other.name!r} and {variant.name!r}"
             )
 
 
-def _check_sources(variants: Sequence[Variant]) -> None:
+def _with_source_configs(variants: Sequence[Variant]) -> list[Variant]:
+    """Return the variants; a retrained one trains as its source does, but with fixed weights."""
     by_name = {variant.name: variant for variant in variants}
-    for variant in variants:
-        if variant.kind == "retrain_of":
-            _check_source(variant, by_name)
+    return [
+        replace(variant, config=_frozen(_source_of(variant, by_name).config))
+        if variant.kind == "retrain_of"
+        else variant
+        for variant in variants
+    ]
 
 
-def _check_source(variant: Variant, by_name: Mapping[str, Variant]) -> None:
+def _frozen(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config without a method; its loss is a placeholder for the learned weights."""
+    if any("losses" in entry for entry in config["loss"]["types"]):
+        return _with_coef("retrain_of", config, None)
+    return {k: copy.deepcopy(v) for k, v in config.items() if k not in _METHOD_KEYS}
+
+
+def _source_of(variant: Variant, by_name: Mapping[str, Variant]) -> Variant:
     key = f"variants: {variant.name!r}: retrain_of"
     source = by_name.get(variant.source) if isinstance(variant.source, str) else None
     if source is None:
-        hint = did_you_mean(variant.source, by_name)
+        hint = quotes_hint(variant.source) or did_you_mean(variant.source, by_name)
         raise ConfigError(f"{key}: there is no variant {variant.source!r}{hint}")
     if source.kind not in ("method", "config") or source.script is not None:
         raise ConfigError(
             f"{key}: expected a variant with a method or a config whose runs learn weights, "
             f"found {source.name!r}"
         )
+    if _is_fixed(source.config):
+        raise ConfigError(
+            f"{key}: expected a variant whose runs learn weights, found {source.name!r}, whose "
+            "config has losses of PaddleSeg only and no loss_aggregator"
+        )
+    return source
+
+
+def _is_fixed(config: Mapping[str, Any]) -> bool:
+    """Return whether all losses of a config are PaddleSeg's own, and nothing weighs them."""
+    return "loss_aggregator" not in config and all(map(_is_stock, config["loss"]["types"]))
+
+
+def _is_stock(loss: Mapping[str, Any]) -> bool:
+    kind = manager.LOSSES.components_dict.get(loss.get("type"))
+    is_own = kind is None or not kind.__module__.startswith("paddleseg.")
+    return not is_own and all(map(_is_stock, loss.get("losses", [])))

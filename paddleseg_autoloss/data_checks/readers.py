@@ -25,8 +25,8 @@ __all__ = ["reader_errors"]
 _LOADER = inspect.signature(paddle.io.DataLoader.__init__)
 #: Seconds between two checks by Paddle whether its processes are alive.
 _CHECK_INTERVAL = 1
-#: Words in Paddle's errors about a dead process of a loader.
-_SIGNS = ("DataLoader process", "Blocking queue is killed")
+#: Words in Paddle's error about a dead process of a loader.
+_SIGN = "Blocking queue is killed"
 
 
 @contextmanager
@@ -44,17 +44,27 @@ def reader_errors() -> Iterator[None]:
             super().__init__(*args, **kwargs)
             loaders.append(self)
 
-    with replaced(paddle.io, "DataLoader", Loader):
+    with (
+        replaced(paddle.io, "DataLoader", Loader),
+        replaced(paddle.base.core, "_set_process_pids", _watch_nothing),
+    ):
         try:
             yield
         except AutoLossError:
             raise
         except Exception as error:
-            # Paddle raises this in a signal handler, at any place in the main thread.
             deaths = [death for loader in loaders for death in loader.deaths()]
-            if deaths and any(sign in str(error) for sign in _SIGNS):
+            if deaths and _SIGN in str(error):
                 raise DataError(deaths[0]) from error
             raise
+
+
+def _watch_nothing(loader: int, processes: tuple[int, ...]) -> None:
+    """Leave it to the loader's thread to find dead processes, within `_CHECK_INTERVAL`.
+
+    Paddle's signal handler raises the death of a process that it watches at any place in the main
+    thread, even after the run.
+    """
 
 
 class _Loader(paddle.io.DataLoader):

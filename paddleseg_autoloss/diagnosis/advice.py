@@ -37,6 +37,12 @@ _RARE = 0.05
 _RIGHT_ANGLE = -0.1
 #: Width of the text, in characters.
 _WIDTH = 100
+#: What docs/evidence found for this pair of losses.
+_PAIR = ["CrossEntropyLoss", "DiceLoss"]
+_SEEN = (
+    " For CrossEntropyLoss and DiceLoss, 0.2:0.8 trained to a better mIoU than 0.8:0.2 on three "
+    "of four data sets, and to about the same on one: try it beside these."
+)
 
 _LEGEND = {
     "coef": "the config's coefficients of the loss, multiplied",
@@ -180,8 +186,14 @@ def coefficient_advice(diagnosis: Diagnosis) -> list[str]:
         f"differ by up to a factor of {_imbalance(diagnosis):.3g}. With the coefficients below "
         "they are equal, and each head's gradient keeps its length, so the learning rate can "
         f"stay. This is measured over {diagnosis.steps} steps of one run: gradients change "
-        "during training, and equal lengths are a neutral start, not an optimum.",
+        "during training, and equal lengths are a neutral start, not an optimum."
+        f"{_SEEN if _has_known_pair(diagnosis) else ''}",
     ]
+
+
+def _has_known_pair(diagnosis: Diagnosis) -> bool:
+    names = [type(term.layer).__name__ for term in diagnosis.terms]
+    return any(sorted(names[i] for i in head) == _PAIR for head in diagnosis.heads())
 
 
 def _missing_gradient(diagnosis: Diagnosis, index: int) -> str:

@@ -11,11 +11,11 @@ from paddleseg.utils import logger
 
 from paddleseg_autoloss.diagnosis.advice import describe, wrap
 from paddleseg_autoloss.diagnosis.level_advice import describe_levels
-from paddleseg_autoloss.diagnosis.levels import measure_levels, methods_of
+from paddleseg_autoloss.diagnosis.levels import check_layer, measure_levels, methods_of
 from paddleseg_autoloss.diagnosis.measurement import diagnosis_notes, fixed_mix, measure
 from paddleseg_autoloss.diagnosis.numbers import Diagnosis
 from paddleseg_autoloss.diagnosis.report import write_report
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.files import check_save_dir
 from paddleseg_autoloss.integration.config import find_config, load_config
 from paddleseg_autoloss.integration.loss_trial import try_losses
 from paddleseg_autoloss.integration.parts import build_parts
@@ -34,8 +34,7 @@ def diagnose_from(args: Namespace, config_dir: Path) -> Diagnosis:
         ConfigError: the config is invalid, or it has only one loss.
     """
     folder = Path(args.save_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--save_dir: expected a folder, found the file {folder}")
+    check_save_dir(folder)
     path = find_config(args.config, config_dir)
     config = load_config(path, batch_size=args.batch_size, opts=args.opts)
     with _quiet_logger():
@@ -43,6 +42,8 @@ def diagnose_from(args: Namespace, config_dir: Path) -> Diagnosis:
         try_losses(parts.model, parts.train_dataset, parts.losses, config.batch_size)
         notes = diagnosis_notes(parts.losses)
         methods = methods_of(parts.losses) if args.levels else None
+        if methods is not None:
+            check_layer(parts.model, methods)
         diagnosis = measure(parts, args.iters, config.batch_size, args.num_workers)
         levels = None
         if methods is not None:

@@ -40,6 +40,7 @@ __all__ = [
     "Judged",
     "Levels",
     "Methods",
+    "check_layer",
     "measure_levels",
     "methods_of",
 ]
@@ -137,6 +138,9 @@ def methods_of(losses: dict[str, Any]) -> Methods:
 
     Args:
         losses: PaddleSeg's loss dict.
+
+    Raises:
+        ConfigError: several methods of level ``features`` name different layers.
     """
     terms = terms_of(losses)
     own = _components(terms)
@@ -150,11 +154,36 @@ def methods_of(losses: dict[str, Any]) -> Methods:
         if _is_judged(aggregator)
     }
     left_out = tuple(name for name in names if name not in judged)
-    layers = [aggregator.layer for _, aggregator, _ in own if aggregator.layer is not None]
+    layer = _common_layer([one for _, one, _ in own if one.level == "features"])
     if not judged:
         of_terms = [term.name for term in terms]
         judged = {name: _example(name, of_terms, _all(terms)) for name in _REPRESENTATIVE}
-    return Methods(judged, left_out, layers[0] if layers else None)
+    return Methods(judged, left_out, layer)
+
+
+def _common_layer(aggregators: Sequence[LossAggregator]) -> str | None:
+    layers = {one.layer for one in aggregators}
+    if len(layers) > 1:
+        found = ", ".join(sorted(layer or "none" for layer in layers))
+        raise ConfigError(
+            f"layer: expected one layer in all methods for --levels, which measures at one, found "
+            f"{found}"
+        )
+    return next(iter(layers), None)
+
+
+def check_layer(model: paddle.nn.Layer, methods: Methods) -> None:
+    """Check that the network has the layer that the config names, before anything is measured.
+
+    Args:
+        model: the network.
+        methods: the methods to judge.
+
+    Raises:
+        ConfigError: it has no such layer, or several.
+    """
+    if methods.layer is not None:
+        Features(model, methods.layer).remove()
 
 
 def _components(terms: Sequence[Term]) -> list[tuple[str, LossAggregator, Rows]]:
@@ -215,9 +244,11 @@ def measure_levels(parts: Parts, losses: dict[str, Any], methods: Methods, size:
     steps = _Steps(parts, losses, size)
     judged = methods.judged
     with _features(parts.model, methods.layer) as features:
-        seen = steps.record(features, {one.rows for one in judged.values()})
-        layer = features.name if features else None
+        seen = steps.record(
+            features, {one.rows for one in judged.values()}, is_named=methods.layer is not None
+        )
     levels = next(iter(seen.values())).gramians
+    layer = features.name if features and "features" in levels else None
     timed = {level: _timed(judged.values(), level, seen) for level in levels}
     found = {name: _fidelities(one, seen[one.rows]) for name, one in judged.items()}
     return Levels(steps.time(timed, methods.layer), found, layer, _BATCHES, methods.left_out)
@@ -250,10 +281,12 @@ def _timed(methods: Iterable[Judged], level: str, seen: Mapping[Rows, _Seen]) ->
 
 @contextmanager
 def _features(model: paddle.nn.Layer, layer: str | None) -> Iterator[Features | None]:
-    """Give the features of a layer, by default the backbone; None if there is no such layer."""
+    """Give the features of a layer, by default the backbone; None if there is no backbone."""
     try:
         features = Features(model, layer)
     except ConfigError:
+        if layer is not None:
+            raise
         yield None
         return
     try:
@@ -292,12 +325,22 @@ class _Steps:
         each = [v * term.coef for v, term in zip(values, self._terms) if v is not None]
         return each, outputs
 
-    def record(self, features: Features | None, groups: Iterable[Rows]) -> dict[Rows, _Seen]:
-        """Return what a method sees in each batch, for each group of losses."""
+    def record(
+        self, features: Features | None, groups: Iterable[Rows], is_named: bool = False
+    ) -> dict[Rows, _Seen]:
+        """Return what a method sees in each batch, for each group of losses.
+
+        Args:
+            features: the layer of level ``features``, or None.
+            groups: the groups.
+            is_named: whether the config names the layer; if not, one that does not fit is left out.
+        """
         values: dict[Rows, list[np.ndarray]] = {rows: [] for rows in groups}
         gramians: dict[Rows, dict[str, list[LevelGramian]]] = {rows: {} for rows in values}
         for batch in self._batches:
             each, outputs = self._forward(batch)
+            if features and not is_named and not self._fits(features, each):
+                features = None
             targets = {
                 "parameters": self._parameters,
                 "features": features.tensors() if features else [],
@@ -310,6 +353,14 @@ class _Steps:
                     found.setdefault(level, []).append(gramian)
             self._model.clear_gradients()
         return {rows: _Seen(np.stack(values[rows]), found) for rows, found in gramians.items()}
+
+    def _fits(self, features: Features, each: Sequence[Tensor]) -> bool:
+        try:
+            features.tensors()
+            features.split(self._parameters, each)
+        except ConfigError:
+            return False
+        return True
 
     def time(self, levels: Mapping[str, Sequence[Judged]], layer: str | None) -> dict[str, float]:
         """Return the cost of each level: medians of alternating steps, over a plain one's."""

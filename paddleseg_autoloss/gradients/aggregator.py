@@ -163,7 +163,8 @@ class LossAggregator(nn.Layer):
         self.constant_sum = _checked_constant_sum(constant_sum, weighting, reduction)
         self._strategy = choose_strategy(weighting, level, self.update_interval)
         if self.uses_gradients or weighting.uses_held_out:
-            self.register_buffer("weights", paddle.ones([len(names)], dtype="float32"))
+            first = paddle.to_tensor(weighting.first_weights(), dtype="float32")
+            self.register_buffer("weights", first)
             host = paddle.CPUPlace()
             self.register_buffer("calls", paddle.to_tensor(0, dtype="int64", place=host))
         self.last_weights: Tensor | None = None

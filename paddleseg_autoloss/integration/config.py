@@ -16,20 +16,25 @@ from paddleseg_autoloss.integration.config_keys import KEYS
 __all__ = ["find_config", "load_config", "read_config"]
 
 
-def find_config(name: str | None, config_dir: Path) -> str:
+def find_config(name: str | None, config_dir: Path, key: str = "--config") -> str:
     """Return the path of a config; a file name without a folder is also searched in ``config_dir``.
+
+    Args:
+        name: the path or the file name.
+        config_dir: the folder.
+        key: the flag or the key that names it, for an error.
 
     Raises:
         ConfigError: there is no such file; the error names the most similar one in ``config_dir``.
     """
-    if name is None:
-        raise ConfigError("--config: expected the path of a config file, found nothing")
+    if not name:
+        raise ConfigError(f"{key}: expected the path of a config file, found nothing")
     for path in (Path(name), config_dir / name):
         if path.is_file():
             return str(path)
     paths = [path.relative_to(config_dir) for path in config_dir.rglob("*.yml")]
     known = [path.as_posix() for path in paths if "_base_" not in path.parts]
-    raise ConfigError(f"--config: {name} was not found{did_you_mean(Path(name).name, known)}")
+    raise ConfigError(f"{key}: {name} was not found{did_you_mean(Path(name).name, known)}")
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

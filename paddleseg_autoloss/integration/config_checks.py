@@ -243,6 +243,8 @@ def _check_schedule(schedule: dict[str, Any]) -> None:
     for key in ("learning_rate", "end_lr", "warmup_start_lr"):
         if key in schedule:
             checked_range(f"lr_scheduler.{key}", schedule[key], least=0)
+    if schedule.get("learning_rate") == 0:
+        raise ConfigError("lr_scheduler.learning_rate: expected a number above 0, found 0")
     for key in ("decay_steps", "step_size", "T_max", "T_0"):
         if key in schedule:
             checked_integer(f"lr_scheduler.{key}", schedule[key], least=1)

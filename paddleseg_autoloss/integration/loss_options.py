@@ -1,4 +1,4 @@
-"""The options of losses; a checkpoint uses them to distinguish two losses of one class."""
+"""The options of losses and methods, by which a checkpoint knows losses and changes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,26 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from paddle import Tensor
+from paddle import Tensor, nn
 
 from paddleseg_autoloss.errors import shown
+from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration.terms import Term
+from paddleseg_autoloss.weighting.base import own_arguments
 
-__all__ = ["different_twins", "options_of", "special_options", "swapped_losses"]
+__all__ = [
+    "changed_options",
+    "different_twins",
+    "method_options",
+    "options_of",
+    "special_options",
+    "swapped_losses",
+]
 
 #: Most numbers of an option, and most characters of a text; class weights have one per class.
 _MOST_NUMBERS, _LONGEST_TEXT = 1000, 200
 _ABSENT = object()
+_AGGREGATOR_OPTIONS = ("level", "layer", "update_interval", "reduction", "constant_sum")
 
 
 def options_of(term: Term) -> dict[str, Any]:
@@ -39,9 +49,13 @@ def options_of(term: Term) -> dict[str, Any]:
         >>> found["class"], found["weight"], found["ignore_index"]
         ('CrossEntropyLoss', [0.25, 0.75], 255)
     """
-    options: dict[str, Any] = {"class": type(term.layer).__name__, "coef": term.coef}
-    state = term.layer.state_dict()
-    for path, layer in term.layer.named_sublayers(include_self=True):
+    return {"coef": term.coef, **_options_of_layer(term.layer)}
+
+
+def _options_of_layer(whole: nn.Layer) -> dict[str, Any]:
+    options: dict[str, Any] = {"class": type(whole).__name__}
+    state = whole.state_dict()
+    for path, layer in whole.named_sublayers(include_self=True):
         held = {name: value for name, value in vars(layer).items() if name != "training"}
         for name, value in {**held, **dict(layer.named_buffers(include_sublayers=False))}.items():
             full_name = f"{path}.{name}" if path else name
@@ -49,6 +63,43 @@ def options_of(term: Term) -> dict[str, Any]:
             if plain is not _ABSENT:
                 options[full_name] = plain
     return options
+
+
+def method_options(aggregator: LossAggregator) -> dict[str, Any]:
+    """Return the arguments of a method and of its aggregator, in a form like that of `options_of`.
+
+    ``init`` is not among them: what has been learned since takes its place.
+
+    Args:
+        aggregator: the aggregator with the method.
+    """
+    weighting = aggregator.weighting
+    names = own_arguments(type(weighting)).keys() - {"init"}
+    values = {name: getattr(weighting, name, _ABSENT) for name in sorted(names)}
+    values |= {name: getattr(aggregator, name) for name in _AGGREGATOR_OPTIONS}
+    plain = {
+        name: _options_of_layer(value) if isinstance(value, nn.Layer) else _plain(value)
+        for name, value in values.items()
+    }
+    return {name: value for name, value in plain.items() if value is not _ABSENT}
+
+
+def changed_options(own: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """Describe the options that have another value here than in a checkpoint.
+
+    Args:
+        own: the options here.
+        saved: the options in the checkpoint; what only one of both has is not compared.
+
+    Example:
+        >>> changed_options({"lr": 2.0, "floor": 0.1, "new": 1}, {"lr": 1.0, "floor": 0.1})
+        ['lr is 2.0, was 1.0']
+    """
+    return [
+        f"{name} is {shown(own[name])}, was {shown(saved[name])}"
+        for name in own
+        if name in saved and not _is_same(own[name], saved[name])
+    ]
 
 
 def swapped_losses(
@@ -111,6 +162,11 @@ def special_options(options: Sequence[Mapping[str, Any]], index: int) -> str:
 def _distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> int:
     """Count the different values of options that both have; a new PaddleSeg may add options."""
     return sum(one[name] != other[name] for name in one.keys() & other.keys())
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    # NaN differs from itself.
+    return one == other or repr(one) == repr(other)
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import paddle
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
+from paddleseg.utils import logger
 
 from paddleseg_autoloss.compat import found_overflow
 from paddleseg_autoloss.errors import ConfigError, TrainingStopped
@@ -206,9 +207,14 @@ class TrainingSession:
             ConfigError: a method asks for it, and no images are held out.
         """
         aggregators = [a for a in self.aggregators if a.weighting.uses_held_out]
-        if not aggregators:
-            return None
         batches: Any = self.losses.get("held_out")
+        if not aggregators:
+            if batches is not None:
+                logger.warning(
+                    "held_out: no method of this config learns from held-out images, so these "
+                    "images have no use; remove held_out to train on them"
+                )
+            return None
         if batches is None:
             raise ConfigError(needs_held_out(aggregators[0].weighting.short_name))
         ignore_index = getattr(self.train_dataset, "ignore_index", 255)

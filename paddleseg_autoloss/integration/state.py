@@ -13,13 +13,15 @@ from paddleseg_autoloss.errors import CheckpointError
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration.held_out import HeldOutBatches
 from paddleseg_autoloss.integration.loss_options import (
+    changed_options,
     different_twins,
+    method_options,
     options_of,
     special_options,
     swapped_losses,
 )
 from paddleseg_autoloss.integration.optimizer import export_slots, import_slots
-from paddleseg_autoloss.integration.terms import loss_layers, terms_of
+from paddleseg_autoloss.integration.terms import aggregators_of, loss_layers, terms_of
 from paddleseg_autoloss.weighting import METHODS, Weighting
 from paddleseg_autoloss.weighting.draws import Draws
 
@@ -62,6 +64,10 @@ class LossState:
         self.names = [term.name for term in terms]
         # Some losses change their attributes in training.
         self.options = [options_of(term) for term in terms]
+        methods = aggregators_of(terms) + ([] if aggregator is None else [("", aggregator)])
+        self.method_options = {
+            f"{prefix}{_name_of(method)}": method_options(method) for prefix, method in methods
+        }
 
     def make_seeds_distinct(self) -> None:
         """Give every method that draws random numbers a seed of its own."""
@@ -117,6 +123,7 @@ class LossState:
             "methods": self.methods,
             "terms": self.names,
             "options": self.options,
+            "method_options": self.method_options,
             "seed": seed,
             "losses": {path: dict(layer.state_dict()) for path, layer in self.layers.items()},
             "slots": export_slots(self.optimizer, self.parameters),
@@ -150,6 +157,7 @@ class LossState:
         elif not self.is_empty:
             logger.info("The checkpoint contains no loss weights: they start anew.")
         if self._is_of_same_losses(section):
+            self._note_changes(section)
             for name, aggregator in self._aggregators().items():
                 aggregator.last_weights = section.get("weights", {}).get(name)
         if self.held_out is not None:
@@ -209,6 +217,22 @@ class LossState:
                 "run that wrote it"
             )
 
+    def _note_changes(self, section: dict[str, Any]) -> None:
+        """Say which options of losses and methods differ from those of the checkpoint."""
+        saved = dict(zip(self.names, section.get("options", [])))
+        saved |= section.get("method_options", {})
+        own = dict(zip(self.names, self.options)) | self.method_options
+        changes = [
+            f"{name}: {change}"
+            for name, options in own.items()
+            for change in changed_options(options, saved.get(name, {}))
+        ]
+        if changes:
+            logger.warning(
+                "The run goes on with other options than the checkpoint was written with: "
+                + "; ".join(changes)
+            )
+
     def _described(self, index: int) -> str:
         special = special_options(self.options, index)
         return f"{self.names[index]} ({special})" if special else self.names[index]
@@ -243,9 +267,10 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, list[int]]:
 
 
 def _check_shapes(path: str, own: dict[str, list[int]], saved: dict[str, list[int]]) -> None:
-    for name in own.keys() & saved.keys():
-        if own[name] != saved[name]:
+    for name in own:
+        if own[name] != saved.get(name, own[name]):
             raise CheckpointError(
                 f"--resume_model: {path}.{name} has the shape {saved[name]} in the checkpoint, but "
-                f"{own[name]} here: the network or its trainable parameters have changed"
+                f"{own[name]} here: the network, its trainable parameters or the arguments of the "
+                "method have changed"
             )

@@ -33,6 +33,7 @@ from paddleseg_autoloss.integration.held_out import held_out_options, hold_out
 from paddleseg_autoloss.integration.loading import guard_loaders, load_weights
 from paddleseg_autoloss.integration.loggers import check_loggers
 from paddleseg_autoloss.integration.loop import LOOP
+from paddleseg_autoloss.integration.process_groups import separate_gloo_groups
 from paddleseg_autoloss.integration.proof import PROOF, has_proof
 from paddleseg_autoloss.integration.report import TrainLogger
 from paddleseg_autoloss.integration.safety import install_safety
@@ -110,7 +111,7 @@ def _prepared(call: inspect.BoundArguments, loggers: Sequence[str]) -> Any:
         arguments["logger"] = TrainLogger(arguments["logger"], session.report)
     if arguments["to_static_training"]:
         _check_static_training(session)
-    with session.stop.noted():
+    with session.stop.noted(), separate_gloo_groups():
         return _trained(session, call)
 
 

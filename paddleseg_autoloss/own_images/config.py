@@ -54,13 +54,15 @@ model:
   num_classes: {num_classes}
   enable_auxiliary_loss: false
 
+# A good start on four data sets.  Learned weights: put a method such as NashMTL in the place of
+# MixedLoss, without coef; autoloss compare says whether it is better on these images.
 loss:
   types:
-    - type: AutoWeightedLoss
-      lr_mult: 10  # so few iterations would hardly move the weights otherwise
+    - type: MixedLoss
       losses:
         - type: CrossEntropyLoss
         - type: DiceLoss
+      coef: [0.2, 0.8]
   coef: [1]
 
 optimizer:
@@ -68,7 +70,7 @@ optimizer:
 
 lr_scheduler:
   type: PolynomialDecay
-  learning_rate: 0.002
+  learning_rate: 0.008
   end_lr: 0.0
   power: 0.9
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,8 +15,9 @@ from PIL import Image
 from paddleseg_autoloss.data_checks.labels import check_image, image_size
 from paddleseg_autoloss.data_checks.lists import SEPARATORS
 from paddleseg_autoloss.data_checks.parallel import in_threads
+from paddleseg_autoloss.data_checks.split import Groups, divided_group
 from paddleseg_autoloss.errors import ConfigError, DataError, one_line
-from paddleseg_autoloss.files import write_file
+from paddleseg_autoloss.files import check_save_dir, write_file
 from paddleseg_autoloss.own_images.config import Plan, config_text
 from paddleseg_autoloss.own_images.masks import (
     Classes,
@@ -46,7 +46,8 @@ class Options:
         save_dir: the folder to make.
         val: share of the pairs to validate on, above 0 and below 1.
         test: share of the pairs to test on, from 0 on.
-        seed: of the split.
+        seed: of the split, in which images stay together whose names begin alike; see
+            `paddleseg_autoloss.data_checks.split.groups_of`.
         palette: what stands for each class in the masks, or None to go by what occurs.
     """
 
@@ -65,6 +66,9 @@ class Result:
 
     Args:
         parts: the pairs by the name of their list: train, val, test.
+        together: how the names of the images begin that stay together, for the lists that are not
+            trained on.
+        divided: how the names of some images begin that are in several lists, or None.
         left_out: files that are not used.
         classes: what stands for each class.
         counts: how many pixels of each mask have each class, by the name of the pair.
@@ -72,6 +76,8 @@ class Result:
     """
 
     parts: dict[str, list[Pair]]
+    together: list[str]
+    divided: str | None
     left_out: list[LeftOut]
     classes: Classes
     counts: dict[str, Counter[int]]
@@ -99,7 +105,7 @@ def make_folder(options: Options) -> Result:
         counts = _class_counts(pairs, facts, classes, folder)
         if not classes.is_identity:
             pairs = [replace(pair, mask=_copy_of(pair, folder)) for pair in pairs]
-        parts = _split(pairs, options)
+        parts, together, divided = _split(pairs, options)
         root = _common_folder(pairs)
         plan = Plan(
             folder=folder,
@@ -112,10 +118,11 @@ def make_folder(options: Options) -> Result:
         if pairing.left_out:
             write_file(folder / "left_out.txt", "".join(f"{one}\n" for one in pairing.left_out))
         write_file(folder / "config.yml", config_text(plan))
-    return Result(parts, pairing.left_out, classes, counts, plan)
+    return Result(parts, together, divided, pairing.left_out, classes, counts, plan)
 
 
 def _check_options(options: Options) -> None:
+    check_save_dir(options.save_dir)
     folder = options.save_dir.resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ConfigError(
@@ -136,10 +143,11 @@ def _check_number(options: Options, pairing: Pairing) -> None:
     fewest = _FEWEST_PAIRS + bool(options.test)
     found = len(pairing.pairs)
     if found < fewest:
-        reason = f"; the first of {len(pairing.left_out)} that do not: {pairing.left_out[0]}"
+        others = pairing.left_out
+        reason = f"; the first of {len(others)} that do not: {others[0]}" if others else ""
         raise DataError(
             f"IMAGES, MASKS: expected at least {fewest} images with masks that fit, found {found}"
-            + (reason if pairing.left_out else "")
+            f"{reason}"
         )
 
 
@@ -184,7 +192,12 @@ def _fits_in_list(path: Path) -> bool:
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[None]:
     """Make a folder, and remove it again if the block raises an error."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"--save_dir: no folder can be made at {folder}; choose another one"
+        ) from error
     try:
         yield
     except BaseException:
@@ -213,17 +226,28 @@ def _copy_of(pair: Pair, folder: Path) -> Path:
     return folder / "masks" / f"{pair.name}.png"
 
 
-def _split(pairs: Sequence[Pair], options: Options) -> dict[str, list[Pair]]:
-    """Draw the pairs of each list; every list has one at least."""
-    order = list(pairs)
-    random.Random(options.seed).shuffle(order)
-    # Batch normalisation needs two images to train on.
-    num_test = max(1, round(options.test * len(order))) if options.test else 0
-    num_test = min(num_test, len(order) - 3)
-    num_val = min(max(1, round(options.val * len(order))), len(order) - num_test - 2)
-    held_out = num_val + num_test
-    parts = {"train": order[held_out:], "val": order[:num_val], "test": order[num_val:held_out]}
-    return {name: sorted(part, key=lambda p: p.name) for name, part in parts.items() if part}
+def _split(
+    pairs: Sequence[Pair], options: Options
+) -> tuple[dict[str, list[Pair]], list[str], str | None]:
+    """Draw the pairs of each list; also return the groups that stay together and a divided one.
+
+    Every list has one pair at least.
+    """
+    left = {str(pair.image): pair for pair in pairs}
+    shares = {"val": options.val}
+    if options.test:
+        shares["test"] = options.test / (1 - options.val)
+    # Each list needs a pair, and batch normalisation needs two to train on.
+    groups = Groups.find(left, max(options.val, options.test), len(shares) + 1)
+    parts: dict[str, list[Pair]] = {}
+    for number, (name, share) in enumerate(shares.items(), start=1):
+        drawn = groups.draw(left, share, options.seed, len(shares) - number + 2)
+        parts[name] = [left.pop(image) for image in sorted(drawn)]
+    held_out = [str(pair.image) for part in parts.values() for pair in part]
+    parts = {"train": list(left.values()), **parts}
+    divided = divided_group([[str(pair.image) for pair in part] for part in parts.values()])
+    ordered = {name: sorted(part, key=lambda p: p.name) for name, part in parts.items()}
+    return ordered, groups.several(held_out), divided
 
 
 def _common_folder(pairs: Sequence[Pair]) -> Path:

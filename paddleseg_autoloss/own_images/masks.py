@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ __all__ = [
 IGNORE = 255
 #: Masks that hold more values than this are photographs, or came through JPEG.
 _MOST_CLASSES = 64
-#: Values up to this one are numbers of classes; higher ones are grey levels.
+#: Values up to this one are numbers of classes; higher ones are grey levels, if many are missing.
 _LAST_CLASS_NUMBER = 31
 #: Modes of Pillow whose arrays PaddleSeg trains on as they are.
 _PLAIN_MODES = ("L", "P")
+_MODES_WITH_ALPHA = ("LA", "PA", "RGBA")
 _BYTE = 256
 _LOSSY = (".jpg", ".jpeg", ".jpe")
 
@@ -62,13 +63,11 @@ class Classes:
         entries: for each class a number, or a colour.
         is_identity: whether the masks hold the classes already.
         has_ignored: whether 255 is kept as the value of pixels that do not count.
-        nearest: whether a pixel belongs to the class whose entry is nearest to it, as in JPEG.
     """
 
     entries: tuple[tuple[int, ...], ...]
     is_identity: bool
     has_ignored: bool = False
-    nearest: bool = False
 
     @property
     def is_coloured(self) -> bool:
@@ -176,18 +175,18 @@ def classes_of(
         palette: what the user says, or None to go by what occurs.
 
     Raises:
-        DataError: the masks hold one value only, or too many.
+        DataError: the masks hold one value or colour only, or too many; or one of them is JPEG, and
+            there is no palette.
     """
-    lossy = any(path.suffix.lower() in _LOSSY for path in paths)
     if palette is not None:
         ignores = len(palette[0]) == 1 and (IGNORE,) not in palette
-        return Classes(palette, False, ignores, nearest=lossy)
+        return Classes(palette, False, ignores)
     if _have_colours(facts):
         found = {colour for one in facts for colour in one.colours}
-        _check_number(len(found), paths[0], "colours")
+        _check_entries(found, facts, paths, "colours")
         return Classes(tuple(sorted(found)), is_identity=False)
     values = {value for one in facts for value in one.values or ()}
-    _check_number(len(values), paths[0], "values")
+    _check_entries(values, facts, paths, "values")
     return _classes_of_numbers(values, all(one.mode in _PLAIN_MODES for one in facts))
 
 
@@ -204,32 +203,62 @@ def _have_colours(facts: Sequence[MaskFacts]) -> bool:
     return False
 
 
-def _check_number(number: int, first: Path, noun: str) -> None:
-    if number > _MOST_CLASSES:
+def _check_entries(
+    found: Set[Any], facts: Sequence[MaskFacts], paths: Sequence[Path], noun: str
+) -> None:
+    """Check that the values, or the colours, of all masks can be classes.
+
+    Raises:
+        DataError: they are too many, or one only, or come from JPEG.
+    """
+    palette = f"such as --palette {'0 255' if noun == 'values' else '0,0,0 255,0,0'}"
+    if len(found - {IGNORE}) > _MOST_CLASSES:
         raise DataError(
             f"MASKS: expected at most {_MOST_CLASSES} {noun} in all masks, found more, as in "
-            f"{first}; are these photographs, or JPEG, which changes {noun}? Say with --palette "
-            "what stands for each class, such as --palette 0 255 or --palette 0,0,0 255,0,0"
+            f"{paths[0]}; are these photographs, or JPEG, which changes {noun}? Say with --palette "
+            f"what stands for each class, {palette}"
         )
+    jpeg = next(filter(_is_jpeg, paths), None)
+    if jpeg is not None:
+        raise DataError(
+            f"MASKS: {jpeg} is JPEG, which changes the {noun} at the borders of classes; say with "
+            f"--palette what stands for each class, {palette}: a pixel then belongs to the class "
+            "whose entry is nearest"
+        )
+    if len(found) == 1:
+        (only,) = found
+        shown = only if noun == "values" else ",".join(map(str, only))
+        alpha = any(one.mode in _MODES_WITH_ALPHA for one in facts)
+        raise DataError(
+            f"MASKS: expected two {noun} or more, found only {shown} in all masks"
+            f"{', whose alpha channel does not count' if alpha else ''}; are these the right masks?"
+        )
+
+
+def _is_jpeg(path: Path) -> bool:
+    return path.suffix.lower() in _LOSSY
 
 
 def _classes_of_numbers(values: set[int], are_plain: bool) -> Classes:
-    if len(values) == 1:
-        raise DataError(
-            f"MASKS: expected two values or more, found only {next(iter(values))} in all masks; "
-            "are these the right masks?"
-        )
     numbers = sorted(values - {IGNORE})
-    if numbers[0] == 0 and 0 < numbers[-1] <= _LAST_CLASS_NUMBER:
+    if numbers[0] == 0 and 0 < numbers[-1] <= _last_class_number(numbers):
         classes = tuple((number,) for number in range(numbers[-1] + 1))
         return Classes(classes, are_plain, has_ignored=IGNORE in values)
-    if numbers[0] > 0 and numbers[-1] <= _LAST_CLASS_NUMBER and len(numbers) > 1:
+    if numbers[0] > 0 and numbers[-1] <= _last_class_number(numbers) and len(numbers) > 1:
         return Classes(tuple((n,) for n in numbers), False, has_ignored=IGNORE in values)
     return Classes(tuple((value,) for value in sorted(values)), is_identity=False)
 
 
+def _last_class_number(numbers: Sequence[int]) -> int:
+    """Return up to which value these are numbers of classes, and no grey levels."""
+    few_are_missing = 4 * len(numbers) >= 3 * numbers[-1]
+    return _MOST_CLASSES - 1 if few_are_missing else _LAST_CLASS_NUMBER
+
+
 def convert(path: Path, classes: Classes) -> np.ndarray:
     """Return a mask as numbers of classes, 8 bits each.
+
+    In JPEG, which changes values, a pixel belongs to the class whose entry is nearest to it.
 
     Args:
         path: of the mask.
@@ -240,7 +269,7 @@ def convert(path: Path, classes: Classes) -> np.ndarray:
     """
     with Image.open(path) as image:
         codes, entries = _in_codes(image, classes)
-        if classes.nearest:
+        if _is_jpeg(path):
             return _nearest(image, classes)
     result = np.full(codes.shape, IGNORE, np.uint8)
     known = np.zeros(codes.shape, bool)

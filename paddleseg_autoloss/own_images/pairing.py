@@ -74,9 +74,9 @@ def pair_by_name(images: Path, masks: Path, chosen: Sequence[Path] | None = None
     """Find the mask of each image, in the folders and all folders below them.
 
     A mask belongs to the image of the same name, in the same folder below; endings do not count.
-    Next, words such as ``_mask`` or ``gt_`` do not count either, and last the folders do not,
-    as long as only one image and one mask have the name.  Both may lie in one folder, if those
-    words mark the masks.
+    Next, capital letters do not count, then words such as ``_mask`` or ``gt_``, and last the
+    folders, as long as only one image and one mask have the name.  Both may lie in one folder, if
+    those words mark the masks.
 
     Args:
         images: folder of the images.
@@ -88,12 +88,13 @@ def pair_by_name(images: Path, masks: Path, chosen: Sequence[Path] | None = None
     """
     for flag, folder in {"IMAGES": images, "MASKS": masks}.items():
         if not folder.is_dir():
-            raise ConfigError(f"{flag}: expected a folder, found none at {folder}")
+            kind = "a file" if folder.is_file() else "none"
+            raise ConfigError(f"{flag}: expected a folder, found {kind} at {folder}")
     found = Pairing()
     image_files, mask_files = _split_files(images, masks, chosen)
     open_images = dict.fromkeys(_readable(image_files, IMAGE_ENDINGS, found))
     open_masks = dict.fromkeys(_readable(mask_files, MASK_ENDINGS, found))
-    for key_of in (_same_path, _plain_path, _same_name, _plain_name):
+    for key_of in (_exact_path, _same_path, _plain_path, _same_name, _plain_name):
         _pair(images, open_images, masks, open_masks, key_of, found)
     found.left_out += _without_partner(images, open_images, masks, open_masks)
     found.pairs.sort(key=lambda pair: pair.name)
@@ -108,7 +109,13 @@ def _split_files(
     image_files = files_below(images) if chosen is None else list(chosen)
     mask_files = files_below(masks)
     if images == masks:
-        marked = {path for path in image_files if _is_marked(path)}
+        marked = {path for path in mask_files if _is_marked(path)}
+        if not marked and chosen is None:
+            raise ConfigError(
+                f"IMAGES, MASKS: expected names with a word such as _mask for the masks in one "
+                f"folder, found none in {images}; rename the masks, such as to 001_mask.png, or "
+                "put them into a folder of their own"
+            )
         return [path for path in image_files if path not in marked], sorted(marked)
     if images in masks.parents:
         image_files = [path for path in image_files if masks not in path.parents]
@@ -144,8 +151,12 @@ def _normal(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
+def _exact_path(path: Path, folder: Path) -> str:
+    return unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+
+
 def _same_path(path: Path, folder: Path) -> str:
-    return _normal(path.relative_to(folder).with_suffix("").as_posix())
+    return _exact_path(path, folder).casefold()
 
 
 def _plain_path(path: Path, folder: Path) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from paddleseg_autoloss.own_images.config import SAVE_INTERVAL
 from paddleseg_autoloss.own_images.folder import Options, Result
 from paddleseg_autoloss.own_images.masks import IGNORE
+from paddleseg_autoloss.own_images.pairing import Pair
 from paddleseg_autoloss.text_tables import align_columns
 
 __all__ = ["summary"]
@@ -28,11 +29,12 @@ def summary(options: Options, result: Result) -> str:
     return "\n".join(
         [
             _pairs(options, result),
+            *_together(result),
             *_left_out(options, result),
             _masks(options, result),
             "",
             align_columns(list(_table(result))),
-            *_absent(result),
+            *_absent(options, result),
             "",
             f"{options.save_dir / 'config.yml'} trains {result.plan.iters} iterations at "
             f"{' x '.join(map(str, result.plan.target_size))} pixels. Next:",
@@ -46,6 +48,18 @@ def _pairs(options: Options, result: Result) -> str:
     parts = [f"{len(part)} {_PARTS[name]}" for name, part in result.parts.items()]
     total = sum(map(len, result.parts.values()))
     return f"{total} images with masks: {', '.join(parts)} (seed {options.seed})"
+
+
+def _together(result: Result) -> Iterator[str]:
+    if result.together:
+        first = result.together[0]
+        yield f"Images whose names begin alike stay in one list, such as those of {first}"
+    if result.divided is not None:
+        yield (
+            f"Images of {result.divided} are in several lists, as their names show no groups that "
+            "fit: if they show one thing, the figures will be too good; then write the lists by "
+            "hand"
+        )
 
 
 def _left_out(options: Options, result: Result) -> Iterator[str]:
@@ -92,13 +106,32 @@ def _numbers(result: Result) -> range:
     return range(len(result.classes))
 
 
-def _absent(result: Result) -> Iterator[str]:
-    for name, part in result.parts.items():
-        held = set().union(*(result.counts[pair.name].keys() for pair in part))
-        absent = [str(number) for number in _numbers(result) if number not in held]
+def _absent(options: Options, result: Result) -> Iterator[str]:
+    """Say which classes no mask has, and which a list lacks."""
+    held = {name: _classes_in(result, part) for name, part in result.parts.items()}
+    anywhere = set().union(*held.values())
+    nowhere = [number for number in _numbers(result) if number not in anywhere]
+    if nowhere:
+        entries = " ".join(result.classes.label(number) for number in sorted(anywhere))
+        advice = f"; for {len(anywhere)} classes give --palette {entries}"
+        yield (
+            f"warning: no mask has {_named(nowhere)}, but the network predicts "
+            f"{len(result.classes)} classes{advice if options.palette is None else ''}"
+        )
+    for name, found in held.items():
+        absent = sorted(anywhere - found)
         if absent:
-            noun = "class" if len(absent) == 1 else "classes"
-            yield f"warning: {name}.txt lacks {noun} {', '.join(absent)}; another --seed may help"
+            yield f"warning: {name}.txt lacks {_named(absent)}; another --seed may help"
+
+
+def _classes_in(result: Result, part: Sequence[Pair]) -> set[int]:
+    held = set().union(*(result.counts[pair.name].keys() for pair in part))
+    return held & {*_numbers(result)}
+
+
+def _named(classes: Sequence[int]) -> str:
+    noun = "class" if len(classes) == 1 else "classes"
+    return f"{noun} {', '.join(map(str, classes))}"
 
 
 def _commands(options: Options, result: Result) -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
-from paddleseg_autoloss.checks import checked_range
-from paddleseg_autoloss.weighting.base import AlignmentWeighting
+from paddleseg_autoloss.checks import checked_preference, checked_range
+from paddleseg_autoloss.weighting.base import AlignmentWeighting, with_floor
 
 __all__ = ["AutoLambdaWeighting"]
 
@@ -46,8 +47,8 @@ class AutoLambdaWeighting(AlignmentWeighting):
         :math:`g_v`, taken after the step; this is the same to first order in :math:`\eta` and
         costs two more forward passes.  Here the inner products are taken directly, at the
         parameters before the step.  The authors' weights start at 0.1 and are moved by Adam, with
-        no constraint; here they have a constant sum, because their sum only acts as a learning
-        rate.
+        no constraint; here they are equal at first, or what ``init`` says, and have a constant sum,
+        because their sum only acts as a learning rate.
 
         Two options are not from the paper and are the defaults.  ``scaling: optimizer``: the paper
         has P = 1, as for a step of SGD; Adam divides every number of a gradient by the root of its
@@ -69,6 +70,10 @@ class AutoLambdaWeighting(AlignmentWeighting):
             of the cosine of :math:`g_v` and :math:`\sum_i s_i g_i` with respect to
             :math:`\log s_i`.
         floor: the least share of each loss, from 0 to 1 / K.
+        init: the weights to begin with: K numbers of at least 0, of which the proportion counts, in
+            the order of the losses; by default equal ones.  The weights of the first steps can
+            count for the whole training, so begin with a mix that did well before, such as the best
+            one of a grid.
 
     Attributes:
         shares: s, shape [K].
@@ -95,9 +100,14 @@ class AutoLambdaWeighting(AlignmentWeighting):
         scaling: str = "optimizer",
         rating: str = "cosine",
         floor: float = 0.02,
+        init: Sequence[float] | None = None,
     ) -> None:
         super().__init__(num_losses, target, scaling, rating, floor)
         self.lr = checked_range("lr", lr, least=0)
+        self.init = init
+        if init is not None:
+            shares = np.array(checked_preference("init", init, num_losses)) / num_losses
+            self.shares.set_value(with_floor(shares, self.floor))
 
     def next_shares(self, ratings: np.ndarray) -> np.ndarray:
         """Return the shares after a step of exponentiated gradient, shape [K]."""

@@ -140,6 +140,10 @@ class Weighting(nn.Layer, ABC):
         penalty = self.penalty()
         return total if penalty is None else total + penalty
 
+    def first_weights(self) -> np.ndarray:
+        """Return the weights before the gradients or held-out data are seen, shape [K]."""
+        return np.ones(self.num_losses)
+
     def scale_relative_to_mean(self) -> float:
         """Return the `scale` as a multiple of the scale of the mean."""
         count = float(self.num_losses)
@@ -430,6 +434,10 @@ class AlignmentWeighting(Weighting):
         self.rating = checked_choice("rating", rating, ["direction", "cosine", "product"])
         self.floor = checked_range("floor", floor, least=0, most=1 / num_losses)
         self.register_memory("shares", np.full(num_losses, 1 / num_losses))
+
+    def first_weights(self) -> np.ndarray:
+        """Return the weights before the first look, shape [K]."""
+        return self.num_losses * self.shares.numpy()
 
     def forward(self, losses: Tensor, gramian: Tensor | None = None) -> Tensor:
         """Return the K weights, shape [K], detached.

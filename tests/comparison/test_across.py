@@ -23,6 +23,7 @@ from paddleseg_autoloss.comparison.across_report import (
     say_what_it_can_show,
 )
 from paddleseg_autoloss.comparison.command import _FOR_RUNS, compare_from
+from paddleseg_autoloss.comparison.results import ResultTable
 from paddleseg_autoloss.comparison.statistics import average, paired
 from paddleseg_autoloss.errors import ConfigError, DataError
 
@@ -222,6 +223,37 @@ def as_data_set(number, names, means):
     return DataSet(str(number), figures, {}, dict.fromkeys(names, 0.1), {n: [] for n in names}, "")
 
 
+#: For each seed the validation mIoU of two mixes, None for a failed run; and the better mix.
+HALF_DONE = [
+    ([0.9, 0.6, 0.6], [0.91, math.nan, math.nan], "fixed 2"),
+    ([0.9, 0.6, 0.6], [0.89, math.nan, math.nan], "fixed 1"),
+    ([0.9, 0.6, 0.6], [math.nan, math.nan, 0.7], "fixed 2"),
+    ([0.9, math.nan, math.nan], [math.nan, 0.1, 0.2], "fixed 2"),
+    ([0.9, 0.6, 0.6], [0.91, None, 0.9], "fixed 1"),
+    ([0.9, None, 0.6], [0.91, None, 0.9], "fixed 2"),
+]
+
+
+def test_equal_means_share_a_rank(tmp_path):
+    """The mean over seeds has a rounding error."""
+    one, other = [0.5, 0.5, 0.59], [0.5, 0.53, 0.56]
+    assert np.mean(one) != np.mean(other)
+    frame = pd.DataFrame(
+        {
+            "variant": name, "learning_rate": 0.1, "seed": seed, "status": "done",
+            "validation_mIoU": 0.5, "test_mIoU": value,
+        }
+        for name, values in (("one", one), ("other", other))
+        for seed, value in enumerate(values)
+    )  # fmt: skip
+    for i in range(2):
+        frame.assign(validation_mIoU=i / 2).to_csv(tmp_path / f"{i}.csv", index=False)
+    across = read_across([str(tmp_path / f"{i}.csv") for i in range(2)], None)
+    assert across.ranks.tolist() == [[1.5, 1.5], [1.5, 1.5]]
+    assert across.pairs["other"].better == 0
+    assert across.pairs["other"].p_alone == 1
+
+
 class TestBaseline:
     def test_best_of_a_grid_is_chosen_on_validation_images(self, tmp_path):
         first = {"fixed 1:0": {0.1: (0.5, 0.9)}, "fixed 0:1": {0.1: (0.6, 0.5)}, "Auto": 0.7}
@@ -232,6 +264,32 @@ class TestBaseline:
         assert [d.tuned for d in across.data_sets] == ["fixed 0:1", "fixed 1:0"]
         np.testing.assert_allclose(across.means, [[0.5, 0.7], [0.6, 0.5]])
         assert across.pairs["Auto"].better == 1
+
+    @pytest.mark.parametrize(("one", "other", "best"), HALF_DONE)
+    def test_mixes_are_compared_on_the_same_seeds(self, one, other, best):
+        """A mix that is done for the easiest seed only is not the best because of that."""
+        rows = [
+            {
+                "variant": name, "learning_rate": 0.1, "seed": seed, "validation_mIoU": figure,
+                "status": "failed" if figure is None else "missing" if figure != figure else "done",
+            }
+            for name, row in {"fixed 1": one, "fixed 2": other, "Auto": [0.7] * 3}.items()
+            for seed, figure in enumerate(row)
+        ]  # fmt: skip
+        frame = pd.DataFrame(rows).astype({"validation_mIoU": float})
+        assert ResultTable(frame).best_on_validation(["fixed 1", "fixed 2"]) == best
+
+    def test_a_choice_among_several_needs_validation_images(self, tmp_path):
+        """After ``compare --validation 0`` both figures are those of the test images."""
+        tested = {"fixed 1": 0.5, "fixed 2": {0.1: (0.6, 0.6)}, "Auto": 0.7}
+        held_out = {name: {0.1: (0.5, 0.6)} for name in tested}
+        folders = [write_results(tmp_path / n, m) for n, m in (("a", held_out), ("b", tested))]
+        with pytest.raises(
+            ConfigError, match=r"name of one variant, because b has no .*'fixed \*'"
+        ):
+            read_across(folders, "fixed *")
+        assert read_across(folders, "fixed 1").baseline == "fixed 1"
+        assert read_across(folders, "Au*").data_sets[1].tuned == "Auto"
 
     def test_learning_rate_is_chosen_on_validation_images(self, four):
         shown = mean_table(read_across(four, None)).set_index("variant")
@@ -272,10 +330,11 @@ DAMAGED = [
     ("learning_rate", "fast", "a number above 0"),
     ("learning_rate", "inf", "a number above 0"),
     ("learning_rate", "-0.1", "a number above 0"),
-    ("seed", "", "a whole number of at least 0"),
-    ("seed", "x", "a whole number of at least 0"),
-    ("seed", "1.5", "a whole number of at least 0"),
-    ("seed", "-1", "a whole number of at least 0"),
+    ("seed", "", "a whole number from 0 to 4294967295"),
+    ("seed", "x", "a whole number from 0 to 4294967295"),
+    ("seed", "1.5", "a whole number from 0 to 4294967295"),
+    ("seed", "1e300", "a whole number from 0 to 4294967295"),
+    ("seed", "-1", "a whole number from 0 to 4294967295"),
     ("status", "", "one of done, failed, missing"),
     ("status", "weird", "one of done, failed, missing"),
     ("validation_mIoU", "text", "a number from 0 to 1 or nothing"),
@@ -425,7 +484,15 @@ def test_the_command(four, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "words",
-    ["--grid 0.1:0.9:0.2", "--grid=", "--validation 0", "--engine ray", "--jobs 3", "--samples 2"],
+    [
+        "--grid 0.1:0.9:0.2",
+        "--grid=",
+        "--validation 0",
+        "--engine ray",
+        "--jobs 3",
+        "--samples 2",
+        "--no_samples",
+    ],
 )
 def test_flags_for_runs(four, words):
     flag = words.replace("=", " ").split()[0]

@@ -12,7 +12,8 @@ from support.data import square, write_config, write_data
 
 from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.comparison.command import compare_from
-from paddleseg_autoloss.comparison.folders import prepare
+from paddleseg_autoloss.comparison.data import read_split
+from paddleseg_autoloss.comparison.folders import check_written, prepare
 from paddleseg_autoloss.comparison.plan_reader import read_plan
 from paddleseg_autoloss.comparison.report import write_report
 from paddleseg_autoloss.comparison.results import Results
@@ -78,6 +79,24 @@ def test_too_small_a_split(parse, tmp_path, base):
     plan = parse(comparison_file(tmp_path, base=str(base), validation=0.9))
     with pytest.raises(ConfigError, match=r"leaves at least 2, one batch, to train on; found 0\.9"):
         prepare(plan, tmp_path / "out")
+
+
+def test_too_few_images_for_a_method_that_holds_images_out(parse, tmp_path, base):
+    config = yaml.safe_load(base.read_text())
+    base.write_text(yaml.safe_dump(config | {"held_out": 0.5}))
+    variants = [{"coef": [1, 1]}, {"method": "AutoLambda"}]
+    keys = {"base": str(base), "variants": variants}
+    plan = parse(comparison_file(tmp_path, validation=0.6, **keys))
+    message = (
+        r"held_out: .* the 3 training images .* at least 2, .* 'AutoLambda', found 0\.5, .* 1;"
+    )
+    with pytest.raises(ConfigError, match=message):
+        prepare(plan, tmp_path / "out")
+    assert prepare(parse(comparison_file(tmp_path, validation=0.2, **keys)), tmp_path / "other")
+    base.write_text(yaml.safe_dump(config | {"held_out": 0.5, "batch_size": 5}))
+    plan = parse(comparison_file(tmp_path, validation=0, **keys))
+    with pytest.raises(ConfigError, match=r"the 8 training images .* at least 5, .* leaves 4;"):
+        prepare(plan, tmp_path / "third")
 
 
 def test_a_data_set_without_lists_cannot_be_split(parse, tmp_path, base, monkeypatch):
@@ -151,8 +170,8 @@ def test_a_report_on_a_copy_and_on_some_seeds(trained, tmp_path):
     ("names", "found"),
     [
         (
-            [f"{group:02d}_{tile}" for group in range(3) for tile in range(4)],
-            "4 of the 12 images of the training list (33%) were held out as validation images "
+            [f"{group:02d}_{tile}" for group in range(6) for tile in range(2)],
+            "2 of the 12 images of the training list (17%) were held out as validation images "
             "(20% asked for, split seed 0); images whose names begin alike stay together, as ",
         ),
         (
@@ -192,3 +211,48 @@ def test_images_that_make_no_batch_are_found_before_the_first_run(parse, tmp_pat
     path = write_config(tmp_path, [{"type": "Normalize"}])
     with pytest.raises(DataError, match=r"^train_dataset\.transforms: expected images that make"):
         prepare(parse("--config", path, "--methods", "PCGrad"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("inside", ["", "compare/mine"])
+@pytest.mark.parametrize("flags", [[], ["--report_only"]])
+def test_a_file_in_the_place_of_the_folder(inside, flags, tmp_path, base):
+    (tmp_path / "file").write_text("mine")
+    words = [comparison_file(tmp_path, base=str(base)), "--save_dir", tmp_path / "file" / inside]
+    with pytest.raises(ConfigError, match=r"--save_dir: expected a folder, found the file .*file"):
+        compare_from(parse_args(["compare", *map(str, words), *flags]), CONFIGS, "")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+#: Names of images and labels, the line of a list, its separator, and what the line has for "/".
+LISTS = {
+    "spaces in names": ("my image {}.png", "my label {}.png", "{} {}", " ", "/"),
+    "a list from Windows": ("images/{}.png", "labels/{}.png", "{} {}", " ", "\\"),
+    "several spaces": ("images/{}.png", "labels/{}.png", "{}   {}", " ", "/"),
+    "spaces around a comma": ("a b/{}.png", "c d/{}.png", "{} , {}", ",", "/"),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_lists_that_training_reads(case, parse, tmp_path):
+    """The network reads its images, and the report finds the split that was written."""
+    image, label, line, separator, slash = LISTS[case]
+    lines = []
+    write_data(tmp_path, [square()] * 10)
+    for index in range(10):
+        names = [name.format(index) for name in (image, label)]
+        for old, new in zip((f"{index}.png", f"{index}_label.png"), names):
+            (tmp_path / new).parent.mkdir(exist_ok=True)
+            (tmp_path / old).rename(tmp_path / new)
+        lines.append(line.format(*names).replace("/", slash))
+    (tmp_path / "train.txt").write_text("\ufeff\n" + "\n".join(lines), encoding="utf-8")
+    sets = ("train_dataset", "val_dataset")
+    config = yaml.safe_load(write_config(tmp_path).read_text())
+    separated = {name: {**config[name], "separator": separator} for name in sets}
+    plan = parse(comparison_file(tmp_path, base=str(write_config(tmp_path, **separated))))
+    folders = prepare(plan, tmp_path / "out")
+    check_written(plan, tmp_path / "out", folders)
+    found = read_split(plan, tmp_path / "out" / "split")
+    assert (found.count, found.total) == (2, 10)
+    held_out = (tmp_path / "out/split/validation_list.txt").read_text().splitlines()
+    assert len(held_out) == 2
+    assert set(held_out) < set(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 
 import numpy as np
 import pytest
@@ -12,25 +13,34 @@ from support.comparison import CONFIGS, comparison_file
 
 from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.comparison.engines import LocalEngine
-from paddleseg_autoloss.comparison.folders import RunFolder
+from paddleseg_autoloss.comparison.folders import RunFolder, prepare
 from paddleseg_autoloss.comparison.runner import Runner
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.config_checks import check_config
 
 
 def test_the_shipped_comparisons_are_plans(parse):
+    others = {
+        "optic_disc_screening": "Sum",
+        "membrane_controls": "Dice alone, a tenth held out",
+        "membrane_long": "fixed 0:1",
+        "membrane_start": "fixed 0.05:0.95",
+        "crackforest_heads": "1:0.4:0.4",
+        "crackforest_pretrained": "fixed 0.5:0.5",
+    }
     for path in (CONFIGS / "compare").glob("*.yml"):
-        plan = parse(path)
-        assert plan.baseline == ("Sum" if "screening" in path.stem else "fixed 0.8:0.2"), path
+        assert parse(path).baseline == others.get(path.stem, "fixed 0.8:0.2"), path
     assert len(parse(CONFIGS / "compare/optic_disc.yml").runs()) == 14 * 5
     assert len(parse(CONFIGS / "compare/optic_disc_lr.yml").runs()) == 3 * 3 * 3
 
 
 def test_the_shipped_tuned_comparisons_are_plans(parse):
     """The files hold every variant of docs/evidence/plan.md, in configs that pass all checks."""
+    three = ("camvid", "camvid_init", "crackforest_rates", "crackforest_sgd", "optic_disc")
     for path in (CONFIGS / "compare/tuned").glob("*.yml"):
         plan = parse(path)
-        assert (plan.seeds, plan.lr_seeds) == ((0, 1, 2, 3, 4), 1)
+        assert len(plan.seeds) == (3 if path.stem in three else 5)
+        assert plan.lr_seeds == 1
         for variant in plan.variants:
             check_config(variant.config)
 
@@ -112,8 +122,22 @@ def test_terms_come_from_every_head(parse, tmp_path):
     assert changed["types"] == [{**own, "type": "CAGrad", "calpha": 0.3}, cross_entropy]
 
 
+def test_arguments_of_a_method_go_before_those_of_the_base(parse, tmp_path, base):
+    losses = [{"type": "CrossEntropyLoss"}, {"type": "DiceLoss"}]
+    own = {"type": "Sum", "losses": losses, "names": ["a", "b"], "ignore_index": 255}
+    loss = {"types": [own], "coef": [1]}
+    base.write_text(yaml.safe_dump({"_base_": str(CONFIGS / "sum_ce_dice_demo.yml"), "loss": loss}))
+    method = {"type": "CAGrad", "names": ["c", "d"]}
+    variants = [{"method": method}, {"name": "plain", "method": "CAGrad"}]
+    plan = parse(comparison_file(tmp_path, base="base.yml", variants=variants))
+    (changed,), (plain,) = (v.config["loss"]["types"] for v in plan.variants)
+    assert changed == {**own, **method}
+    assert plain == {**own, "type": "CAGrad"}
+
+
 ERRORS = [
-    ({"seedz": 3}, "seedz: there is no such key; did you mean seeds?"),
+    ({"held_out": 0.1}, "held_out: there is no such key of a comparison; if it is one of a train"),
+    ({"seedz": 3}, "seedz: there is no such key of a comparison; did you mean seeds?"),
     ({"seeds": "many"}, "seeds: expected their number, from 1 to 1000, or a list of different"),
     ({"seeds": [1, 1]}, "different integers from 0 to 4294967295, found [1, 1]"),
     ({"seeds": [2**32]}, "integers from 0 to 4294967295, found [4294967296]"),
@@ -128,10 +152,12 @@ ERRORS = [
         {"lr_grid": [0.1, 0.2], "lr_seeds": 0},
         "lr_seeds: expected a positive integer, found 0",
     ),
+    ({"baseline": 3661}, "there is no variant 3661; YAML takes it for a number, put it in quotes"),
     ({"baseline": "AutoWeighted"}, "there is no variant 'AutoWeighted'; did you mean AutoWeighted"),
     ({"variants": [{"method": "Sum"}]}, "variants: expected two or more, found 1"),
     ({"variants": [{"method": "Sum"}] * 2}, "expected different names, found 'Sum' twice"),
-    ({"base": "no.yml"}, "no.yml was not found"),
+    ({"base": "no.yml"}, "base: no.yml was not found"),
+    ({"base": ""}, "base: expected the path of a config file, found nothing"),
     ({"iters": 0}, "iters: expected a positive integer, found 0"),
 ]
 VARIANT_ERRORS = [
@@ -147,8 +173,18 @@ VARIANT_ERRORS = [
     ({"config": None}, "variants[1].config: expected a value, found none"),
     ({"coef": [1, 1], "name": "x" * 300}, "variants[1].name: expected at most 200 characters, bec"),
     ({"method": "Sum", "name": " "}, "variants[1].name: expected a name, found ' '"),
+    ({"method": "Sum", "name": 3661}, "found 3661; YAML takes it for a number, put it in quotes"),
+    ({"method": "Sum", "name": True}, "found True; YAML takes it for a truth value, put it in"),
+    ({"retrain_of": date(2024, 1, 1)}, "2024, 1, 1); YAML takes it for a date, put it in quotes"),
     ({"retrain_of": "fixed 1:0"}, "expected a variant with a method or a config"),
-    ({"config": "auto_ce_dice_demo.yaml"}, "was not found; did you mean auto_ce_dice_demo.yml?"),
+    (
+        {"method": {"type": "PCGrad", "losses": [{"type": "DiceLoss"}]}},
+        "variants[1].method.losses: expected none, because the losses are those of base, found [{",
+    ),
+    (
+        {"config": "auto_ce_dice_demo.yaml"},
+        "variants[1].config: auto_ce_dice_demo.yaml was not found; did you mean auto_ce_dice_demo.",
+    ),
 ]
 
 
@@ -173,8 +209,18 @@ def test_variant_errors(entry, message, parse, tmp_path):
             ["compare/demo.yml", "--methods", "Sum"],
             "expected no other config with a comparison file",
         ),
-        (["--config", "auto_ce_dice_demo.yml", "--grid", "1:0:2"], "--grid: expected first:last"),
-        (["--config", "auto_ce_dice_demo.yml", "--methods", "Smu"], "did you mean Sum?"),
+        *(
+            (["--config", "auto_ce_dice_demo.yml", "--grid", grid], "--grid: expected first:last")
+            for grid in ("1:0:2", "0:1:0", "0:1:1e-9", "0:1:5e-324", "0:1:inf", "0:1:nan")
+        ),
+        (
+            ["--config", "auto_ce_dice_demo.yml", "--methods", "CAGrad, Smu"],
+            "--methods: there is no method 'Smu'; did you mean Sum?",
+        ),
+        (
+            ["--config", "auto_ce_dice_demo.yml", "--methods", " ,"],
+            "--methods: expected methods such as PCGrad,CAGrad, found ' ,'",
+        ),
     ],
 )
 def test_flag_errors(words, message, parse):
@@ -219,6 +265,71 @@ def test_a_retrained_variant_has_the_rate_of_its_source(parse, tmp_path):
     runner = Runner([RunFolder(tmp_path, run) for run in plan.runs()], LocalEngine)
     sources = [runner._source(folder.run) for folder in runner.folders]
     assert [source and source.run.variant.name for source in sources] == [None, None, "own"]
+
+
+MIXTURE = [{"type": "CrossEntropyLoss"}, {"type": "DiceLoss"}]
+#: Losses of a config whose method learns weights, and the types that stand in for them.
+SOURCES = [
+    ({"types": [{"type": "GradNorm", "losses": MIXTURE}], "coef": [1]}, {}, ["MixedLoss"]),
+    (
+        {"types": [{"type": "MixedLoss", "losses": MIXTURE, "coef": [1, 1]}], "coef": [1]},
+        {"loss_aggregator": {"type": "GradNorm"}},
+        ["MixedLoss"],
+    ),
+    (
+        {"types": [{"type": "CrossEntropyLoss"}, {"type": "DiceLoss"}], "coef": [1, 0.4]},
+        {"loss_aggregator": {"type": "GradNorm"}},
+        ["CrossEntropyLoss", "DiceLoss"],
+    ),
+    (
+        {"types": [{"type": "OLAUX", "losses": MIXTURE}], "coef": [1]},
+        {"held_out": 0.5},
+        ["MixedLoss"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("loss", "keys", "types"), SOURCES)
+def test_a_retrained_variant_trains_as_its_source(loss, keys, types, parse, tmp_path, base):
+    """Only the loss differs; the base is for other variants."""
+    model = {"type": "FastSCNN", "num_classes": 2, "enable_auxiliary_loss": len(types) > 1}
+    own = {"model": model, "batch_size": 1, "iters": 6, "loss": loss, **keys}
+    own["optimizer"] = {"_inherited_": False, "type": "SGD"}
+    (tmp_path / "own.yml").write_text(yaml.safe_dump({"_base_": "base.yml", **own}))
+    variants = [{"retrain_of": "own"}, {"config": "own.yml"}]
+    for options in ({"variants": variants}, {"variants": [*variants, {"coef": [1, 2]}]}):
+        plan = parse(comparison_file(tmp_path, base=str(base), **options))
+        retrained, source = plan.variants[0].config, plan.variants[1].config
+        assert [entry["type"] for entry in retrained["loss"]["types"]] == types
+        expected = {k: v for k, v in source.items() if k not in ("loss", *keys)}
+        assert {k: v for k, v in retrained.items() if k != "loss"} == expected
+    folders = prepare(plan, tmp_path / "out")
+    assert folders[-1].run.variant.name == "own, retrained"
+
+
+def test_a_fixed_mix_is_not_retrained(parse, tmp_path):
+    path = tmp_path / "mine.yml"
+    variants = [{"config": "fixed_ce_dice_demo.yml"}, {"retrain_of": "fixed_ce_dice_demo"}]
+    path.write_text(yaml.safe_dump({"variants": variants}))
+    with pytest.raises(ConfigError, match=r"^variants: .* has losses of PaddleSeg only and "):
+        parse(path)
+
+
+def test_a_method_within_a_fixed_mix_is_retrained(parse, tmp_path, base):
+    inner = {"type": "AutoWeightedLoss", "losses": MIXTURE}
+    mix = {"type": "MixedLoss", "losses": [inner, {"type": "DiceLoss"}], "coef": [0.5, 0.5]}
+    own = {"_base_": "base.yml", "loss": {"types": [mix], "coef": [1]}}
+    (tmp_path / "own.yml").write_text(yaml.safe_dump(own))
+    variants = [{"config": "own.yml"}, {"retrain_of": "own"}]
+    plan = parse(comparison_file(tmp_path, base=str(base), variants=variants))
+    assert plan.variants[1].source == "own"
+
+
+def test_a_retrained_variant_needs_no_base(parse, tmp_path):
+    path = tmp_path / "mine.yml"
+    variants = [{"config": "auto_ce_dice_demo.yml"}, {"retrain_of": "auto_ce_dice_demo"}]
+    path.write_text(yaml.safe_dump({"variants": variants}))
+    assert parse(path).variants[1].config["iters"] == 500
 
 
 def test_ignored_pixels_stay_ignored(parse, tmp_path):

@@ -189,6 +189,36 @@ def test_costs_in_runs(parse, tmp_path, base):
     assert "the grid search chooses fixed 3:7, with a test mIoU of 0.6000" in report
 
 
+def test_no_mix_is_chosen_on_test_images(parse, tmp_path, base):
+    variants = [{"coef": [1, 1]}, {"coef": [1, 2]}]
+    plan = parse(comparison_file(tmp_path, base=str(base), variants=variants, validation=0))
+    folders = pretend(plan, tmp_path / "out", lambda run: (0.5, 0.5))
+    write_report(Results(plan, folders), tmp_path / "out")
+    report = (tmp_path / "out/report.md").read_text()
+    assert "| grid search over 2 fixed mixes | 2 |" in report
+    assert "chooses" not in report
+
+
+def test_runs_that_were_tested_on_other_images(parse, tmp_path, base):
+    """Somebody added images to the test list, and then raised the number of seeds."""
+    plan = parse(comparison_file(tmp_path, base=str(base), seeds=3))
+    folders = pretend(plan, tmp_path, lambda run: (0.5, 0.5))
+
+    def report(share):
+        for folder in folders:
+            result = folder.result()
+            result["test"] |= {"class_IoU": [0.5, 0.5], "class_share": share(folder)}
+            write_json(folder.result_path, result)
+        write_report(Results(plan, folders), tmp_path)
+        return (tmp_path / "report.md").read_text()
+
+    assert "other images" not in report(lambda folder: [0.9, 0.1])
+    assert "other images" not in report(lambda folder: [0.9, 0.1] if folder.run.seed else [])
+    text = report(lambda folder: [0.9, 0.1] if folder.run.seed < 2 else [0.88, 0.12])
+    assert "2 of 6 runs were tested on other images or labels than the rest" in text
+    assert "They are: fixed 0.8:0.2, lr 0.002, seed 2; AutoWeightedLoss, lr 0.002, seed 2." in text
+
+
 def test_resumed_runs_are_named(parse, tmp_path, base):
     plan = parse(comparison_file(tmp_path, base=str(base), seeds=2))
     folders = pretend(plan, tmp_path / "out", lambda run: (0.5, 0.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from paddleseg_autoloss.comparison.statistics import (
     average,
     compare,
     holm,
+    p_of_signed_ranks,
     paired,
     smallest_gap,
     trend,
@@ -30,7 +32,8 @@ def test_paired_against_scipy():
     assert found.p_t == pytest.approx(expected.pvalue)
     interval = expected.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert found.p_wilcoxon == pytest.approx(stats.wilcoxon(ours, theirs).pvalue)
+    # The ranks are 1.5, 3, -1.5, 4, 5; 6 of the 32 combinations of signs are as far from 0.
+    assert found.p_wilcoxon == pytest.approx(6 / 32)
 
 
 def test_average_over_data_sets_against_scipy():
@@ -59,6 +62,30 @@ def test_average_without_a_test_or_without_spread():
 def test_wilcoxon_has_a_floor():
     found = paired(dict(enumerate([1.0, 2.0, 3.5, 4.1, 7.0])), dict.fromkeys(range(5), 0.0))
     assert found.p_wilcoxon == pytest.approx(2 / 2**5)
+
+
+def test_signed_ranks_against_scipy_and_all_signs():
+    draws = np.random.default_rng(0)
+    for count in (1, 5, 9):
+        differences = draws.normal(0.3, 1, count)
+        expected = stats.wilcoxon(differences, method="exact").pvalue
+        assert p_of_signed_ranks(differences) == pytest.approx(expected)
+        tied = draws.integers(-2, 3, count).astype(float)
+        ranks = stats.rankdata(np.abs(tied[tied != 0]))
+        signs = np.array(list(itertools.product([-1, 1], repeat=len(ranks))))
+        sums = abs((signs * ranks).sum(axis=1))
+        expected = (sums >= abs((np.sign(tied[tied != 0]) * ranks).sum()) - 1e-9).mean()
+        assert p_of_signed_ranks(tied) == pytest.approx(expected)
+
+
+def test_ties_that_rounding_hides():
+    """Figures of two decimals: their differences are equal, but not those of the doubles."""
+    assert 0.82 - 0.8 != 0.62 - 0.6
+    draws = np.random.default_rng(0)
+    for _ in range(50):
+        ours, theirs = draws.integers(50, 60, [2, 6])
+        exact = p_of_signed_ranks((ours - theirs).astype(float))
+        assert p_of_signed_ranks(ours / 100 - theirs / 100) == exact
 
 
 def test_too_few_pairs_and_equal_figures():

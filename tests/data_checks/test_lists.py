@@ -8,7 +8,6 @@ import pytest
 from paddleseg.datasets import SUPERVISELY, MiniDeepGlobeRoadExtraction, OpticDiscSeg
 from support.data import build, square, write_data
 
-from paddleseg_autoloss.comparison.data import _separator
 from paddleseg_autoloss.data_checks import build_dataset
 from paddleseg_autoloss.data_checks.files import open_dataset
 from paddleseg_autoloss.data_checks.lists import text_lines
@@ -142,8 +141,3 @@ def test_lists_of_another_form_are_left_to_paddleseg(tmp_path):
     )
     assert [pair[0] for pair in dataset.file_list] == [f"{tmp_path}/img/{i}.png" for i in (1, 2)]
     assert lists == []
-
-
-def test_a_comparison_splits_such_lists_too(root):
-    write_list(root, "\ufeff\n" + TWO_LINES.replace(" ", "\t"))
-    assert _separator(root / "train.txt") == "\t"

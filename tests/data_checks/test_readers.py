@@ -158,24 +158,26 @@ def test_the_loop_ends_and_says_why(kind, outcomes):
 
 BETWEEN_STEPS = """
 import json, os, signal
-from unittest import mock
 from paddleseg_autoloss.data_checks import readers
 from paddleseg_autoloss.errors import DataError
 
-loaders, losses = [], CrossEntropyLoss()
+losses = CrossEntropyLoss()
+# More than the readers read ahead.
+Squares.__len__ = lambda self: 60
 
 
 def act(layer, inputs):
-    # The readers are idle: they have read all that may wait.
+    # Let the process read all that may wait.
     time.sleep(1)
     for worker in made[0]._workers:
         os.kill(worker.pid, signal.SIGKILL)
+    hook.remove()
 
 
 made = []
 init = readers._Loader.__init__
 readers._Loader.__init__ = lambda self, *a, **k: init(self, *a, **k) or made.append(self)
-losses.register_forward_pre_hook(act)
+hook = losses.register_forward_pre_hook(act)
 try:
     run_training(Path(sys.argv[1]), 30, lambda: [losses], num_workers=1)
 except DataError as error:
@@ -191,6 +193,52 @@ def test_a_process_that_dies_between_two_samples(tmp_path):
         "DataError: train_dataset: a process that loads data was killed by SIGKILL; if memory"
         in done.stdout
     ), done.stderr[-2000:]
+
+
+ONE_AFTER_THE_OTHER = """
+import os, signal
+from paddleseg.datasets import Dataset
+from paddleseg.transforms import Normalize, Resize
+from paddleseg_autoloss.errors import DataError
+from support.data import square, write_data
+
+folder = Path(sys.argv[1])
+notes = folder / "died.txt"
+
+
+class Dies:
+    def __call__(self, sample):
+        if paddle.io.get_worker_info().id == 1:
+            while not notes.exists():
+                time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+path = write_data(folder, [square()] * 6)
+steps = [Resize([32, 32]), Dies(), Normalize()]
+dataset = Dataset("train", str(folder), steps, 2, train_path=str(path))
+model = TinyNet()
+try:
+    paddleseg.core.train(
+        model, dataset, optimizer=adam(model), save_dir=str(folder / "out"), iters=20,
+        losses={"types": [CrossEntropyLoss()], "coef": [1]}, num_workers=2,
+    )
+except DataError as error:
+    print("DataError:", error)
+    notes.write_text("")
+    # The second process dies now.
+    time.sleep(2)
+    print("it went on")
+"""
+
+
+def test_a_process_that_dies_after_the_run_raises_nothing(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT_HEAD + ONE_AFTER_THE_OTHER)
+    done = run_tool(script, tmp_path, PYTHONPATH=str(ROOT))
+    assert "was killed by SIGTERM" in done.stdout, done.stderr[-2000:]
+    assert done.stdout.endswith("it went on\n"), done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from paddle import nn
-from paddleseg.models.losses import MixedLoss
+from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, LovaszSoftmaxLoss, MixedLoss
 from PIL import Image
 from support import ROOT, call, run_tool
 
@@ -136,6 +137,22 @@ def test_advice_on_surgery(other, words):
     assert f"would have {words}" in advice
 
 
+@pytest.mark.parametrize(
+    ("layers", "is_said"),
+    [
+        ([CrossEntropyLoss(), DiceLoss()], True),
+        ([DiceLoss(), CrossEntropyLoss()], True),
+        ([CrossEntropyLoss(), CrossEntropyLoss()], False),
+        ([CrossEntropyLoss(), DiceLoss(), LovaszSoftmaxLoss()], False),
+    ],
+)
+def test_advice_on_a_pair_that_has_evidence(layers, is_said):
+    found = diagnosis_of(np.ones([3, len(layers), 2]), [1.0] * len(layers))
+    found.terms = [replace(term, layer=layer) for term, layer in zip(found.terms, layers)]
+    advice = coefficient_advice(found)[-1]
+    assert ("0.2:0.8 trained to a better mIoU than 0.8:0.2" in advice) == is_said
+
+
 @pytest.mark.filterwarnings("error")
 def test_loss_without_gradient(tmp_path):
     """It is named, and divides nothing; a head of nothing else stays as it is."""
@@ -186,7 +203,7 @@ def write_config(folder: Path, name: str, loss: dict) -> Path:
     config = {
         "_base_": [str(ROOT / "configs/_base_" / base) for base in bases],
         "model": {"enable_auxiliary_loss": True},
-        "lr_scheduler": {"learning_rate": 0.0},
+        "lr_scheduler": {"learning_rate": 1e-30},
         **loss,
     }
     (folder / name).write_text(yaml.safe_dump(config))

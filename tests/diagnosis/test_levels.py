@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import paddle
@@ -23,9 +25,11 @@ from paddleseg_autoloss.diagnosis.levels import (
     Fidelity,
     Levels,
     _Steps,
+    measure_levels,
     methods_of,
 )
 from paddleseg_autoloss.diagnosis.measurement import fixed_mix
+from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.integration.parts import build_parts
 
@@ -214,6 +218,79 @@ def test_level_features_of_a_config(run):
     assert set(figures["costs"]) == {"parameters", "features", "logits"}
     assert set(figures["fidelities"]["UPGrad"]) == {EQUAL, "features", "logits", ANOTHER_BATCH}
     assert not any("not measured" in text for text in figures["advice"])
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("no_such", "layer: FastSCNN has no layer 'no_such'; it has"),
+        ("*conv*", "layer: expected one layer of FastSCNN, found"),
+    ],
+)
+def test_a_layer_that_the_network_does_not_have(layer, message, run, monkeypatch):
+    """Training refuses it too; nothing is measured before."""
+    monkeypatch.setattr("paddleseg_autoloss.diagnosis.command.measure", None)
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        run(one_head("UPGrad", level="features", layer=layer))
+    assert "\n" not in str(caught.value)
+
+
+def test_several_layers(run):
+    def at(layer: str | None) -> dict:
+        named = {} if layer is None else {"layer": layer}
+        return component("UPGrad", level="features", **named)
+
+    for first, second in (("learning_to_downsample", "classifier"), ("classifier", None)):
+        with pytest.raises(ConfigError, match="expected one layer in all methods for --levels"):
+            run(two_heads(at(first), at(second)))
+
+
+class FrozenBackbone(nn.Layer):
+    """A backbone that is not trained: its outputs have no gradient."""
+
+    trains = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Conv2D(3, 4, 3, padding=1)
+        self.head = nn.Conv2D(4, 2, 1)
+        for parameter in self.backbone.parameters():
+            parameter.stop_gradient = not self.trains
+
+    def forward(self, images):
+        return [self.head(self.backbone(images))]
+
+
+class CalledTwice(FrozenBackbone):
+    """A backbone that sees two scales."""
+
+    trains = True
+
+    def forward(self, images):
+        return [self.head(self.backbone(images) + self.backbone(0.5 * images))]
+
+
+class GoneRound(FrozenBackbone):
+    """A backbone whose weights are used behind it too."""
+
+    trains = True
+
+    def forward(self, images):
+        return [self.head(self.backbone(images) * self.backbone.bias.mean())]
+
+
+@pytest.mark.parametrize("network", [FrozenBackbone, CalledTwice, GoneRound])
+def test_a_backbone_that_level_features_cannot_use(network, config):
+    path = config(one_head("UPGrad"))
+    args = parse_args(["diagnose", "--config", path, "--iters", "1", "--device", "cpu"])
+    parts = replace(build_parts(load_config(path), args), model=network())
+    losses, methods = fixed_mix(parts.losses), methods_of(parts.losses)
+    found = measure_levels(parts, losses, methods, 2)
+    assert found.layer is None
+    assert set(found.costs) == {"parameters", "logits"}
+    assert "the network has no backbone that fits" in level_advice(found)[-1]
+    with pytest.raises(ConfigError, match="layer: expected a layer"):
+        measure_levels(parts, losses, replace(methods, layer="backbone"), 2)
 
 
 def test_rows_of_nested_losses():

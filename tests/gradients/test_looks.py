@@ -155,6 +155,20 @@ def test_looks_are_needed_every_n_steps_and_the_weights_stay_between():
     assert weights[6] == weights[7] != weights[3]
 
 
+def test_the_first_steps_have_the_weights_to_begin_with():
+    small = Small()
+    method = Recording(2, scaling="none", init=[1, 4])
+    aggregator = LossAggregator(["a", "b"], method, update_interval=2)
+    aggregator.bind(small.model.parameters())
+    losses = small.losses()
+    total = aggregator(losses)
+    np.testing.assert_allclose(float(total), 0.4 * losses["a"] + 1.6 * losses["b"], rtol=1e-6)
+    np.testing.assert_allclose(aggregator.last_weights.numpy(), [0.4, 1.6], rtol=1e-6)
+    other = LossAggregator(["a", "b"], Recording(2, scaling="none"))
+    other.set_state_dict(aggregator.state_dict())
+    np.testing.assert_allclose(other.weights.numpy(), [0.4, 1.6], rtol=1e-6)
+
+
 def test_the_scale_of_a_gradient_scaler_changes_no_weight():
     small = Small()
     found = []

@@ -251,6 +251,10 @@ class TestValues:
                 "lr_scheduler.learning_rate: expected a number, found True",
             ),
             (
+                at("lr_scheduler", "learning_rate", value=0),
+                "lr_scheduler.learning_rate: expected a number above 0, found 0",
+            ),
+            (
                 at("lr_scheduler", "learning_rate", value=float("nan")),
                 "lr_scheduler.learning_rate: expected a number of at least 0, found nan",
             ),

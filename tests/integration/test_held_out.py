@@ -135,6 +135,13 @@ def test_a_resumed_run_draws_the_same_batches(squares):
         np.testing.assert_array_equal(next(resumed)["img"].numpy(), expected)
 
 
+def test_images_that_no_method_learns_from(squares, tmp_path, capsys):
+    train(squares, tmp_path / "a", HeldOut(0.25, transforms=[Normalize()]), iters=1)
+    assert "no method of this config learns from held-out images" in capsys.readouterr().out
+    train(squares, tmp_path / "b", None, iters=1)
+    assert "no method of this config" not in capsys.readouterr().out
+
+
 def held_out_now(session) -> list:
     return session.losses["held_out"].dataset.file_list
 

@@ -22,7 +22,7 @@ from support.training import (
 )
 
 import paddleseg_autoloss
-from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
+from paddleseg_autoloss.errors import CheckpointError, ConfigError, TrainingDiverged
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration import training
 from paddleseg_autoloss.integration.config import load_config
@@ -93,7 +93,7 @@ def test_a_look_leaves_no_trace_in_training(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", HELD_OUT)
-def test_weights_are_learned_and_recorded(name, tmp_path):
+def test_weights_are_learned_and_recorded(name, tmp_path, capsys):
     options = {"warmup": 2} if name == "CoBa" else {}
     options |= {"looks": 1} if name == "OLAUX" else {}
     _, (loss,), _ = train(tmp_path, 6, losses=component(name, **options))
@@ -103,6 +103,7 @@ def test_weights_are_learned_and_recorded(name, tmp_path):
     rows = history(tmp_path)
     assert [float(row["weight"]) for row in rows[:2]] == [1, 1]
     assert [float(row["weight"]) for row in rows[-2:]] == pytest.approx(weights, rel=1e-5)
+    assert "no method of this config" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", HELD_OUT)
@@ -116,6 +117,15 @@ def test_resumed_equals_uninterrupted_bit_for_bit(name, tmp_path):
     whole, parts = resumed(run, tmp_path)
     for one, other in zip(state_arrays(whole), state_arrays(parts)):
         np.testing.assert_array_equal(one, other)
+
+
+def test_another_window_is_said_to_be_possible(tmp_path):
+    """The memory has another shape, with the same network."""
+    train(tmp_path, 4, losses=component("CoBa"))
+    checkpoint = str(tmp_path / "iter_4")
+    message = r"history has the shape \[2, 20\] in the checkpoint, but \[2, 9\] here: .*arguments"
+    with pytest.raises(CheckpointError, match=message):
+        train(tmp_path, 6, losses=component("CoBa", window=9), resume_model=checkpoint)
 
 
 class TwoHeads(TinyNet):

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from support.processes import SCRIPT_HEAD, launch, launched
+from support.processes import SCRIPT_HEAD, launch, launched, logs_of_ranks
 
 from paddleseg_autoloss.integration.checkpoint import whole_checkpoints
 
@@ -97,8 +97,39 @@ def test_a_card_that_dies_ends_the_others(tmp_path):
         tmp_path / "run", method="AutoWeightedLoss", iters=500, batch_size=2, dies=5
     )  # fmt: skip
     start = time.monotonic()
-    done = launch(folder, TRAIN, 3, begun="iter: 1/500")
+    done = launch(folder, TRAIN, 3)
     assert done.returncode != 0
+    assert "iter: 1/500" in logs_of_ranks(folder)
     assert time.monotonic() - start < 120
     saved = whole_checkpoints(folder / "run")
     assert [path.name for path in saved] == ["iter_3"]
+
+
+GROUPS = (
+    SCRIPT_HEAD
+    + """
+import json
+import time
+from paddleseg_autoloss.integration.process_groups import separate_gloo_groups
+
+paddle.set_device("cpu")
+paddle.distributed.init_parallel_env()
+rank = paddle.distributed.get_rank()
+sums = []
+with separate_gloo_groups():
+    for turn in range(6):
+        # The first rank is behind at one time, the last at another.
+        time.sleep(0.3 * (rank == turn % 3))
+        group = paddle.distributed.new_group([0, 1, 2])
+        sums.append(paddle.to_tensor(float(rank + turn)))
+        paddle.distributed.all_reduce(sums[-1], group=group)
+found = [float(total) for total in sums]
+Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps(found))
+"""
+)
+
+
+def test_groups_of_processes_are_not_mistaken_for_each_other(tmp_path):
+    """Where one rank is late, the others still have the addresses of the group before at hand."""
+    expected = [3.0 + 3.0 * turn for turn in range(6)]
+    assert launched(tmp_path, GROUPS, 3) == [expected] * 3

@@ -116,6 +116,53 @@ def test_split_is_seeded(init, tmp_path):
     assert len({pair for part in ("train", "val", "test") for pair in pairs(part, "a")}) == 8
 
 
+@pytest.mark.parametrize("name", ["scan{0}_slice{1}.png", "patient {0}/{1}.png", "{0}_{1}.png"])
+def test_images_that_belong_together_stay_in_one_list(init, tmp_path, name):
+    images, masks = write_named(tmp_path, [name.format(n // 3, n % 3) for n in range(24)])
+    output = made(init, images, masks, "--val", 0.25, "--test", 0.25)
+    assert "Images whose names begin alike stay in one list, such as those of " in output
+    series = {}
+    for part in ("train", "val", "test"):
+        names = [image.relative_to(images).as_posix() for image, _ in pairs(part)]
+        series[part] = {re.search(r"\d", one)[0] for one in names}
+        assert len(names) == 3 * len(series[part]) == (12 if part == "train" else 6)
+    assert set.union(*series.values()) == set("01234567")
+
+
+def write_named(root: Path, names: list[str]) -> tuple[Path, Path]:
+    images, masks = root / "images", root / "masks"
+    for number, name in enumerate(names):
+        mask = disc(number)
+        save(images / name, photograph(mask, number))
+        save(masks / name, mask * np.uint8(255))
+    return images, masks
+
+
+def test_a_small_test_list_takes_a_whole_group(init, tmp_path):
+    folders = write_named(tmp_path, [f"{n // 5}_{n % 5}.png" for n in range(40)])
+    output = made(init, *folders, "--val", 0.25, "--test", 0.025)
+    assert "stay in one list" in output
+    assert "in several lists" not in output
+    assert len(pairs("test")) == 5
+
+
+def test_groups_that_no_list_can_take_are_named(init, tmp_path):
+    folders = write_named(tmp_path, [f"film{n // 10}_{n % 10}.png" for n in range(30)])
+    output = made(init, *folders)
+    assert "stay in one list" not in output
+    assert "Images of film0 are in several lists" in output
+
+
+@pytest.mark.parametrize("count", [4, 5, 6, 9])
+@pytest.mark.parametrize("shares", [("0.01", "0.01"), ("0.9", "0.05"), ("0.45", "0.45")])
+def test_no_list_is_empty_and_two_images_are_trained_on(init, tmp_path, count, shares):
+    val, test = shares
+    made(init, *write_folders(tmp_path, count=count), "--val", val, "--test", test)
+    assert len(pairs("train")) >= 2
+    assert len(pairs("val")) >= 1
+    assert len(pairs("test")) >= 1
+
+
 def test_masks_that_hold_classes_are_used_as_they_are(init, tmp_path):
     images, masks = write_folders(tmp_path, foreground=1)
     output = made(init, images, masks)
@@ -172,7 +219,7 @@ def test_palette_sets_the_order_and_names_a_class_that_does_not_occur(init, tmp_
     write_coloured(tmp_path, COLOURS)
     palette = ["--palette", "255,0,0", "9,9,9", "0,0,0", "0,128,0"]
     output = made(init, tmp_path / "images", tmp_path / "masks", *palette)
-    assert "warning: val.txt lacks class 1;" in output
+    assert "warning: no mask has class 1, but the network predicts 4 classes\n" in output
     image, path = pairs("train")[0]
     mask = disc(int(image.stem))
     mask[:4] = 2
@@ -184,12 +231,78 @@ def test_jpeg_masks_need_a_palette_and_take_the_nearest_entry(init, tmp_path):
     folders = [tmp_path / "images", tmp_path / "masks"]
     message = error(init, *folders)
     assert "JPEG" in message
-    assert "--palette" in message
+    assert "--palette 0,0,0 255,0,0" in message
     made(init, *folders, "--palette", "0,0,0", "0,128,0", "255,0,0")
     image, path = pairs("train")[0]
     mask = disc(int(image.stem))
     mask[:4] = 2
     assert (np.asarray(Image.open(path)) == mask).mean() > 0.97
+
+
+@pytest.mark.parametrize("level", [1, 255])
+def test_jpeg_masks_of_two_values_need_a_palette_too(init, tmp_path, level):
+    images, masks = write_folders(tmp_path, foreground=level)
+    for path in masks.rglob("*.png"):
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    assert ".jpg is JPEG, which changes the values" in error(init, images, masks)
+    made(init, images, masks, "--palette", 0, level)
+    assert config()["model"]["num_classes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "num_classes", "ignored", "are_numbers"),
+    [
+        ([*range(36), 255], 36, True, True),
+        ([v for v in range(36) if v != 10], 36, False, True),
+        ([*range(64), 255], 64, True, True),
+        ([0, 20, 40, 60], 4, False, False),
+        ([*range(0, 63, 2)], 32, False, False),
+    ],
+)
+def test_many_numbers_of_classes(init, tmp_path, values, num_classes, ignored, are_numbers):
+    mask = np.resize(np.array(values, "uint8"), (48, 64))
+    for number in range(4):
+        save(tmp_path / f"images/{number}.png", photograph(disc(number), number))
+        save(tmp_path / f"masks/{number}.png", mask)
+    output = made(init, tmp_path / "images", tmp_path / "masks")
+    assert config()["model"]["num_classes"] == num_classes
+    assert ("ignored" in output) == ignored
+    assert ("used as they are" in output) == are_numbers
+
+
+def test_classes_that_no_mask_has(init, tmp_path):
+    output = made(init, *write_folders(tmp_path, foreground=7))
+    assert (
+        "warning: no mask has classes 1, 2, 3, 4, 5, 6, but the network predicts 8 classes; for 2 "
+        "classes give --palette 0 7"
+    ) in output
+    assert "another --seed" not in output
+
+
+@pytest.mark.parametrize(("red", "shown"), [(0, "0"), (255, "255,0,0")])
+def test_masks_that_differ_in_the_alpha_channel_only(init, tmp_path, red, shown):
+    for number in range(4):
+        save(tmp_path / f"images/{number}.png", photograph(disc(number), number))
+        alpha = disc(number)[..., None] * np.uint8(255)
+        colour = np.zeros([*alpha.shape[:2], 3], "uint8") + np.array([red, 0, 0], "uint8")
+        save(tmp_path / f"masks/{number}.png", np.concatenate([colour, alpha], axis=2))
+    message = error(init, tmp_path / "images", tmp_path / "masks")
+    assert f"found only {shown} in all masks, whose alpha channel does not count" in message
+
+
+def test_one_jpeg_among_the_masks_leaves_ignored_pixels_of_the_others(init, tmp_path):
+    mask = np.resize(np.array([0, 1, 255], "uint8"), (48, 64))
+    for number in range(4):
+        save(tmp_path / f"images/{number}.png", photograph(disc(number), number))
+        save(tmp_path / f"masks/{number}.png", mask)
+    save(tmp_path / "masks/0.jpg", disc(0))
+    (tmp_path / "masks/0.png").unlink()
+    output = made(init, tmp_path / "images", tmp_path / "masks", "--palette", 0, 1)
+    assert "ignored" in output
+    for image, path in all_pairs():
+        if image.stem != "0":
+            np.testing.assert_array_equal(np.asarray(Image.open(path)), mask)
 
 
 def test_palette_masks_whose_numbers_have_several_colours_go_by_colour(init, tmp_path):
@@ -263,6 +376,44 @@ def test_images_and_masks_in_one_folder(init, tmp_path):
     made(init, tmp_path / "all", tmp_path / "all")
     assert len(all_pairs()) == 4
     assert all(mask.stem == f"{image.stem}_mask" for image, mask in all_pairs())
+
+
+def test_one_folder_without_names_of_masks(init, tmp_path):
+    for number in range(4):
+        save(tmp_path / f"all/{number}.jpg", photograph(disc(number)))
+        save(tmp_path / f"all/{number}.png", disc(number))
+    message = error(init, tmp_path / "all", tmp_path / "all")
+    assert "expected names with a word such as _mask for the masks in one folder" in message
+
+
+def test_names_that_differ_in_capital_letters_only(init, tmp_path):
+    names = ["P1_0P.png", "p1_0p.png", "P1_1P.png", "p1_1p.png"]
+    images, masks = write_named(tmp_path, names)
+    made(init, images, masks)
+    assert sorted(image.name for image, _ in all_pairs()) == sorted(names)
+    for image, mask in all_pairs():
+        number = names.index(image.name)
+        np.testing.assert_array_equal(np.asarray(Image.open(mask)), disc(number))
+
+
+def test_a_file_in_the_place_of_a_folder(init, tmp_path):
+    _, masks = write_folders(tmp_path)
+    file = save(tmp_path / "a.png", disc(0))
+    assert f"IMAGES: expected a folder, found a file at {file}" in error(init, file, masks)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("/proc/foo", "--save_dir: no folder can be made at /proc/foo"),
+        ("x" * 300, "--save_dir: expected names of at most 255 bytes, found 'xxx"),
+        ("图" * 100, "--save_dir: expected names of at most 255 bytes, found '图图图"),
+        ("/".join(["x" * 200] * 25), "--save_dir: expected a path of at most 3800 bytes, found "),
+    ],
+    ids=["proc", "long", "long in bytes", "long path"],
+)
+def test_folders_that_cannot_be_made(init, tmp_path, folder, message):
+    assert message in error(init, *write_folders(tmp_path), "--save_dir", folder)
 
 
 def test_all_that_is_left_out_is_listed(init, tmp_path):
@@ -344,6 +495,11 @@ class TestErrors:
         )
         assert contents(Path("my_data")) == before
 
+    def test_a_save_dir_below_a_file(self, init, tmp_path):
+        Path("notes").write_text("a")
+        message = error(init, *write_folders(tmp_path), "--save_dir", "notes/new")
+        assert message.startswith("--save_dir: expected a folder, found the file ")
+
     def test_folder_within_the_images(self, init, tmp_path):
         images, masks = write_folders(tmp_path)
         message = error(init, images, masks, "--save_dir", images / "new")
@@ -387,6 +543,10 @@ class TestErrors:
         message = error(init, images, masks)
         assert message.startswith("IMAGES, MASKS: expected at least 3 images with masks that fit, ")
         assert message.endswith(f"{images}/alone.jpg: no mask of this name\n")
+
+    def test_too_few_that_all_fit(self, init, tmp_path):
+        message = error(init, *write_folders(tmp_path, count=2))
+        assert message.endswith("expected at least 3 images with masks that fit, found 2\n")
 
     def test_names_with_every_separator(self, init, tmp_path):
         for number in range(3):

@@ -72,6 +72,33 @@ def test_auto_lambda_multiplies_the_shares():
     np.testing.assert_allclose(found, 3 * expected / expected.sum(), rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("init", "shares"),
+    [([1, 4], [0.2, 0.8]), ([0.2, 0.8], [0.2, 0.8]), ([0, 1], [0.05, 0.95]), (None, [0.5, 0.5])],
+)
+def test_auto_lambda_begins_with_given_weights(init, shares):
+    method = AutoLambdaWeighting(2, lr=0.3, rating="product", floor=0.05, init=init)
+    np.testing.assert_allclose(method.shares.numpy(), shares, rtol=1e-12)
+    g_v, g = random_rows(1, count=2)
+    expected = np.array(shares) * np.exp(0.3 * g @ g_v)
+    expected = with_floor(expected / expected.sum(), 0.05)
+    np.testing.assert_allclose(method.solve(gramian(g_v, g)), 2 * expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ([1, 2, 3], "init: expected one for each of 2 losses, found 3"),
+        ([-1, 2], "init: expected a number of at least 0, found -1"),
+        ([0, 0], "init: expected a number above 0, found none"),
+        (0.2, "init: expected"),
+    ],
+)
+def test_bad_weights_to_begin_with(init, message):
+    with pytest.raises(ConfigError, match=message):
+        AutoLambdaWeighting(2, init=init)
+
+
 def test_ol_aux_adds_the_sum_of_several_looks():
     method = OLAUXWeighting(3, looks=3, lr=0.01, rating="product", floor=0)
     summed = np.zeros(3)
