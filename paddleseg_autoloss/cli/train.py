@@ -137,6 +137,7 @@ def run(args: Namespace) -> None:
         num_workers=args.num_workers,
         use_vdl=args.use_vdl,
         loggers=args.logger,
+        config=config.dic,
         use_ema=args.use_ema,
         losses=parts.losses,
         keep_checkpoint_max=args.keep_checkpoint_max,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from paddleseg_autoloss.integration.loss_options import (
     swapped_losses,
 )
 from paddleseg_autoloss.integration.optimizer import export_slots, import_slots
+from paddleseg_autoloss.integration.run_config import changed_keys, config_as_text
 from paddleseg_autoloss.integration.terms import aggregators_of, loss_layers, terms_of
 from paddleseg_autoloss.weighting import METHODS, Weighting
 from paddleseg_autoloss.weighting.draws import Draws
@@ -43,6 +45,7 @@ class LossState:
 
     Attributes:
         parameters: the losses' trainable parameters by path.
+        config: the keys and values of the run's config, or None where a script trains without one.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class LossState:
         self.optimizer = optimizer
         self.layers = loss_layers(losses)
         self.held_out: HeldOutBatches | None = losses.get("held_out")
+        self.config: Mapping[str, Any] | None = None
         self.methods = [type(loss).__name__ for loss in losses["types"]]
         if aggregator is not None:
             self.layers["loss_aggregator"] = aggregator
@@ -135,6 +139,8 @@ class LossState:
         }
         if self.held_out is not None:
             section["held_out"] = self.held_out.state_dict()
+        if self.config is not None:
+            section["config"] = config_as_text(self.config)
         return {**state, _SECTION: section}
 
     def load(self, state: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
@@ -156,6 +162,7 @@ class LossState:
                 layer.set_state_dict(saved[path])
         elif not self.is_empty:
             logger.info("The checkpoint contains no loss weights: they start anew.")
+        self._note_changed_config(section)
         if self._is_of_same_losses(section):
             self._note_changes(section)
             for name, aggregator in self._aggregators().items():
@@ -230,6 +237,17 @@ class LossState:
         if changes:
             logger.warning(
                 "The run goes on with other options than the checkpoint was written with: "
+                + "; ".join(changes)
+            )
+
+    def _note_changed_config(self, section: dict[str, Any]) -> None:
+        """Say which keys of the config differ from those of the checkpoint."""
+        if self.config is None or "config" not in section:
+            return
+        changes = changed_keys(config_as_text(self.config), section["config"])
+        if changes:
+            logger.warning(
+                "The run goes on with another config than the checkpoint was written with: "
                 + "; ".join(changes)
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,12 @@ _stock_train: Callable = LOOP.train
 
 
 @functools.wraps(_stock_train)
-def train(*args: Any, loggers: Sequence[str] = (), **kwargs: Any) -> Any:
+def train(
+    *args: Any,
+    loggers: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Any:
     """Train as ``paddleseg.core.train`` does, and train the parameters of the losses too.
 
     All arguments are those of PaddleSeg's function.  ``optimizer`` may be made with
@@ -60,6 +65,8 @@ def train(*args: Any, loggers: Sequence[str] = (), **kwargs: Any) -> Any:
         *args: as PaddleSeg's function takes them.
         loggers: where the curves go besides VisualDL: ``"tensorboard"``, ``"wandb"``,
             ``"swanlab"``.  ``"visualdl"`` is the same as ``use_vdl=True``.
+        config: keys and values of the config that the arguments were built from.  Checkpoints hold
+            it, and a run that is continued with another one names what has changed.
         **kwargs: as PaddleSeg's function takes them.
 
     Raises:
@@ -87,10 +94,12 @@ def train(*args: Any, loggers: Sequence[str] = (), **kwargs: Any) -> Any:
     is_first = paddle.distributed.ParallelEnv().rank == 0
     lock = lock_folder(arguments["save_dir"], "training") if is_first else nullcontext()
     with lock, output_errors(arguments["save_dir"]):
-        return _prepared(call, loggers)
+        return _prepared(call, loggers, config)
 
 
-def _prepared(call: inspect.BoundArguments, loggers: Sequence[str]) -> Any:
+def _prepared(
+    call: inspect.BoundArguments, loggers: Sequence[str], config: Mapping[str, Any] | None
+) -> Any:
     """Train in a folder that this process has locked."""
     arguments = call.arguments
     if arguments["resume_model"] == "latest":
@@ -106,6 +115,7 @@ def _prepared(call: inspect.BoundArguments, loggers: Sequence[str]) -> Any:
         keep_checkpoint_max=arguments["keep_checkpoint_max"],
     )
     session.report.loggers = loggers
+    session.state.config = config
     if "logger" in arguments:
         # In PaddleSeg after 2.9 the loop uses this logger, on every card.
         arguments["logger"] = TrainLogger(arguments["logger"], session.report)
