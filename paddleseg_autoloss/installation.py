@@ -1,11 +1,12 @@
-"""The location of this package: a checkout of its repository, or an installed wheel."""
+"""Where this package is: a checkout of its repository, or an installed wheel; and the machine."""
 
 from __future__ import annotations
 
+import platform
 import sys
 from pathlib import Path
 
-__all__ = ["CHECKOUT", "CONFIG_DIR", "package_command"]
+__all__ = ["CHECKOUT", "CONFIG_DIR", "package_command", "processor"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -31,3 +32,13 @@ def package_command(module: str) -> list[str]:
         f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     )
     return [sys.executable, "-c", code]
+
+
+def processor() -> str:
+    """Return the name of the processor, or its kind where Linux does not tell the name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

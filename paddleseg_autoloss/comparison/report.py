@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from paddleseg_autoloss.documents import (
     Table,
 )
 from paddleseg_autoloss.files import write_json
+from paddleseg_autoloss.installation import processor
 
 __all__ = ["write_report", "write_setup"]
 
@@ -48,16 +48,9 @@ def write_setup(save_dir: Path, command: str, jobs: str) -> None:
         command: the command line.
         jobs: how many runs there were at the same time, in words.
     """
-    setup = {"command": command, "machine": _machine(), "jobs": jobs}
+    machine = f"{processor()}, {os.cpu_count()} cores"
+    setup = {"command": command, "machine": machine, "jobs": jobs}
     write_json(save_dir / "setup.json", setup)
-
-
-def _machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.processor() or platform.machine()
-    return f"{processor}, {os.cpu_count()} cores"
 
 
 def write_report(results: Results, save_dir: Path, samples: bool = True) -> None:

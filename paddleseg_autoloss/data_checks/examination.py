@@ -103,11 +103,11 @@ def examine(
     return facts, missing + findings_in(key, labels, chosen, facts)
 
 
-def classes_in(key: str, dataset: Any) -> set[int]:
+def classes_in(key: str, dataset: Any) -> set[int] | None:
     """Return the classes that occur in the labels, as the checks before training found them.
 
-    Where not all labels were checked, or their reader is not PaddleSeg's, the set is empty: to
-    read them again would take long.
+    It is None where not all labels were checked, or their reader is not PaddleSeg's: to read them
+    again would take long.
 
     Args:
         key: config key of the data set.
@@ -115,7 +115,7 @@ def classes_in(key: str, dataset: Any) -> set[int]:
     """
     samples, reader = _samples(dataset, ()), reader_of(dataset)
     if reader is None or not reader.is_paddleseg or len(samples) > MOST_FILES:
-        return set()
+        return None
     facts = survey(key, reader, samples, str(getattr(dataset, "dataset_root", None) or ""))
     values = {int(value) for one in facts for value in one.counts}
     return values & set(range(dataset.num_classes)) - {getattr(dataset, "ignore_index", 255)}

@@ -124,7 +124,7 @@ class LabelReader:
         try:
             label, size = self.read(index)
         except Exception as error:
-            return Facts(label_error=_reason(Path(label_path), error), decoded=decode)
+            return _failed(Path(image), Path(label_path), error, decode)
         if list(label.shape[:2]) != size:
             # PIL reads the size without decoding; OpenCV, which training uses, gives the final
             # answer.
@@ -133,6 +133,15 @@ class LabelReader:
                 return Facts(image_error="OpenCV cannot decode it", decoded=decode)
         counts = _counts(label) if label.ndim == 2 and label.dtype.kind in "biu" else {}
         return Facts("", size, "", list(label.shape), str(label.dtype), counts, decode)
+
+
+def _failed(image: Path, label: Path, error: Exception, decode: bool) -> Facts:
+    """Return the facts of a sample whose label, or the size of whose image, cannot be read."""
+    try:
+        image_size(str(image))
+    except Exception as of_image:
+        return Facts(image_error=_reason(image, of_image), decoded=decode)
+    return Facts(label_error=_reason(label, error), decoded=decode)
 
 
 def reader_of(dataset: Any) -> LabelReader | None:

@@ -81,8 +81,13 @@ def survey(
         if missing:
             found = _look(key, reader, missing, decode)
             known |= zip(missing, found)
-            new = zip(missing, found)
-            memory.save(entries | {_name(s): [states[s], asdict(facts)] for s, facts in new})
+            # What cannot be read now may be readable later, without a change of the file.
+            new = {
+                _name(sample): [states[sample], asdict(facts)]
+                for sample, facts in zip(missing, found)
+                if not (facts.image_error or facts.label_error)
+            }
+            memory.save(entries | new)
     return [known[sample] for sample in samples]
 
 

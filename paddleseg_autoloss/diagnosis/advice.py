@@ -224,7 +224,7 @@ def _present_shares(losses: Sequence[LossFigures]) -> str:
 def _imbalance(diagnosis: Diagnosis) -> float:
     """Return the largest ratio of two lengths of coef x gradient within a head."""
     losses = diagnosis.losses
-    lengths = [abs(loss.coef) * loss.gradient_norm.value for loss in losses]
+    lengths = [loss.coef * loss.gradient_norm.value for loss in losses]
     heads = [[lengths[i] for i in head if losses[i].has_gradient] for head in diagnosis.heads()]
     return max((max(head) / min(head) for head in heads if head), default=1.0)
 

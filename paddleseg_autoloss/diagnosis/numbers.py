@@ -12,10 +12,11 @@ optimizer:
   1 (mean);
 - conflict rate: the share of the steps with a negative cosine, 0 to 1;
 - shortening: how much shorter the update is in those steps than it would be with the two gradients
-at right angles, :math:`1 - |d| / \sqrt{|d|^2 - 2 c_i c_j \langle g_i, g_j \rangle}`, 0 to 1 (median
-of those steps); - balanced coefficients: proportional to 1 / gradient norm within a head, and
-scaled so that the median length of the head's gradient does not change.  So the ratio between the
-heads does not change, and the learning rate can stay.
+  at right angles, :math:`1 - |d| / \sqrt{|d|^2 - 2 c_i c_j \langle g_i, g_j \rangle}`, 0 to 1
+  (median of those steps);
+- balanced coefficients: proportional to 1 / gradient norm within a head, and scaled so that the
+  median length of the head's gradient does not change.  So the ratio between the heads does not
+  change, and the learning rate can stay.
 
 The median is used for values that decrease during the steps, because a few large values determine a
 mean: over 50 steps of the demo config with three seeds, the first 5 steps change the ratio of the
@@ -194,7 +195,7 @@ class Diagnosis:
         )
 
     def _balanced_coefs(self, head: list[int], norms: np.ndarray) -> np.ndarray:
-        """Return coefficients of equal |coef| x norm for a head; 0 for a zero gradient."""
+        """Return coefficients of equal coef x norm for a head; 0 for a zero gradient."""
         return _balanced_coefs(self._coefs[head], np.where(self.has_gradient, norms, 0.0)[head])
 
     def _mix(self, gramians: np.ndarray) -> Mix:
@@ -212,8 +213,7 @@ class Diagnosis:
         """Return the head's coefficient that keeps the length of its gradient."""
         now = _median_length(gramians[:, head][:, :, head], np.ones(len(head)))
         then = _median_length(np.nan_to_num(self._raw_gramians[:, head][:, :, head]), own)
-        sign = np.sign(self._coefs[head] @ own) or 1.0
-        return float(sign * (now / then if then else np.abs(self._coefs[head]).sum()))
+        return float(now / then if then else self._coefs[head].sum())
 
     def _losses(self, values: np.ndarray, gramians: np.ndarray) -> list[LossFigures]:
         sizes = _divide(values, self._coefs)
@@ -266,16 +266,14 @@ def _spread(values: np.ndarray, center: Callable[[np.ndarray], float] = np.mean)
 
 
 def _balanced_coefs(coefs: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """Return coefficients of equal |coef| x norm for one head; 0 for a zero gradient.
+    """Return coefficients of equal coef x norm for one head, which sum to 1.
 
-    Their absolute values sum to 1.  They have the signs of ``coefs`` or, if their sum would be
-    negative, all the opposite signs.
+    A loss with a zero gradient or a coefficient of 0 gets 0.
     """
-    balanced = np.divide(np.sign(coefs), norms, out=np.zeros(len(coefs)), where=norms > 0)
+    balanced = np.divide(1.0, norms, out=np.zeros(len(coefs)), where=(norms > 0) & (coefs > 0))
     if not balanced.any():
         balanced = coefs
-    scale = np.abs(balanced).sum() * (np.sign(balanced.sum()) or 1.0)
-    return balanced / scale if scale else balanced
+    return balanced / (balanced.sum() or 1.0)
 
 
 def _median_length(gramians: np.ndarray, coefs: np.ndarray) -> float:

@@ -11,6 +11,7 @@ import paddle
 from paddle import Tensor, nn
 
 from paddleseg_autoloss.errors import ConfigError, shown
+from paddleseg_autoloss.hooks import before_each_step
 from paddleseg_autoloss.tensors import tensors_in
 
 __all__ = ["Features"]
@@ -59,18 +60,20 @@ class Features:
         self.name, layer = _find_layer(model, pattern)
         self._model = model
         self._calls: list[Any] = []
+
+        # A bound method would be copied with the layer, and this object too.
+        def keep(called: nn.Layer, inputs: Any, outputs: Any) -> Any:
+            if not (called is layer and layer.training and paddle.is_grad_enabled()):
+                return None
+            copies = _copies(outputs)
+            self._calls.append(copies)
+            return copies
+
         self._hooks = [
-            model.register_forward_pre_hook(lambda *_: self.clear()),
-            layer.register_forward_post_hook(self._keep),
+            before_each_step(model, lambda _: self.clear()),
+            layer.register_forward_post_hook(keep),
         ]
         self._below: set[int] | None = None
-
-    def _keep(self, layer: nn.Layer, inputs: Any, outputs: Any) -> Any:
-        if not (layer.training and paddle.is_grad_enabled()):
-            return None
-        copies = _copies(outputs)
-        self._calls.append(copies)
-        return copies
 
     def tensors(self) -> list[Tensor]:
         """Return the outputs of the layer, without those that need no gradient.

@@ -92,6 +92,7 @@ class LossRange:
         Raises:
             ConfigError: a loss is negative, and the method does not learn its weights.
         """
+        method = self.weighting.short_name
         for index, (name, value) in enumerate(zip(self.names, marks)):
             if math.isnan(value):
                 continue
@@ -100,8 +101,8 @@ class LossRange:
             if name not in self._warned:
                 self._warned.add(name)
                 logger.warning(
-                    f"{self.prefix}{name} is negative: {self._method()} does not support losses "
-                    "below 0; it keeps the weight of this loss until the loss is positive again"
+                    f"{self.prefix}{name} is negative: {method} does not support losses below 0; "
+                    "it keeps the weight of this loss until the loss is positive again"
                 )
 
     def refuse(self, losses: np.ndarray) -> None:
@@ -111,10 +112,6 @@ class LossRange:
             ConfigError: a loss is negative.
         """
         self.judge(np.where(losses < LEAST_LOSS, losses, math.nan))
-
-    def _method(self) -> str:
-        names = {method.__name__: name for name, method in METHODS.items()}
-        return names.get(self.weighting.class_name, self.weighting.class_name)
 
     def _describe(self, index: int, value: float) -> str:
         name, least = self.names[index], self.weighting.lower_bound(index)
@@ -126,7 +123,7 @@ class LossRange:
         ]
         above = "above" if self.weighting.loss_range == "positive" else "of at least"
         return (
-            f"{self.prefix}{name}: expected a loss {above} {least:g} for {self._method()}, found "
-            f"{value:.4g}; {', '.join(others)} and most methods that need the Gramian accept "
-            "negative losses"
+            f"{self.prefix}{name}: expected a loss {above} {least:g} for "
+            f"{self.weighting.short_name}, found {value:.4g}; {', '.join(others)} and most methods "
+            "that need the Gramian accept negative losses"
         )

@@ -248,7 +248,8 @@ class FromGramianOfFeatures(FromGramian):
             _check_shared(aggregator, jacobian)
             if aggregator.update_interval > 1:
                 _check_shared(aggregator, above_jacobian)
-        factors = aggregator.weights * self._solve(aggregator, gradients)
+        factor = self._solve(aggregator, gradients)
+        factors = aggregator.weights * factor
         found = features.hand_down(jacobian.combine(factors), below)
         found += above_jacobian.combine(factors)
         update = inject(paddle.zeros([], dtype="float32"), [*below, *above], found, divisor=scale)
@@ -392,13 +393,16 @@ class FromHeldOutLosses(Strategy):
         """Compute the weights of the steps to come.
 
         Raises:
-            ConfigError: there is not one loss for each name.
+            ConfigError: there is not one loss for each name, or the method does not accept a loss.
         """
         if found.size != len(aggregator.names):
             raise ConfigError(
                 f"look: expected {len(aggregator.names)} losses, found shape {list(found.shape)}"
             )
-        aggregator.weights.set_value(self._weighting(_mean_over_cards(found)))
+        shared = _mean_over_cards(found)
+        if aggregator.loss_range.refuses:
+            aggregator.check_loss_range(shared)
+        aggregator.weights.set_value(self._weighting(shared))
 
     def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         """Return the weights of the latest look."""

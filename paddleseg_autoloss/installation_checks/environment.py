@@ -14,6 +14,7 @@ from paddleseg_autoloss.compat import APPLIED_FIXES, SOURCE_FIXES
 from paddleseg_autoloss.conflicts import find_conflicts, installed_versions
 from paddleseg_autoloss.flags import gpu_count
 from paddleseg_autoloss.fonts import chinese_font
+from paddleseg_autoloss.installation import processor
 from paddleseg_autoloss.seams import SEAMS
 
 __all__ = ["describe_environment"]
@@ -33,7 +34,7 @@ def describe_environment() -> tuple[list[tuple[str, str]], list[str]]:
         ("cures", _cures()),
         ("stand-ins", f"{len(SEAMS)}, all of which PaddleSeg uses"),
         ("Chinese font", chinese_font() or "none: Chinese names in pictures are boxes"),
-        ("processor", f"{_processor()}, {os.cpu_count()} cores"),
+        ("processor", f"{processor()}, {os.cpu_count()} cores"),
         ("GPUs", _gpus()),
     ]
     return rows, conflicts
@@ -53,15 +54,6 @@ def _cures() -> str:
     """Say which of the faults that `compat` knows are in this PaddleSeg and cured."""
     functions = dict.fromkeys(fix.target.split(":")[1] for fix in APPLIED_FIXES)
     return f"{len(APPLIED_FIXES)} of {len(SOURCE_FIXES)} needed: {', '.join(functions)}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _gpus() -> str:

@@ -188,6 +188,8 @@ def hold_out(
 def _check_classes(rest: Any, part: Any) -> None:
     """Warn of classes about which the held-out images, or those to train on, say nothing."""
     trained, held_out = classes_in("train_dataset", rest), classes_in("train_dataset", part)
+    if trained is None or held_out is None:
+        return
     if trained - held_out:
         logger.warning(
             f"held_out: no held-out image has the class(es) {_listed(trained - held_out)}, which "
@@ -302,9 +304,7 @@ class HeldOutBatches(Iterator[dict[str, Tensor]]):
         if index in self._cache:
             return self._cache[index]
         batch = read_batch(self.dataset, [index])
-        arrays = {
-            name: np.asarray(batch[name])[0] for name in ("img", "label", "edge") if name in batch
-        }
+        arrays = {name: np.asarray(batch[name])[0] for name in _ARRAYS if name in batch}
         image, label = arrays["img"].shape[-2:], arrays["label"].shape[-2:]
         if image != label:
             raise DataError(

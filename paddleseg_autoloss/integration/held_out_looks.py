@@ -10,7 +10,10 @@ import paddle
 from paddle import Tensor, nn
 
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
+from paddleseg_autoloss.hooks import before_each_step
+from paddleseg_autoloss.integration.held_out import HeldOutBatches
 from paddleseg_autoloss.integration.running_statistics import RunningStatistics
+from paddleseg_autoloss.integration.state import LossState
 from paddleseg_autoloss.losses.targets import Target
 from paddleseg_autoloss.weighting import AlignmentWeighting
 
@@ -29,8 +32,9 @@ class HeldOutLooks:
     Args:
         model: the network.
         aggregators: the aggregators whose methods look at held-out data.
-        batches: an endless iterator of held-out batches, see `HeldOutBatches`.
+        batches: the held-out batches.
         losses_of: computes the K losses of an aggregator: ``losses_of(aggregator, outputs, data)``.
+        state: the state of the losses, to forget a look.
         ignore_index: label of the pixels to ignore.
     """
 
@@ -38,14 +42,17 @@ class HeldOutLooks:
         self,
         model: nn.Layer,
         aggregators: Sequence[LossAggregator],
-        batches: Iterator[Mapping[str, Tensor]],
+        batches: HeldOutBatches,
         losses_of: Callable[[LossAggregator, Any, Mapping[str, Tensor]], Tensor],
+        state: LossState,
         ignore_index: int = 255,
     ) -> None:
         self.model = model
         self.aggregators = list(aggregators)
         self._batches = batches
         self._losses_of = losses_of
+        self._state = state
+        self._before: tuple[dict[str, dict[str, Tensor]], int] | None = None
         self._targets = {
             id(aggregator): Target(aggregator.weighting.target, ignore_index)
             for aggregator in aggregators
@@ -53,23 +60,28 @@ class HeldOutLooks:
         }
         self._statistics = RunningStatistics(model)
         self._is_looking = False
-
-        # PaddleSeg deep-copies the model for EMA; a bound method would copy this object too.
-        def look_first(layer: nn.Layer, _: Any) -> None:
-            if layer is self.model and layer.training and paddle.is_grad_enabled():
-                self._look_if_due()
-
-        self._hook = model.register_forward_pre_hook(look_first)
+        self._hook = before_each_step(model, lambda _: self._look_if_due())
 
     def remove(self) -> None:
         """Remove the hook from the network."""
         self._hook.remove()
 
+    def undo(self) -> None:
+        """Forget the look before a step that is not taken: the run that goes on takes it again."""
+        if self._before is not None:
+            of_losses, drawn = self._before
+            self._state.restore(of_losses)
+            self._batches.drawn = drawn
+
     def _look_if_due(self) -> None:
         # The forward pass of a look calls the hook too.
-        due = [] if self._is_looking else [a for a in self.aggregators if a.needs_look]
+        if self._is_looking:
+            return
+        self._before = None
+        due = [a for a in self.aggregators if a.needs_look]
         if not due:
             return
+        self._before = self._state.snapshot(), self._batches.drawn
         with self._undone():
             data = next(self._batches)
             outputs = self.model(data["img"])

@@ -113,7 +113,7 @@ def _load(path: Any, **configs: Any) -> Any:
             check_iteration(Path(path).parent)
         except CheckpointError as error:
             raise CheckpointError(f"{what}: {error}") from error
-    return load_tensors(path, what, **configs)
+    return load_tensors(path, what)
 
 
 def _local(path: str, what: str) -> str:

@@ -80,8 +80,8 @@ def _config_of(layer: nn.Layer) -> dict[str, Any] | None:
 def equivalent_mix(losses: dict[str, list[Any]], terms: Sequence[Term]) -> Mix | None:
     """Return the fixed mix that corresponds to the current weights.
 
-    It is None if no term has a learned weight, or if the weights of a head do not sum to a positive
-    number.
+    It is None if no term has a learned weight, if a weight is negative, or if the weights of a head
+    do not sum to a positive number.
 
     Args:
         losses: PaddleSeg's loss dict.
@@ -93,7 +93,8 @@ def equivalent_mix(losses: dict[str, list[Any]], terms: Sequence[Term]) -> Mix |
     for term, weight in zip(terms, current_weights(terms)):
         weights.setdefault(term.head, []).append(float(weight))
     totals = [sum(of_head) for of_head in weights.values()]
-    if not all(total > 0 for total in totals):
+    is_negative = any(weight < 0 for of_head in weights.values() for weight in of_head)
+    if is_negative or not all(total > 0 for total in totals):
         return None
     coefs = [[_round(w / total) for w in ws] for ws, total in zip(weights.values(), totals)]
     scale = losses["coef"][0] / totals[0]

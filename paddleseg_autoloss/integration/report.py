@@ -60,7 +60,9 @@ class RunReport:
     def close_window(self) -> str:
         """Write the means since the last log line, and return the weights as text for this line."""
         rows = self.monitor.log_window()
-        self.history.append(rows)
+        # PaddleSeg after 2.9 logs on every card, and all of them have one folder.
+        if is_writing_rank():
+            self.history.append(rows)
         for row in rows:
             values = {f"Loss_raw/{row.term}": row.raw, f"Loss_weighted/{row.term}": row.weighted}
             if not math.isnan(row.weight):

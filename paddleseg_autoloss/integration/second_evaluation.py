@@ -9,6 +9,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from paddleseg_autoloss.hooks import before_each_step
 from paddleseg_autoloss.integration.running_statistics import RunningStatistics
 
 __all__ = ["SecondEvaluation"]
@@ -31,14 +32,11 @@ class SecondEvaluation:
         self._inputs: tuple[Any, ...] = ()
         self._random: Any = None
         self._is_due = False
+        self._hook = before_each_step(model, self._keep)
 
-        # PaddleSeg deep-copies the model for EMA; a bound method would copy this object too.
-        def keep(layer: nn.Layer, inputs: tuple[Any, ...]) -> None:
-            if layer is self.model and layer.training and paddle.is_grad_enabled():
-                self._inputs, self._random = inputs, paddle.get_rng_state()
-                self._is_due = True
-
-        self._hook = model.register_forward_pre_hook(keep)
+    def _keep(self, inputs: tuple[Any, ...]) -> None:
+        self._inputs, self._random = inputs, paddle.get_rng_state()
+        self._is_due = True
 
     @paddle.no_grad()
     def run(self, autocast: AbstractContextManager) -> None:

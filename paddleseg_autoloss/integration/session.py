@@ -129,6 +129,8 @@ class TrainingSession:
         """
         if self.stop.agreed:
             self.guard.undo_forward()
+            if self.looks is not None:
+                self.looks.undo()
             raise self.stop.error()
         self._is_in_step = True
         self._compute, self._data = compute, data
@@ -218,7 +220,9 @@ class TrainingSession:
         if batches is None:
             raise ConfigError(needs_held_out(aggregators[0].weighting.short_name))
         ignore_index = getattr(self.train_dataset, "ignore_index", 255)
-        return HeldOutLooks(self.model, aggregators, batches, self._held_out_losses, ignore_index)
+        return HeldOutLooks(
+            self.model, aggregators, batches, self._held_out_losses, self.state, ignore_index
+        )
 
     @paddle.no_grad()
     def _held_out_losses(

@@ -70,7 +70,7 @@ def _overlaps(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor
     known = paddle.where(valid, labels, paddle.zeros_like(labels))
     mask = valid.astype("float32").unsqueeze(1)
     y = functional.one_hot(known, logits.shape[1]).transpose([0, 3, 1, 2]) * mask
-    p = functional.softmax(as_float32(logits), axis=1) * mask
+    p = functional.softmax(logits, axis=1) * mask
     pixels = [0, 2, 3]
     occurs = (y.sum(pixels) > 0).astype("float32")
     # A class without any pixel has no total, and does not count.
@@ -83,7 +83,7 @@ def _mean_of_missing(scores: Tensor, occurs: Tensor) -> Tensor:
 
 def _of_paddleseg(kind: type[nn.Layer]) -> Callable[..., Tensor]:
     def loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
-        return kind(ignore_index=ignore_index)(as_float32(logits), labels)
+        return kind(ignore_index=ignore_index)(logits, labels)
 
     return loss
 
@@ -139,6 +139,7 @@ class Target:
                 "target: expected a network whose first output is a tensor of shape [N, C, H, W], "
                 f"found {shown(getattr(logits, 'shape', logits))}"
             )
+        logits = as_float32(logits)
         if logits.shape[2:] != labels.shape[-2:]:
             logits = functional.interpolate(logits, labels.shape[-2:], mode="bilinear")
         try:

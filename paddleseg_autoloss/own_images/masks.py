@@ -213,9 +213,11 @@ def _check_entries(
     """
     palette = f"such as --palette {'0 255' if noun == 'values' else '0,0,0 255,0,0'}"
     if len(found - {IGNORE}) > _MOST_CLASSES:
+        held = [len((one.colours if noun == "colours" else one.values) or ()) for one in facts]
+        fullest = paths[held.index(max(held))]
         raise DataError(
             f"MASKS: expected at most {_MOST_CLASSES} {noun} in all masks, found more, as in "
-            f"{paths[0]}; are these photographs, or JPEG, which changes {noun}? Say with --palette "
+            f"{fullest}; are these photographs, or JPEG, which changes {noun}? Say with --palette "
             f"what stands for each class, {palette}"
         )
     jpeg = next(filter(_is_jpeg, paths), None)

@@ -45,8 +45,9 @@ class CRMOGMWeighting(Weighting):
     Deviations:
         alpha is constant, with TorchJD's default; the paper proves convergence for an alpha that
         goes to 1 as the learning rate goes to 0.  Methods that learn their weights, that need the
-        whole Jacobian or that change the optimizer's steps are refused.  A step whose losses are
-        not all finite does not change the stored state and gets the previous weights.
+        whole Jacobian or held-out images, or that change the optimizer's steps are refused.  A step
+        whose losses are not all finite does not change the stored state and gets the previous
+        weights.
 
     Args:
         num_losses: K, the number of losses.
@@ -199,4 +200,6 @@ def _why_not(name: str, method: type[Weighting]) -> str | None:
         return _REFUSED[name]
     if method.parameter_name is not None:
         return "learns its weights"
+    if method.uses_held_out:
+        return "learns from held-out images"
     return "needs the whole Jacobian" if issubclass(method, JacobianWeighting) else None

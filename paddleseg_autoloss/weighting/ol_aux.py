@@ -83,9 +83,11 @@ class OLAUXWeighting(AlignmentWeighting):
 
     def next_shares(self, ratings: np.ndarray) -> np.ndarray:
         """Return the shares, which change after every N looks, shape [K]."""
-        count, summed, shares = int(self.num_looks) + 1, self.summed.numpy() + ratings, None
+        shares, summed = self.shares.numpy(), self.summed.numpy() + ratings
+        count = int(self.num_looks) + 1
         if count % self.looks == 0:
-            shares, summed = onto_simplex(self.shares.numpy() + self.lr * summed), 0 * summed
+            shares = onto_simplex(shares + self.lr * summed)
+            summed = np.zeros_like(summed)
         self.num_looks.set_value(np.asarray(count))
         self.summed.set_value(summed)
-        return self.shares.numpy() if shares is None else shares
+        return shares

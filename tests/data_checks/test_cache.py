@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,10 +12,11 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from PIL import Image
 from support.data import build, square, write_data
 from support.processes import ROOT, SCRIPT_HEAD, launched
 
-from paddleseg_autoloss.data_checks import cache
+from paddleseg_autoloss.data_checks import cache, labels
 from paddleseg_autoloss.data_checks.labels import LabelReader
 from paddleseg_autoloss.errors import DataError
 
@@ -65,15 +67,30 @@ def test_the_judgement_is_made_anew(root):
     assert looks(root, num_classes=3) == 0
 
 
-def test_errors_are_remembered(root):
-    (root / "1_label.png").write_bytes(b"no image")
-    texts = []
-    for _ in range(2):
-        with pytest.raises(DataError) as caught:
-            looks(root)
-        texts.append(str(caught.value))
-    assert texts[0] == texts[1]
-    assert "line 2" in texts[0]
+@pytest.mark.parametrize("name", ["1.png", "1_label.png"])
+def test_a_file_that_could_not_be_read_is_looked_at_again(root, name, monkeypatch):
+    """Its bytes and times are the same, but now there are not too many open files."""
+    stock = Image.open
+
+    def too_many(path, *args, **kwargs):
+        if Path(path).name == name:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return stock(path, *args, **kwargs)
+
+    monkeypatch.setattr(Image, "open", too_many)
+    with pytest.raises(DataError, match=f"{name}.*Too many open"):
+        looks(root)
+    monkeypatch.setattr(Image, "open", stock)
+    assert looks(root) == 1
+
+
+def test_the_image_is_named_whose_size_cannot_be_read(root, monkeypatch):
+    def fail(path):
+        raise OSError("larger than OpenCV permits")
+
+    monkeypatch.setattr(labels, "image_size", fail)
+    with pytest.raises(DataError, match=r"0\.png.*larger than OpenCV permits"):
+        looks(root)
 
 
 def test_what_another_class_reads_is_another_matter(root, folder):

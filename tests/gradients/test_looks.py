@@ -217,6 +217,12 @@ def test_coba_looks_at_losses():
     assert aggregator.last_weights.tolist() == pytest.approx([0.2384, 1.7616], abs=1e-4)
 
 
+def test_coba_refuses_a_negative_loss():
+    aggregator = LossAggregator(["a", "b"], CoBaWeighting(2))
+    with pytest.raises(ConfigError, match=r"b: expected a loss above 0 for CoBa, found -0\.5"):
+        aggregator.look(paddle.to_tensor([1.0, -0.5]))
+
+
 def test_losses_that_are_collected_are_not_weighed():
     small = Small()
     aggregator = small.aggregator(scaling="none")

@@ -19,6 +19,7 @@ from support.processes import SCRIPT_HEAD, launched
 from support.training import Squares, TinyNet, adam, ce_and_dice, without_pictures
 
 import paddleseg_autoloss
+from paddleseg_autoloss.data_checks import examination
 from paddleseg_autoloss.errors import CheckpointError, ConfigError, DataError
 from paddleseg_autoloss.integration import training
 from paddleseg_autoloss.integration.config import load_config
@@ -268,6 +269,14 @@ def test_classes_without_an_image_to_train_on_are_named(tmp_path, capsys):
         _, part = split(made(tmp_path), 0.25, seed)
         is_named = "only held-out images have the class(es) 1" in capsys.readouterr().out
         assert is_named == names(part)[0].endswith("3.png")
+
+
+def test_classes_that_are_not_known_are_not_named(tmp_path, capsys, monkeypatch):
+    """Too many images to look at all of them are left to train on, but few are held out."""
+    monkeypatch.setattr(examination, "MOST_FILES", 2)
+    write_data(tmp_path, [square()] * 4)
+    hold_out(made(tmp_path), made(tmp_path, mode="val"), HeldOut(0.25), batch_size=1)
+    assert "held-out images have the class" not in capsys.readouterr().out
 
 
 def test_the_key_of_a_config(tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from unittest import mock
 
 import numpy as np
 import paddle
 import pytest
 import yaml
+from paddle import nn
 from paddleseg.cvlibs import SegBuilder
 from paddleseg.models.losses import MixedLoss
 from support import ROOT
@@ -22,7 +25,12 @@ from support.training import (
 )
 
 import paddleseg_autoloss
-from paddleseg_autoloss.errors import CheckpointError, ConfigError, TrainingDiverged
+from paddleseg_autoloss.errors import (
+    CheckpointError,
+    ConfigError,
+    TrainingDiverged,
+    TrainingStopped,
+)
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration import training
 from paddleseg_autoloss.integration.config import load_config
@@ -35,17 +43,17 @@ class Batches:
     """Held-out batches of noisy squares that no training image shows."""
 
     def __init__(self, factor: float = 1.0) -> None:
-        self.number, self.factor = 0, factor
+        self.drawn, self.factor = 0, factor
 
     def state_dict(self) -> dict[str, int]:
-        return {"number": self.number}
+        return {"drawn": self.drawn}
 
     def set_state_dict(self, state: dict[str, int]) -> None:
-        self.number = state["number"]
+        self.drawn = state["drawn"]
 
     def __next__(self) -> dict[str, paddle.Tensor]:
-        images = [Squares()[100 + 2 * self.number + index] for index in range(2)]
-        self.number += 1
+        images = [Squares()[100 + 2 * self.drawn + index] for index in range(2)]
+        self.drawn += 1
         return {
             "img": paddle.to_tensor(np.stack([one["img"] for one in images])) * self.factor,
             "label": paddle.to_tensor(np.stack([one["label"] for one in images])),
@@ -84,7 +92,7 @@ def test_a_look_leaves_no_trace_in_training(name, tmp_path):
     batches = Batches()
     method = component(name, **options)
     looking, *_ = train(tmp_path / "a", 6, batches, losses=method, optimizer=sgd)
-    assert batches.number == 2
+    assert batches.drawn == 2
     plain, *_ = run_training(
         tmp_path / "b", 6, losses=lambda: [paddleseg_autoloss.Sum(ce_and_dice())], optimizer=sgd
     )
@@ -116,6 +124,49 @@ def test_resumed_equals_uninterrupted_bit_for_bit(name, tmp_path):
 
     whole, parts = resumed(run, tmp_path)
     for one, other in zip(state_arrays(whole), state_arrays(parts)):
+        np.testing.assert_array_equal(one, other)
+
+
+class WithoutDropout(TinyNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Identity()
+
+
+class Interrupted(WithoutDropout):
+    """It gets Ctrl-C in the forward pass of the third step, before which there is a look."""
+
+    calls = 0
+
+    def forward(self, x):
+        if self.training and paddle.is_grad_enabled():
+            Interrupted.calls += 1
+            # The passes are step 1, step 2, look, step 3.
+            if Interrupted.calls == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("AutoLambda", {}), ("CoBa", {"warmup": 2}), ("OLAUX", {"looks": 2})]
+)
+def test_a_look_before_a_step_that_is_not_taken_is_taken_again(name, options, tmp_path):
+    def run(folder, model=WithoutDropout, **more):
+        batches = Batches()
+        made = component(name, **options)
+        network, _, _ = train(
+            folder, 8, batches, losses=made, model=model, save_interval=100, **more
+        )
+        return batches.drawn, state_arrays(network)
+
+    drawn, expected = run(tmp_path / "whole")
+    Interrupted.calls = 0
+    with pytest.raises(TrainingStopped):
+        run(tmp_path / "parts", Interrupted)
+    assert (tmp_path / "parts" / "iter_2").is_dir()
+    drawn_in_parts, found = run(tmp_path / "parts", resume_model="latest")
+    assert drawn_in_parts == drawn
+    for one, other in zip(found, expected):
         np.testing.assert_array_equal(one, other)
 
 
@@ -253,4 +304,4 @@ def test_a_step_that_is_skipped_is_looked_at_again(tmp_path):
     with mock.patch.object(training, "TrainingSession", session):
         _, (loss,), _ = train(tmp_path, 5, batches, losses=component("AutoLambda"), model=Spoiled)
     assert int(loss.aggregator.calls) == 4
-    assert batches.number == 2
+    assert batches.drawn == 2

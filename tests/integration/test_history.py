@@ -31,6 +31,17 @@ def test_names_in_the_table_and_the_picture(tmp_path):
     assert cells == ["'=1+1", "''a", r"$\undefined{$", "a,\nb"] * 2
 
 
+@pytest.mark.parametrize("last", ["1", "1,=1+1,0.5", "", "x,y"])
+def test_a_line_that_was_cut_is_left_out(last, tmp_path):
+    """A full disk may cut a line anywhere; "1" is the beginning of "12,..."."""
+    WeightHistory(tmp_path).append(rows(1))
+    path = tmp_path / "loss_weights.csv"
+    path.write_text(path.read_text() + last + "\n")
+    resumed = WeightHistory(tmp_path, start_iter=1)
+    resumed.append(rows(2))
+    assert resumed._weights.rows == rows(1) + rows(2)
+
+
 @pytest.fixture(scope="module")
 def figure(tmp_path_factory):
     """The picture of ten terms and all their pairs, whose weights span four decades."""

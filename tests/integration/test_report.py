@@ -16,10 +16,12 @@ from paddle import nn
 from paddleseg.cvlibs.builder import SegBuilder
 from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, MixedLoss
 from support.records import history, scalars
-from support.training import Squares, TinyNet, ce_and_dice, run_training
+from support.training import Squares, TinyNet, adam, ce_and_dice, run_training
 
-from paddleseg_autoloss import AutoWeightedLoss
+from paddleseg_autoloss import AlignedMTL, AutoWeightedLoss
+from paddleseg_autoloss.integration import report
 from paddleseg_autoloss.integration.mix import equivalent_mix
+from paddleseg_autoloss.integration.session import TrainingSession
 from paddleseg_autoloss.integration.terms import terms_of
 
 
@@ -120,6 +122,24 @@ class TestWhatIsShown:
         mixed = equivalent_mix(losses, terms_of(losses)).loss_config()["types"][0]
         assert mixed["coef"][1] == pytest.approx(0.15**2 / 60**2, rel=1e-3)
         assert [inner["ignore_index"] for inner in mixed["losses"]] == [0, 0]
+
+    def test_no_equivalent_mix_with_a_negative_weight(self):
+        """PaddleSeg would train it, but configs with negative coefficients are refused."""
+        loss = AlignedMTL(ce_and_dice())
+        losses = {"types": [loss], "coef": [1]}
+        for weights, has_mix in (([0.5, 1.0], True), ([-0.1, 1.0], False)):
+            loss.aggregator.last_weights = paddle.to_tensor(weights)
+            assert (equivalent_mix(losses, terms_of(losses)) is not None) == has_mix
+
+    def test_a_card_that_does_not_write_leaves_the_history_alone(self, tmp_path, monkeypatch):
+        """PaddleSeg after 2.9 writes a log line on every card."""
+        model, losses = TinyNet(), {"types": [AutoWeightedLoss(ce_and_dice())], "coef": [1]}
+        session = TrainingSession(model, Squares(), adam(model), losses, str(tmp_path), 0, 10)
+        path = tmp_path / "loss_weights.csv"
+        path.write_text("those of the first card")
+        monkeypatch.setattr(report, "is_writing_rank", lambda: False)
+        session.report.close_window()
+        assert path.read_text() == "those of the first card"
 
     def test_no_equivalent_mix_for_a_head_without_coefficient(self, tmp_path):
         run_training(tmp_path, 1, coef=[0])

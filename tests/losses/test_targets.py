@@ -119,3 +119,24 @@ def test_an_output_that_is_no_picture_is_refused():
 def test_a_loss_that_does_not_fit(target, reason):
     with pytest.raises(ConfigError, match=r"target: expected a loss for outputs .*" + reason):
         Target(target)(paddle.rand([1, 2, 4, 4]), paddle.zeros([1, 4, 4], "int64"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "mIoU",
+        {"type": "DiceLoss"},
+        {
+            "type": "MixedLoss",
+            "losses": [{"type": "CrossEntropyLoss"}, {"type": "DiceLoss"}],
+            "coef": [1, 1],
+        },
+    ],
+    ids=["name", "loss", "mix"],
+)
+def test_outputs_in_half_precision_are_rated_in_full(target, dtype):
+    logits, labels = batch()
+    logits = logits.astype(dtype)
+    expected = float(Target(target)(logits.astype("float32"), labels))
+    assert float(Target(target)(logits, labels)) == expected

@@ -17,6 +17,7 @@ from paddleseg_autoloss.weighting import (
     LossWeighting,
     SumWeighting,
 )
+from paddleseg_autoloss.weighting.crmogm import _why_not
 
 
 class TestCRMOGM:
@@ -116,6 +117,14 @@ class TestCRMOGM:
             ({"method": "?"}, "method: there is no '?'"),
             ({"method": 3}, "method: there is no 3"),
             ({"method": "CRMOGM"}, "method: CRMOGM cannot average CRMOGM, which averages already"),
+            (
+                {"method": "AutoLambda"},
+                "method: CRMOGM cannot average AutoLambda, which learns from held-out images",
+            ),
+            (
+                {"method": "CoBa"},
+                "method: CRMOGM cannot average CoBa, which learns from held-out images",
+            ),
             ({"method": "IMTL"}, "method: CRMOGM cannot average IMTL, which learns its weights"),
             (
                 {"method": "SeparateBackward"},
@@ -141,6 +150,19 @@ class TestCRMOGM:
     def test_a_method_that_needs_the_jacobian_is_refused(self):
         with pytest.raises(ConfigError, match="cannot average MoCo, which needs the whole"):
             CRMOGMWeighting(2, method="MoCo")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_averaged_or_refused(name):
+    count = max(2, METHODS[name].least_losses)
+    if _why_not(name, METHODS[name]) is not None:
+        with pytest.raises(ConfigError, match="CRMOGM cannot average"):
+            CRMOGMWeighting(count, method=name)
+        return
+    method = CRMOGMWeighting(count, method=name)
+    losses = paddle.arange(1, count + 1, dtype="float32")
+    inputs = [losses, paddle.eye(count)] if isinstance(method, GramianWeighting) else [losses]
+    assert bool(method(*inputs).isfinite().all())
 
 
 def test_crmogm_hands_the_names_on():
