@@ -7,8 +7,6 @@ from typing import Any
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_autoloss.hooks import before_each_step
-
 __all__ = ["RunningStatistics"]
 
 #: A layer and the name of one of its tensors.
@@ -54,7 +52,13 @@ class RunningStatistics:
         Returns:
             A hook; its ``remove()`` ends the copying.
         """
-        return before_each_step(self.model, lambda _: self.keep())
+
+        # PaddleSeg deep-copies the model for EMA; a bound method would copy this object too.
+        def keep_statistics(layer: nn.Layer, _: Any) -> None:
+            if layer is self.model and layer.training and paddle.is_grad_enabled():
+                self.keep()
+
+        return self.model.register_forward_pre_hook(keep_statistics)
 
     def forget(self) -> None:
         """Free the copied values."""
