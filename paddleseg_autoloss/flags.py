@@ -44,8 +44,10 @@ def run_command(command: Callable[[], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except TrainingStopped as stop:
+        print(stop, file=sys.stderr)
         return stop.exit_status
     except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
         return _INTERRUPTED
     finally:
         _discard_unwritten()

@@ -8,6 +8,7 @@ file, because ``_base_`` may name any file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ _MAX_DIGITS = 100
 _SUFFIXES = (".yml", ".yaml")
 _MERGE = "tag:yaml.org,2002:merge"
 _INTEGER = "tag:yaml.org,2002:int"
+#: What a Chinese keyboard writes for ``key: value``, and between numbers of a list.
+_FULL_WIDTH = re.compile(r"[A-Za-z_]\w*：.*|[\d\s.+-]*\d\s*，[\d\s，.+-]*", re.ASCII)
+_NO_BLANK = re.compile(r"\s*(- )?[A-Za-z_]\w*:[^\s/\\]", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,22 @@ def read_document(path: Path) -> Document:
         mark: Any = error.problem_mark or error.context_mark
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         what = ": ".join(part for part in (error.context, error.problem) if part)
-        raise ConfigError(f"{where}: {' '.join(what.split())}") from error
+        hint = _hint(text.splitlines(), mark.line) if mark else ""
+        raise ConfigError(f"{where}: {' '.join(what.split())}{hint}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: it has characters that YAML does not allow") from error
     return Document(content, frozenset(loader.definitions), loader.sizes[node])
+
+
+def _hint(lines: list[str], place: int) -> str:
+    """Say what is wrong with a line, or with the one before, where YAML only sees the result."""
+    for number in (place - 1, place):
+        line = lines[number].partition("#")[0] if 0 <= number < len(lines) else ""
+        if "：" in line or "，" in line:
+            return f"; line {number + 1} has a full-width ： or ，: write : and a blank, or ,"
+        if _NO_BLANK.match(line):
+            return f"; in line {number + 1} a blank is missing after the colon"
+    return ""
 
 
 def _text(path: Path) -> str:
@@ -142,6 +158,8 @@ class _Loader(yaml.SafeLoader):
                 raise _refusal(f"the anchor {event.anchor} contains itself", event)
             self.definitions.add(self._tops[node])
             return node
+        if isinstance(node, yaml.ScalarNode) and not node.style and _FULL_WIDTH.match(node.value):
+            raise _refusal("expected : and a blank, or , but found a full-width ： or ，", node)
         self.sizes[node] = _length(node) + sum(self.sizes[child] for child in _children(node))
         self._tops[node] = self._top
         if self.sizes[node] > MAX_SIZE:

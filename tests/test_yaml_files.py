@@ -49,6 +49,11 @@ class TestRefusals:
             ("a: " + "1" * 200, "line 1: expected an integer of at most 100 digits"),
             ("a: 0x" + "f" * 200, "line 1: expected an integer of at most 100 digits"),
             ("? [a]\n: 1", "found unhashable key"),
+            ("a: 1\nbatch_size：4\niters: 3", "; line 2 has a full-width ： or ，: write : and"),
+            ("a:\n  batch_size：4", "line 2: expected : and a blank, or , but found a full-width"),
+            ("loss: {type：X}", "line 1: expected : and a blank, or , but found a full-width"),
+            ("coef: [0.2，0.8]", "line 1: expected : and a blank, or , but found a full-width"),
+            ("a: 1\nbatch_size:4\niters: 3", "; in line 2 a blank is missing after the colon"),
             ("a: 1\n---\nb: 2", "expected a single document"),
             ("a: \x01", "it has characters that YAML does not allow"),
             ("", "expected keys and values, found nothing"),
@@ -63,6 +68,11 @@ class TestRefusals:
         assert message in str(caught.value)
         assert str(caught.value).startswith(str(path))
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("value", ["数据：1，2", "'a：1'", "裂缝，一", "http://x/y", "C:/a"])
+    def test_full_width_characters_and_colons_in_names(self, value, tmp_path):
+        path = write(tmp_path, f"root: {value}")
+        assert read_yaml(path) == {"root": value.strip("'")}
 
     def test_files_that_are_no_yaml(self, tmp_path):
         secret = write(tmp_path, "root:x:0:0:secret:/root:/bin/bash\n", "passwd")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from paddle import nn
 from paddleseg.cvlibs import Config
 from paddleseg.utils import logger, utils
@@ -247,4 +248,7 @@ def load_trained(model: nn.Layer, path: str) -> None:
 def show_config(config: Config) -> None:
     """Log the machine and the config, as PaddleSeg's tools do."""
     utils.show_env_info()
-    utils.show_cfg_info(config)
+    text = yaml.dump(
+        config.dic, Dumper=utils.NoAliasDumper, allow_unicode=True, sort_keys=False
+    ).rstrip()
+    logger.info(f"The config:\n{text}\n")

@@ -63,7 +63,6 @@ def run(args: Namespace) -> None:
     options.check_window(args)
     config = load_config(find_config(args.config, CONFIG_DIR))
     builder = SegBuilder(config)
-    options.show_config(config)
     utils.set_device(args.device if args.device == "cpu" else f"{args.device}:{args.device_id}")
 
     chosen = options.augmentation(args, "aug_pred") | options.window(args)
@@ -84,6 +83,7 @@ def run(args: Namespace) -> None:
     check_files("--image_path", Namespace(file_list=[(image,) for image in images]))
     logger.info(f"The number of images: {len(images)}")
     masks = {} if args.masks is None else find_masks(args.masks, images, val_dataset)
+    options.show_config(config)
     transforms = Compose(build("val_dataset.transforms", lambda: builder.val_transforms))
     with (
         replaced(utils, "load_entire_model", lambda model, path: None),

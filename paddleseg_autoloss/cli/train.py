@@ -117,12 +117,12 @@ def run(args: Namespace) -> None:
         batch_size=args.batch_size,
         opts=_opts(args),
     )
-    options.show_config(config)
     options.set_data_format(config, args.data_format)
     parts = build_parts(config, args, with_val_dataset=args.do_eval)
     if args.repeats > 1:
         parts.train_dataset.file_list *= args.repeats
     try_losses(parts.model, parts.train_dataset, parts.losses, config.batch_size)
+    options.show_config(config)
     paddleseg.core.train(
         parts.model,
         parts.train_dataset,

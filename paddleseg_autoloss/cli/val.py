@@ -64,7 +64,6 @@ def run(args: Namespace) -> Figures:
         raise ConfigError(f"--json: there is no folder {Path(args.json).parent}")
     config = load_config(find_config(args.config, CONFIG_DIR), opts=args.opts)
     builder = SegBuilder(config)
-    options.show_config(config)
     utils.set_device(args.device)
     options.set_data_format(config, args.data_format)
 
@@ -77,6 +76,7 @@ def run(args: Namespace) -> Figures:
         options.load_trained(model, args.model_path)
         logger.info("Loaded trained weights successfully.")
     val_dataset = build_val_dataset(config, builder)
+    options.show_config(config)
     with reader_errors(), capture_figures() as figures:
         evaluate(model, val_dataset, num_workers=args.num_workers, **config.test_config | chosen)
     if args.json is not None:

@@ -15,7 +15,7 @@ from paddleseg_autoloss.checks import (
     is_number,
 )
 from paddleseg_autoloss.comparison.plan import Plan, Variant
-from paddleseg_autoloss.comparison.variants import VariantReader, check_method
+from paddleseg_autoloss.comparison.variants import VariantReader, check_method, name_of_file
 from paddleseg_autoloss.errors import ConfigError, did_you_mean, quotes_hint, shown
 from paddleseg_autoloss.integration.config import find_config
 from paddleseg_autoloss.yaml_files import read_yaml
@@ -53,7 +53,7 @@ def read_plan(args: Namespace, config_dir: Path) -> Plan:
     iters = _optional(description, "iters", _positive)
     variants = VariantReader(folder, config_dir, iters, args.opts).read(description)
     plan = Plan(
-        name=paths[0].stem,
+        name=name_of_file(paths[0]),
         variants=variants,
         baseline=_baseline(description.get("baseline"), variants),
         seeds=_seeds(description.get("seeds", 5)),
@@ -87,7 +87,7 @@ def _description(args: Namespace, paths: Sequence[Path]) -> tuple[Path, dict[str
     if comparisons:
         return paths[0].parent, contents[0]
     variants: list[dict[str, Any]] = [
-        {"name": path.stem, "config": str(path.absolute())} for path in paths
+        {"name": name_of_file(path), "config": str(path.absolute())} for path in paths
     ]
     if not has_variant_flags:
         return Path(), {"variants": variants}

@@ -18,7 +18,7 @@ from paddleseg_autoloss.integration.config import find_config, load_config, read
 from paddleseg_autoloss.integration.held_out import DEFAULT_FRACTION
 from paddleseg_autoloss.weighting import METHODS
 
-__all__ = ["VariantReader", "check_method"]
+__all__ = ["VariantReader", "check_method", "name_of_file"]
 
 #: Keys that define the origin of a variant's loss.
 _KINDS = ("method", "coef", "config", "retrain_of")
@@ -143,7 +143,18 @@ def _default_name(kind: str, entry: Mapping[str, Any]) -> str:
         return "fixed " + ":".join(f"{c:g}" for c in value)
     if kind == "retrain_of":
         return f"{value}, retrained"
-    return Path(str(entry.get("config", entry.get("script")))).stem
+    return name_of_file(Path(str(entry.get("config", entry.get("script")))))
+
+
+def name_of_file(path: Path) -> str:
+    """Return the name of a config or script.
+
+    A ``config.yml`` has the name of its folder: ``autoloss init`` calls all configs so.
+
+    Args:
+        path: the file.
+    """
+    return path.absolute().parent.name or path.stem if path.stem == "config" else path.stem
 
 
 def check_method(key: str, name: Any) -> None:

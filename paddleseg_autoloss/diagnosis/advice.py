@@ -39,9 +39,10 @@ _RIGHT_ANGLE = -0.1
 _WIDTH = 100
 #: What docs/evidence found for this pair of losses.
 _PAIR = ["CrossEntropyLoss", "DiceLoss"]
+_GOOD = [0.2, 0.8]
 _SEEN = (
-    " For CrossEntropyLoss and DiceLoss, 0.2:0.8 trained to a better mIoU than 0.8:0.2 on three "
-    "of four data sets, and to about the same on one: try it beside these."
+    "For CrossEntropyLoss and DiceLoss, 0.2:0.8 trained to a better mIoU than 0.8:0.2 on three of "
+    "four data sets, and to about the same on one"
 )
 
 _LEGEND = {
@@ -162,7 +163,11 @@ def _show(spread: Spread, scale: float = 1.0) -> str:
     if math.isnan(spread.value):
         return "-"
     value, low, high = (scale * x for x in (spread.value, spread.low, spread.high))
-    return f"{value:.3g} ({low:.2g}..{high:.2g})"
+    return f"{value:.3g} ({_two_digits(low)}..{_two_digits(high)})"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.2g}" if abs(value) < 99.5 else f"{value:.0f}"
 
 
 def coefficient_advice(diagnosis: Diagnosis) -> list[str]:
@@ -187,13 +192,21 @@ def coefficient_advice(diagnosis: Diagnosis) -> list[str]:
         "they are equal, and each head's gradient keeps its length, so the learning rate can "
         f"stay. This is measured over {diagnosis.steps} steps of one run: gradients change "
         "during training, and equal lengths are a neutral start, not an optimum."
-        f"{_SEEN if _has_known_pair(diagnosis) else ''}",
+        f"{_seen(diagnosis)}",
     ]
 
 
-def _has_known_pair(diagnosis: Diagnosis) -> bool:
+def _seen(diagnosis: Diagnosis) -> str:
+    """Return what is known of the losses of a head, if they are the pair that was compared."""
     names = [type(term.layer).__name__ for term in diagnosis.terms]
-    return any(sorted(names[i] for i in head) == _PAIR for head in diagnosis.heads())
+    for head in diagnosis.heads():
+        coefs = {names[i]: diagnosis.terms[i].coef for i in head}
+        if len(head) == len(_PAIR) and sorted(coefs) == _PAIR:
+            shares = [coefs[name] / (sum(coefs.values()) or 1.0) for name in _PAIR]
+            has_good = all(abs(one - other) < 0.01 for one, other in zip(shares, _GOOD))
+            advice = "this config has it: keep it" if has_good else "try it beside these"
+            return f" {_SEEN}: {advice}."
+    return ""
 
 
 def _missing_gradient(diagnosis: Diagnosis, index: int) -> str:
@@ -265,7 +278,8 @@ def surgery_advice(diagnosis: Diagnosis) -> str:
         "Gradient surgery: PCGrad, CAGrad and similar methods would have "
         f"{'a small' if weak else 'an'} effect: {often} at least one pair conflicts"
         f"{', but nearly at right angles' if weak else ''}. {_conflicts(frequent)}. Only "
-        "training shows whether the network gets better: autoloss train --loss_aggregator PCGrad."
+        "training shows whether the network gets better: --loss_aggregator PCGrad in the "
+        "command that trains."
     )
 
 

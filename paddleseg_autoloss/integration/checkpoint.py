@@ -23,6 +23,7 @@ from paddleseg_autoloss.integration.proof import (
     check_proof,
     has_proof,
     iteration_of,
+    time_of,
     write_proof,
 )
 from paddleseg_autoloss.tensor_files import read_tensor_file
@@ -260,14 +261,15 @@ def checkpoint_iteration(folder: str) -> int:
 
 
 def whole_checkpoints(save_dir: str | Path) -> list[Path]:
-    """List the complete checkpoints in ``save_dir``, the newest last."""
+    """List the complete checkpoints in ``save_dir``, the one that was written last at the end."""
     folders = _checkpoint_folders(Path(save_dir))
     return [path for path in folders if all((path / name).is_file() for name in _FILES)]
 
 
 def _checkpoint_folders(save_dir: Path) -> list[Path]:
     folders = [path for path in save_dir.glob("iter_*") if path.name[5:].isdecimal()]
-    return sorted(folders, key=lambda path: int(path.name[5:]))
+    # A new run in the folder of an older one may have fewer iterations.
+    return sorted(folders, key=lambda path: (time_of(path), int(path.name[5:])))
 
 
 def _alternatives(folder: Path) -> str:

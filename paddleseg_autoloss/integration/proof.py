@@ -1,4 +1,4 @@
-"""Proof of a checkpoint: its iteration and the checksums of its files, in ``proof.json``.
+"""Proof of a checkpoint: its iteration, its time and the checksums of its files: ``proof.json``.
 
 The folder ``best_model`` has a proof too, without an iteration.
 
@@ -10,8 +10,10 @@ changes a file on purpose can change its checksum too.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +23,15 @@ from paddleseg_autoloss.checks import is_integer
 from paddleseg_autoloss.errors import CheckpointError
 from paddleseg_autoloss.files import write_json
 
-__all__ = ["PROOF", "check_iteration", "check_proof", "has_proof", "iteration_of", "write_proof"]
+__all__ = [
+    "PROOF",
+    "check_iteration",
+    "check_proof",
+    "has_proof",
+    "iteration_of",
+    "time_of",
+    "write_proof",
+]
 
 PROOF = "proof.json"
 
@@ -50,7 +60,20 @@ def write_proof(folder: Path, iteration: int | None, files: Mapping[str, Path]) 
         files: maps the final name of each file to the path where it can be read now.
     """
     checksums = {name: _checksum(path) for name, path in files.items()}
-    write_json(folder / PROOF, {"iteration": iteration, "files": checksums})
+    proof = {"iteration": iteration, "written": time.time(), "files": checksums}
+    write_json(folder / PROOF, proof)
+
+
+def time_of(folder: Path) -> float:
+    """Return when a checkpoint was written, in seconds since 1970.
+
+    The proof says so, also in a copy.  Without a proof that says so it is the time of the newest
+    file.
+    """
+    try:
+        return float(_read(folder)["written"])
+    except (CheckpointError, KeyError):
+        return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
 
 
 def check_proof(path: str | os.PathLike[str]) -> None:
@@ -109,7 +132,9 @@ def _read(folder: Path) -> dict[str, Any]:
             found = json.loads(file.read(_LARGEST))
         files = found["files"]
         is_iteration = found["iteration"] is None or is_integer(found["iteration"])
-        if not is_iteration or not all(isinstance(one, dict) for one in files.values()):
+        is_time = math.isfinite(found.get("written", 0))
+        is_proof = is_iteration and is_time and all(isinstance(one, dict) for one in files.values())
+        if not is_proof:
             raise ValueError("it is not a proof")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(

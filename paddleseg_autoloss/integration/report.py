@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ class RunReport:
         good = newest_good_checkpoint(self.save_dir)
         advice = "nothing was saved yet"
         if good is not None:
-            advice = f"to go on: the same command with --resume_model {good}"
+            advice = f"to go on: the same command with --resume_model {shlex.quote(str(good))}"
         logger.info(f"Stopped at iteration {self.monitor.iteration}; {advice}")
 
     def plot(self) -> None:

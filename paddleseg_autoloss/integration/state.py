@@ -161,7 +161,8 @@ class LossState:
             for path, layer in self.layers.items():
                 layer.set_state_dict(saved[path])
         elif not self.is_empty:
-            logger.info("The checkpoint contains no loss weights: they start anew.")
+            trained = f"was trained with {section['methods']} and " if section else ""
+            logger.warning(f"The checkpoint {trained}contains no loss weights: they start anew")
         self._note_changed_config(section)
         if self._is_of_same_losses(section):
             self._note_changes(section)

@@ -28,6 +28,7 @@ from paddleseg_autoloss.integration.checkpoint import (
     check_writable,
     checkpoint_iteration,
     latest_checkpoint,
+    whole_checkpoints,
 )
 from paddleseg_autoloss.integration.held_out import held_out_options, hold_out
 from paddleseg_autoloss.integration.loading import guard_loaders, load_weights
@@ -151,6 +152,7 @@ def _trained(session: TrainingSession, call: inspect.BoundArguments) -> Any:
 
 def _start_iter(arguments: dict[str, Any]) -> int:
     if arguments["resume_model"] is None:
+        _note_older_run(arguments["save_dir"])
         return 0
     folder = arguments["resume_model"]
     start_iter = checkpoint_iteration(folder)
@@ -165,6 +167,16 @@ def _start_iter(arguments: dict[str, Any]) -> int:
             "PaddleSeg have none), so it is unknown whether its files have changed"
         )
     return start_iter
+
+
+def _note_older_run(save_dir: str) -> None:
+    older = whole_checkpoints(save_dir)
+    if older:
+        logger.warning(
+            f"--save_dir: {save_dir} has checkpoints of an earlier run, such as {older[-1].name}. "
+            "This run replaces its curves and best_model; checkpoints of other iterations stay. "
+            "To go on with that run instead, use --resume_model latest"
+        )
 
 
 def _finish(session: TrainingSession, arguments: dict[str, Any]) -> None:

@@ -217,8 +217,8 @@ def _check_entries(
         fullest = paths[held.index(max(held))]
         raise DataError(
             f"MASKS: expected at most {_MOST_CLASSES} {noun} in all masks, found more, as in "
-            f"{fullest}; are these photographs, or JPEG, which changes {noun}? Say with --palette "
-            f"what stands for each class, {palette}"
+            f"{fullest}; are these photographs (IMAGES comes before MASKS), or JPEG, which changes "
+            f"{noun}? Say with --palette what stands for each class, {palette}"
         )
     jpeg = next(filter(_is_jpeg, paths), None)
     if jpeg is not None:

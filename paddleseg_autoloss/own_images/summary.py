@@ -145,9 +145,10 @@ def _commands(options: Options, result: Result) -> Iterator[str]:
         f"--save_dir {run}"
     )
     yield f"  autoloss val --config {config} --model_path {model}"
+    unseen = _word(folder / "val.txt")
     yield (
-        f"  autoloss predict --config {config} --model_path {model} --image_path "
-        f"{_word(options.images)} --save_dir {_word(folder / 'pictures')}"
+        f"  autoloss predict --config {config} --model_path {model} --image_path {unseen} "
+        f"--masks {unseen} --save_dir {_word(folder / 'pictures')}"
     )
 
 

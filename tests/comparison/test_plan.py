@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from datetime import date
 
 import numpy as np
@@ -33,6 +34,14 @@ def test_the_shipped_comparisons_are_plans(parse):
         assert parse(path).baseline == others.get(path.stem, "fixed 0.8:0.2"), path
     assert len(parse(CONFIGS / "compare/optic_disc.yml").runs()) == 14 * 5
     assert len(parse(CONFIGS / "compare/optic_disc_lr.yml").runs()) == 3 * 3 * 3
+
+
+def test_a_config_of_init_has_the_name_of_its_folder(parse, base, tmp_path):
+    path = tmp_path / "my data" / "config.yml"
+    path.parent.mkdir()
+    shutil.copy(base, path)
+    plan = parse(path)
+    assert (plan.name, plan.baseline) == ("my data", "my data")
 
 
 def test_the_shipped_tuned_comparisons_are_plans(parse):

@@ -138,6 +138,21 @@ def test_advice_on_surgery(other, words):
 
 
 @pytest.mark.parametrize(
+    ("coefs", "advice"),
+    [
+        ([0.2, 0.8], "this config has it: keep it."),
+        ([1, 4], "this config has it: keep it."),
+        ([0.8, 0.2], "try it beside these."),
+    ],
+)
+def test_a_mix_that_did_well_is_to_be_kept(coefs, advice):
+    found = diagnosis_of(np.ones([3, 2, 2]), coefs)
+    layers = [CrossEntropyLoss(), DiceLoss()]
+    found.terms = [replace(term, layer=layer) for term, layer in zip(found.terms, layers)]
+    assert coefficient_advice(found)[-1].endswith(advice)
+
+
+@pytest.mark.parametrize(
     ("layers", "is_said"),
     [
         ([CrossEntropyLoss(), DiceLoss()], True),

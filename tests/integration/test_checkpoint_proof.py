@@ -401,3 +401,32 @@ def test_run_that_was_killed_after_its_last_checkpoint(tmp_path, fundus):
         assert (killed / name).read_bytes() == (alone / name).read_bytes(), name
     assert (killed / "loss_weights.png").is_file()
     assert (killed / "best_model/model.pdparams").is_file()
+
+
+class TestAnOlderRunInTheFolder:
+    """A new run has fewer iterations than an older one in the same folder."""
+
+    @pytest.fixture
+    def folder(self, run, capfd):
+        run_training(run, 5, save_interval=5)
+        self.output = capfd.readouterr().out
+        return run
+
+    def test_the_log_names_it(self, folder):
+        assert (
+            f"--save_dir: {folder} has checkpoints of an earlier run, such as iter_8."
+            in self.output
+        )
+
+    def test_the_latest_checkpoint_is_the_one_that_was_written_last(self, folder, tmp_path):
+        assert latest_checkpoint(folder) == str(folder / "iter_5")
+        shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+        assert latest_checkpoint(tmp_path / "copy") == str(tmp_path / "copy" / "iter_5")
+
+    def test_the_oldest_checkpoints_are_those_of_the_older_run(self, folder):
+        CheckpointWriter(folder, keep=2).delete_oldest()
+        assert sorted(path.name for path in folder.glob("iter_*")) == ["iter_5", "iter_8"]
+
+    def test_a_new_run_in_an_empty_folder_is_silent(self, tmp_path, capfd):
+        run_training(tmp_path / "new", 4)
+        assert "earlier run" not in capfd.readouterr().out

@@ -587,4 +587,4 @@ def test_printed_commands_suit_a_folder_whose_name_needs_quotes(init, tmp_path):
     assert {one["config"] for one in flags} == {f"{folder}/config.yml"}
     assert flags[1]["save_dir"] == f"{folder}/run"
     assert flags[3]["model_path"] == f"{folder}/run/best_model/model.pdparams"
-    assert flags[3]["image_path"] == str(images)
+    assert flags[3]["image_path"] == flags[3]["masks"] == f"{folder}/val.txt"
