@@ -103,3 +103,11 @@ def default_device() -> str:
 def gpu_count() -> int:
     """Return the number of GPUs that Paddle sees."""
     return paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+
+
+def scale_number(text: str) -> float:
+    """Parse a flag that is a scale of an image, from 0.1 to 10."""
+    value = positive_number(text)
+    if not 0.1 <= value <= 10:
+        raise ArgumentTypeError(f"expected a number from 0.1 to 10, found {text}")
+    return value

@@ -16,6 +16,7 @@ from paddleseg_autoloss.data_checks.examination import examine
 from paddleseg_autoloss.data_checks.files import open_dataset
 from paddleseg_autoloss.data_checks.findings import Finding, class_counts
 from paddleseg_autoloss.data_checks.labels import Facts
+from paddleseg_autoloss.data_checks.overlap import note_overlap
 from paddleseg_autoloss.errors import DataError
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.config import find_config, load_config
@@ -49,14 +50,17 @@ def check_from(args: Namespace) -> None:
     config = load_config(find_config(args.config, CONFIG_DIR), opts=args.opts)
     builder = SegBuilder(config)
     errors = 0
+    datasets = {}
     for key in _SECTIONS:
         section = getattr(config, f"{key}_cfg")
         if section:
             dataset, lists = open_dataset(key, section, lambda: getattr(builder, key))  # noqa: B023
+            datasets[key] = dataset
             facts, findings = examine(key, dataset, lists, most=None, decode=True)
             for line in _report(key, facts, findings):
                 print(line)
             errors += sum(finding.is_error for finding in findings)
+    note_overlap(datasets.get("train_dataset"), datasets.get("val_dataset"))
     if errors:
         noun = "error" if errors == 1 else "errors"
         raise DataError(f"{args.config}: {errors} {noun} in the data, shown above")

@@ -10,11 +10,17 @@ from typing import Any
 
 import yaml
 from paddle import nn
-from paddleseg.cvlibs import Config
+from paddleseg.cvlibs import Config, manager
 from paddleseg.utils import logger, utils
 
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.flags import default_device, non_negative_int, seed_int
+from paddleseg_autoloss.flags import (
+    default_device,
+    non_negative_int,
+    positive_int,
+    scale_number,
+    seed_int,
+)
 from paddleseg_autoloss.integration.loading import load_weights
 from paddleseg_autoloss.integration.loggers import LOGGERS
 
@@ -102,6 +108,7 @@ def add_opts(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--opts",
         nargs="+",
+        action="extend",
         help="config keys to change, as key=value or key.inner=value; default: none",
     )
 
@@ -155,6 +162,8 @@ def set_data_format(config: Config, data_format: str) -> None:
     model["data_format"] = data_format
     model["backbone"]["data_format"] = data_format
     for loss in _leaf_losses(config.dic["loss"]["types"]):
+        if "data_format" not in inspect.signature(manager.LOSSES[loss["type"]]).parameters:
+            raise ConfigError(f"--data_format: expected losses for NHWC, found {loss['type']}")
         loss["data_format"] = data_format
 
 
@@ -178,7 +187,7 @@ def add_augmentation(parser: ArgumentParser, switch: str) -> None:
     add(
         "--scales",
         nargs="+",
-        type=float,
+        type=scale_number,
         default=1.0,
         help=f"scales for --{switch}; default: %(default)s",
     )
@@ -187,20 +196,33 @@ def add_augmentation(parser: ArgumentParser, switch: str) -> None:
 
 
 def augmentation(args: Namespace, switch: str) -> dict[str, Any]:
-    """Return arguments for PaddleSeg's functions from the flags of `add_augmentation`."""
+    """Return arguments for PaddleSeg's functions from the flags of `add_augmentation`.
+
+    Raises:
+        ConfigError: the switch of the other flags is missing.
+    """
     names = (switch, "scales", "flip_horizontal", "flip_vertical")
-    return {name: getattr(args, name) for name in names} if getattr(args, switch) else {}
+    if getattr(args, switch):
+        return {name: getattr(args, name) for name in names}
+    if args.scales != 1.0 or args.flip_horizontal or args.flip_vertical:
+        raise ConfigError(f"--scales, --flip_horizontal, --flip_vertical: expected --{switch} too")
+    return {}
 
 
 def add_window(parser: ArgumentParser) -> None:
     """Add the flags of a sliding window."""
     add = parser.add_argument
     add("--is_slide", action="store_true", help="process the image in a sliding window")
-    add("--crop_size", nargs=2, type=int, help="width and height of the window, pixels; no default")
+    add(
+        "--crop_size",
+        nargs=2,
+        type=positive_int,
+        help="width and height of the window, pixels; no default",
+    )
     add(
         "--stride",
         nargs=2,
-        type=int,
+        type=positive_int,
         help="horizontal and vertical step of the window, pixels; no default",
     )
 
@@ -209,8 +231,10 @@ def check_window(args: Namespace) -> None:
     """Check the flags of `add_window`.
 
     Raises:
-        ConfigError: the size or the step of the window is missing.
+        ConfigError: the size or the step of the window is missing, or ``--is_slide`` is.
     """
+    if not args.is_slide and (args.crop_size or args.stride):
+        raise ConfigError("--crop_size, --stride: expected --is_slide too")
     if args.is_slide and (args.crop_size is None or args.stride is None):
         raise ConfigError("--is_slide: expected --crop_size and --stride too")
 

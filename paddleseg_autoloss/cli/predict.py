@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
 
 from paddleseg.core import predict
 from paddleseg.cvlibs import SegBuilder
@@ -19,6 +21,7 @@ from paddleseg_autoloss.cli import options
 from paddleseg_autoloss.contour_files import contours_of_predictions, find_masks
 from paddleseg_autoloss.data_checks import check_files
 from paddleseg_autoloss.data_checks.image_files import find_images
+from paddleseg_autoloss.errors import ConfigError, DataError
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.checkpoint import check_writable
 from paddleseg_autoloss.integration.config import find_config, load_config
@@ -68,6 +71,7 @@ def run(args: Namespace) -> None:
     chosen = options.augmentation(args, "aug_pred") | options.window(args)
     chosen |= options.multilabel(args)
     if args.custom_color is not None:
+        _check_colours(args.custom_color)
         chosen["custom_color"] = args.custom_color
     of_evaluation = {"aug_eval", "auc_roc"}
     of_config = {k: v for k, v in config.test_config.items() if k not in of_evaluation}
@@ -77,6 +81,8 @@ def run(args: Namespace) -> None:
     list_root = val_dataset.get("dataset_root")
     check_writable(args.save_dir)
     images, image_dir = find_images("--image_path", args.image_path, list_root)
+    images = [image for image in images if not _is_prediction(image, args.save_dir)]
+    _check_names(images)
     if image_dir is not None:
         # PaddleSeg removes this text from the paths; without the end, "a" is also part of "a..".
         image_dir = os.path.join(image_dir, "")
@@ -84,7 +90,10 @@ def run(args: Namespace) -> None:
     logger.info(f"The number of images: {len(images)}")
     masks = {} if args.masks is None else find_masks(args.masks, images, val_dataset)
     options.show_config(config)
-    transforms = Compose(build("val_dataset.transforms", lambda: builder.val_transforms))
+    transforms = Compose(
+        build("val_dataset.transforms", lambda: builder.val_transforms),
+        img_channels=val_dataset.get("img_channels", 3),
+    )
     with (
         replaced(utils, "load_entire_model", lambda model, path: None),
         contours_of_predictions(args.save_dir, masks, config.model_cfg.get("num_classes")),
@@ -98,3 +107,27 @@ def run(args: Namespace) -> None:
             save_dir=args.save_dir,
             **of_config | chosen,
         )
+
+
+def _check_colours(numbers: Sequence[int]) -> None:
+    if len(numbers) % 3 or not all(0 <= number <= 255 for number in numbers):
+        found = " ".join(map(str, numbers))
+        raise ConfigError(f"--custom_color: expected R G B from 0 to 255 per class, found {found}")
+
+
+def _is_prediction(image: str, save_dir: str) -> bool:
+    """Whether an image is a picture that an earlier prediction has written."""
+    folders = ("added_prediction", "pseudo_color_prediction", "contours")
+    return any(Path(save_dir).absolute() / name in Path(image).parents for name in folders)
+
+
+def _check_names(images: Sequence[str]) -> None:
+    """Check that no two images have predictions of one name."""
+    first: dict[str, str] = {}
+    for image in images:
+        other = first.setdefault(os.path.splitext(image)[0], image)
+        if other != image:
+            raise DataError(
+                "--image_path: expected names that differ in more than their endings, found "
+                f"{other} and {image}: the second prediction would replace the first"
+            )

@@ -62,6 +62,8 @@ def run(args: Namespace) -> Figures:
     options.check_window(args)
     if args.json is not None and not Path(args.json).absolute().parent.is_dir():
         raise ConfigError(f"--json: there is no folder {Path(args.json).parent}")
+    if args.json is not None and Path(args.json).is_dir():
+        raise ConfigError(f"--json: expected a file, found the folder {args.json}")
     config = load_config(find_config(args.config, CONFIG_DIR), opts=args.opts)
     builder = SegBuilder(config)
     utils.set_device(args.device)

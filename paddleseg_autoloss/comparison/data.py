@@ -15,6 +15,7 @@ from paddleseg.datasets import OpticDiscSeg
 from paddleseg_autoloss.comparison.plan import Plan
 from paddleseg_autoloss.data_checks import build_dataset
 from paddleseg_autoloss.data_checks.lists import ListFile, text_lines
+from paddleseg_autoloss.data_checks.overlap import note_overlap
 from paddleseg_autoloss.data_checks.split import held_out_names
 from paddleseg_autoloss.errors import ConfigError, DataError, one_line
 from paddleseg_autoloss.files import write_file
@@ -108,7 +109,8 @@ def split_data(plan: Plan, folder: Path) -> Split:
     for section in _DATASETS:
         if not config.get(section):
             raise ConfigError(f"{section}: expected a data set, found none")
-    train_dataset, _ = (_build(section, config[section]) for section in _DATASETS)
+    train_dataset, val_dataset = (_build(section, config[section]) for section in _DATASETS)
+    note_overlap(train_dataset, val_dataset)
     if plan.validation == 0:
         _check_held_out(plan, [pair[0] for pair in getattr(train_dataset, "file_list", [])])
         return Split(None)

@@ -88,6 +88,13 @@ class _CheckedConfig(Config):
         dic = super().update_config_dict(dic, **overrides)
         for opt in opts or ():
             check_opt(dic, opt)
-            dic = super().update_config_dict(dic, opts=[opt])
+            dic = super().update_config_dict(dic, opts=[_as_python(opt)])
         check_config(dic)
         return dic
+
+
+def _as_python(opt: str) -> str:
+    """Return an entry of ``--opts`` in Python's words: PaddleSeg takes those of YAML for text."""
+    key, _, value = opt.partition("=")
+    words = {"true": "True", "false": "False", "null": "None"}
+    return f"{key}={words.get(value, value)}"

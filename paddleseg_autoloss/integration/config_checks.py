@@ -149,6 +149,7 @@ def check_policy(policy: Any) -> None:
 
 def _check_dataset(key: str, dataset: dict[str, Any]) -> None:
     check_component(key, dataset, (manager.DATASETS,))
+    _check_mode(key, dataset)
     _check_num_classes(key, dataset)
     if "ignore_index" in dataset:
         checked_integer(f"{key}.ignore_index", dataset["ignore_index"], least=-(2**31))
@@ -158,6 +159,16 @@ def _check_dataset(key: str, dataset: dict[str, Any]) -> None:
         if name in TRANSFORM_KEYS and value not in (None, []):
             for entry_key, entry in entries(f"{key}.{name}", value):
                 check_component(entry_key, entry, (manager.TRANSFORMS,))
+
+
+def _check_mode(key: str, dataset: dict[str, Any]) -> None:
+    """Check that images to evaluate on are not read as those to train on, nor the other way."""
+    expected, other = ("train", "val") if key == "train_dataset" else ("val", "train")
+    arguments = inspect.signature(manager.DATASETS[dataset["type"]]).parameters
+    default = arguments["mode"].default if "mode" in arguments else None
+    if dataset.get("mode", default) == other:
+        origin = "" if "mode" in dataset else f", the default of {dataset['type']}"
+        raise ConfigError(f"{key}.mode: expected {expected}, found {other}{origin}")
 
 
 def _check_model(model: dict[str, Any]) -> None:

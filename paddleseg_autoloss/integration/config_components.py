@@ -61,12 +61,14 @@ def check_component(
         requires_all: whether every argument without a default must be given.
 
     Raises:
-        ConfigError: the type or an argument does not exist, or an argument is missing.
+        ConfigError: the type or an argument does not exist, an argument is missing, or a flag is
+            a text.
     """
     known = {name: kind for m in managers for name, kind in m.components_dict.items()}
     kind = checked_type(key, component, known)
     optional = () if requires_all else inspect.signature(known[kind]).parameters
     check_arguments(key, component, kind, known[kind], optional)
+    _check_flags(key, component, known[kind])
     pretrained = component.get("pretrained")
     if not isinstance(pretrained, (str, type(None))):
         raise ConfigError(f"{key}.pretrained: expected a path, found {shown(pretrained)}")
@@ -74,6 +76,14 @@ def check_component(
         kinds = _KINDS.get(name, _ALL)
         for inner_key, inner in _inner_components(f"{key}.{name}", component[name]):
             check_component(inner_key, inner, kinds, requires_all=False)
+
+
+def _check_flags(key: str, component: Mapping[str, Any], make: Callable[..., Any]) -> None:
+    """Check that flags are no text: "false" in quotes would be true."""
+    for name, parameter in inspect.signature(make).parameters.items():
+        if isinstance(parameter.default, bool) and isinstance(component.get(name), str):
+            found = shown(component[name])
+            raise ConfigError(f"{key}.{name}: expected true or false, found {found}")
 
 
 def _inner_components(key: str, value: Any) -> Iterator[tuple[str, Any]]:

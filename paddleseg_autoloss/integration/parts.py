@@ -13,6 +13,7 @@ from paddleseg.utils import utils
 
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.data_checks import build_dataset
+from paddleseg_autoloss.data_checks.overlap import note_overlap
 from paddleseg_autoloss.errors import ConfigError
 
 __all__ = ["Parts", "build_parts", "build_val_dataset"]
@@ -53,6 +54,7 @@ def build_parts(config: Config, args: Namespace, with_val_dataset: bool = False)
         "train_dataset", config.train_dataset_cfg, lambda: builder.train_dataset
     )
     val_dataset = build_val_dataset(config, builder) if with_val_dataset else None
+    note_overlap(train_dataset, val_dataset)
     # Keep this order: it determines the parameter names, by which checkpoints are resumed.
     build("lr_scheduler", lambda: builder.lr_scheduler)
     model = build("model", lambda: utils.convert_sync_batchnorm(builder.model, args.device))

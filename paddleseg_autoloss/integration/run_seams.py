@@ -58,7 +58,14 @@ def _state_dict(session: TrainingSession, stock: Callable) -> Callable:
 def _set_state_dict(session: TrainingSession, stock: Callable) -> Callable:
     def set_state_dict(state: dict[str, Any]) -> None:
         own, seed = session.state.load(state)
-        stock(own)
+        try:
+            stock(own)
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                "--resume_model: expected an lr_scheduler and an optimizer that take the state of "
+                f"the checkpoint, found others ({typed_line(error)}); take those of the run that "
+                "wrote it"
+            ) from error
         if seed is not None:
             session.seed = seed
             session.reseed()

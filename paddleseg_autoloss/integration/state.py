@@ -161,13 +161,17 @@ class LossState:
             for path, layer in self.layers.items():
                 layer.set_state_dict(saved[path])
         elif not self.is_empty:
-            trained = f"was trained with {section['methods']} and " if section else ""
-            logger.warning(f"The checkpoint {trained}contains no loss weights: they start anew")
+            logger.info("The checkpoint contains no loss weights: they start anew")
         self._note_changed_config(section)
         if self._is_of_same_losses(section):
             self._note_changes(section)
             for name, aggregator in self._aggregators().items():
                 aggregator.last_weights = section.get("weights", {}).get(name)
+        elif "terms" in section:
+            logger.warning(
+                f"The run goes on with {self.methods} of {self.names}, but the checkpoint was "
+                f"written with {section['methods']} of {section['terms']}"
+            )
         if self.held_out is not None:
             self.held_out.set_state_dict(section.get("held_out", {}))
         state.update(import_slots(self.optimizer, self.parameters, section.get("slots", {})))
@@ -248,7 +252,7 @@ class LossState:
         changes = changed_keys(config_as_text(self.config), section["config"])
         if changes:
             logger.warning(
-                "The run goes on with another config than the checkpoint was written with: "
+                "The config differs from the one that the checkpoint was written with: "
                 + "; ".join(changes)
             )
 

@@ -174,7 +174,8 @@ def _note_older_run(save_dir: str) -> None:
     if older:
         logger.warning(
             f"--save_dir: {save_dir} has checkpoints of an earlier run, such as {older[-1].name}. "
-            "This run replaces its curves and best_model; checkpoints of other iterations stay. "
+            "This run replaces its curves, and its best_model at the first evaluation; checkpoints "
+            "of other iterations stay. "
             "To go on with that run instead, use --resume_model latest"
         )
 

@@ -7,7 +7,7 @@ from support.processes import call
 
 from paddleseg_autoloss.integration.run_config import changed_keys, config_as_text
 
-SAID = "The run goes on with another config than the checkpoint was written with: "
+SAID = "The config differs from the one that the checkpoint was written with: "
 NORMALIZE = {"type": "Normalize"}
 
 

@@ -7,7 +7,8 @@ import pytest
 from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, MixedLoss
 from support.training import TinyNet, ce_and_dice, run_training, train_jointly
 
-from paddleseg_autoloss import AutoLambda, AutoWeightedLoss, CAGrad, ScheduledLoss
+from paddleseg_autoloss import AutoLambda, AutoWeightedLoss, CAGrad, ScheduledLoss, Sum
+from paddleseg_autoloss.errors import CheckpointError
 from paddleseg_autoloss.integration.loss_options import changed_options, method_options
 
 SAID = "The run goes on with other options than the checkpoint was written with: "
@@ -128,3 +129,33 @@ def test_weights_to_begin_with_are_not_compared():
 
 def test_nan_and_whole_numbers_are_no_change():
     assert changed_options({"a": float("nan"), "b": 1}, {"a": float("nan"), "b": 1.0}) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (mix(0.8, 0.2), lambda: [MixedLoss([DiceLoss(), CrossEntropyLoss()], [0.8, 0.2])]),
+        (mix(0.8, 0.2), lambda: [Sum(ce_and_dice())]),
+        (mix(0.8, 0.2), lambda: [CrossEntropyLoss()]),
+    ],
+    ids=["other order", "method", "one loss"],
+)
+def test_other_losses_are_said(before, after, tmp_path, capfd):
+    run_training(tmp_path, 4, before)
+    run_training(tmp_path, 8, after, resume_model="latest")
+    assert "but the checkpoint was written with ['MixedLoss'] of" in capfd.readouterr().out
+
+
+def test_a_schedule_that_cannot_take_the_state_is_named(tmp_path):
+    def warmed(model):
+        rate = paddle.optimizer.lr.LinearWarmup(0.01, 4, 0.0, 0.01)
+        return paddle.optimizer.Adam(rate, parameters=model.parameters())
+
+    def falling(model):
+        rate = paddle.optimizer.lr.PolynomialDecay(0.01, 8)
+        rate = paddle.optimizer.lr.LinearWarmup(rate, 4, 0.0, 0.01)
+        return paddle.optimizer.Adam(rate, parameters=model.parameters())
+
+    run_training(tmp_path, 4, optimizer=warmed)
+    with pytest.raises(CheckpointError, match="expected an lr_scheduler and an optim"):
+        run_training(tmp_path, 8, optimizer=falling, resume_model="latest")
