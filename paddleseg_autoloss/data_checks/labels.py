@@ -18,7 +18,15 @@ from PIL import Image, UnidentifiedImageError
 
 from paddleseg_autoloss.data_checks.image_limit import describe
 
-__all__ = ["Facts", "LabelReader", "check_image", "image_size", "reader_of"]
+__all__ = ["NOTES", "Facts", "LabelReader", "check_image", "image_note", "image_size", "reader_of"]
+
+#: What `image_note` finds, and what it means for a training.
+NOTES = {
+    "16 bits": "of which OpenCV reads the upper 8 only, so images of 12 bits become almost black; "
+    "save them with 8 bits",
+    "an EXIF orientation": "by which training turns the images, but not their labels; if the "
+    "labels were drawn on the images as they are stored, remove the orientation",
+}
 
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 #: Marker before the compressed pixels of a JPEG; a thumbnail before it has its own end marker.
@@ -26,7 +34,7 @@ _START_OF_SCAN = b"\xff\xda"
 #: Errors of PIL for unknown formats and very large images; OpenCV may still read them.
 _NOT_FOR_PIL = (UnidentifiedImageError, Image.DecompressionBombError)
 #: The EXIF tag of the orientation, and its values for which OpenCV swaps width and height.
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, range(5, 9)
+_ORIENTATION, _ON_ITS_SIDE, _UPRIGHT = 0x0112, range(5, 9), (None, 0, 1)
 #: The methods with which PaddleSeg's data sets read labels, except those with their own transforms.
 _KNOWN = (Dataset.__getitem__, ADE20K.__getitem__, PSSLDataset.__getitem__)
 #: Most values of one label that are stored; a label with more values is a photograph.
@@ -45,6 +53,7 @@ class Facts:
         dtype: type of its numbers.
         counts: number of pixels with each value, by the value as text.
         decoded: whether the pixels of the image were decoded.
+        note: a key of `NOTES`, or an empty text.
     """
 
     image_error: str = ""
@@ -54,6 +63,7 @@ class Facts:
     dtype: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     decoded: bool = False
+    note: str = ""
 
 
 class LabelReader:
@@ -131,8 +141,11 @@ class LabelReader:
             size = _opencv_size(str(image))
             if not size:
                 return Facts(image_error="OpenCV cannot decode it", decoded=decode)
+        if decode and not _opencv_size(str(image)):
+            return Facts(image_error="OpenCV cannot decode it", decoded=decode)
         counts = _counts(label) if label.ndim == 2 and label.dtype.kind in "biu" else {}
-        return Facts("", size, "", list(label.shape), str(label.dtype), counts, decode)
+        note = image_note(str(image))
+        return Facts("", size, "", list(label.shape), str(label.dtype), counts, decode, note)
 
 
 def _failed(image: Path, label: Path, error: Exception, decode: bool) -> Facts:
@@ -163,6 +176,23 @@ def image_size(path: str) -> list[int]:
     except _NOT_FOR_PIL:
         pass
     return _opencv_size(path)
+
+
+def image_note(path: str) -> str:
+    """Return a key of `NOTES` if training may see an image in another way than its owner.
+
+    An image on its side that is not a square is not noted: a label of the wrong orientation has
+    another size.
+    """
+    try:
+        with Image.open(path) as image:
+            if ";16" in image.mode or any(";16" in str(tile[3]) for tile in image.tile):
+                return "16 bits"
+            turned = image.getexif().get(_ORIENTATION) if "exif" in image.info else None
+            has_other_size = turned in _ON_ITS_SIDE and image.width != image.height
+            return "" if turned in _UPRIGHT or has_other_size else "an EXIF orientation"
+    except _NOT_FOR_PIL:
+        return ""
 
 
 def _opencv_size(path: str) -> list[int]:

@@ -22,7 +22,7 @@ __all__ = ["MOST_FILES", "Sample", "chosen_samples", "survey"]
 MOST_FILES = 2000
 
 #: Increase it with every change of the content of `Facts`.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)

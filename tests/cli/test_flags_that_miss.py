@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import paddle
 import pytest
@@ -133,6 +134,14 @@ def test_images_of_one_channel(predict, tmp_path):
     done = predict(tmp_path / "images", "--save_dir", tmp_path / "out", channels=1)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/pseudo_color_prediction/a.png").is_file()
+
+
+def test_images_of_16_bits_are_named(predict, tmp_path):
+    write_image(tmp_path / "images/a.png")
+    cv2.imwrite(str(tmp_path / "images/b.png"), np.full((64, 64), 4095, "uint16"))
+    done = predict(tmp_path / "images", "--save_dir", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "--image_path: 1 images have 16 bits, such as" in done.stdout
 
 
 @pytest.mark.parametrize("numbers", [[255, 0], [999, 0, 0]])
