@@ -27,9 +27,9 @@ def before_each_step(model: nn.Layer, act: Callable[[tuple[Any, ...]], object]) 
         >>> import paddle
         >>> from paddleseg_autoloss.hooks import before_each_step
         >>> model = paddle.nn.Linear(2, 1)
-        >>> hook = before_each_step(model, lambda inputs: print(inputs[0].shape))
+        >>> hook = before_each_step(model, lambda inputs: print(len(inputs[0])))
         >>> _ = model(paddle.rand([3, 2]))
-        [3, 2]
+        3
         >>> hook.remove()
         >>> _ = model(paddle.rand([3, 2]))
     """

@@ -40,7 +40,7 @@ def test_a_config_of_init_has_the_name_of_its_folder(parse, base, tmp_path):
     path = tmp_path / "my data" / "config.yml"
     path.parent.mkdir()
     shutil.copy(base, path)
-    plan = parse(path)
+    plan = parse("--config", path, "--methods", "Sum")
     assert (plan.name, plan.baseline) == ("my data", "my data")
 
 

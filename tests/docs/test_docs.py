@@ -47,6 +47,7 @@ LAYERS = [
     "flags",
     "ranks",
     "tensors",
+    "hooks",
     "weighting",
     "gradients",
     "catalog",

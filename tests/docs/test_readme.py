@@ -93,10 +93,14 @@ def test_own_images(output, work):
     output("predict", *own)
     (val,) = (shlex.split(line) for line in printed if line.startswith("  autoloss val"))
     assert main(val[1:]) == 0
-    for number in range(8):
-        picture = Path(f"第 {number % 2} 批", f"眼底 {number:02d}.jpg")
-        drawn = work / "my_data/pictures/added_prediction" / picture
-        assert np.asarray(Image.open(drawn)).shape == (48, 64, 3)
+    lines = (work / "my_data/val.txt").read_text(encoding="utf-8").splitlines()
+    drawn = sorted((work / "my_data/pictures/added_prediction").rglob("眼底 *.jpg"))
+    assert len(drawn) == len(lines)
+    for picture in drawn:
+        assert np.asarray(Image.open(picture)).shape == (48, 64, 3)
+    beside = sorted((work / "my_data/pictures/contours").rglob("眼底 *.jpg"))
+    assert len(beside) == len(lines)
+    assert all(Image.open(picture).width > 2 * 64 for picture in beside)
 
 
 def test_own_config(output, work):

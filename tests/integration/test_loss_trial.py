@@ -258,7 +258,7 @@ class TestMisfits:
             )
         )
         result = call("train", "--config", path, "--data_format", "NHWC")
-        expected = "error: loss.types[0].losses[1].data_format: DiceLoss has no such argument"
+        expected = "error: --data_format: expected losses for NHWC, found DiceLoss"
         assert any(line.startswith(expected) for line in result.stderr.splitlines()), result.stderr
 
 
