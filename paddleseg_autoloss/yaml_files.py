@@ -91,7 +91,7 @@ def read_document(path: Path) -> Document:
         mark: Any = error.problem_mark or error.context_mark
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         what = ": ".join(part for part in (error.context, error.problem) if part)
-        hint = _hint(text.splitlines(), mark.line) if mark else ""
+        hint = _hint(text.splitlines(), mark.line) if mark and "full-width" not in what else ""
         raise ConfigError(f"{where}: {' '.join(what.split())}{hint}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: it has characters that YAML does not allow") from error

@@ -66,6 +66,7 @@ class TestRefusals:
         with pytest.raises(ConfigError) as caught:
             read_yaml(path)
         assert message in str(caught.value)
+        assert str(caught.value).count("full-width") <= 1
         assert str(caught.value).startswith(str(path))
         assert "\n" not in str(caught.value)
 
