@@ -21,7 +21,7 @@ from paddleseg_autoloss.cli import options
 from paddleseg_autoloss.contour_files import contours_of_predictions, find_masks
 from paddleseg_autoloss.data_checks import check_files
 from paddleseg_autoloss.data_checks.image_files import find_images
-from paddleseg_autoloss.data_checks.labels import NOTES, image_note
+from paddleseg_autoloss.data_checks.labels import NOTES, image_note, is_decodable
 from paddleseg_autoloss.errors import ConfigError, DataError
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.checkpoint import check_writable
@@ -88,6 +88,9 @@ def run(args: Namespace) -> None:
         # PaddleSeg removes this text from the paths; without the end, "a" is also part of "a..".
         image_dir = os.path.join(image_dir, "")
     check_files("--image_path", Namespace(file_list=[(image,) for image in images]))
+    for image in images:
+        if not is_decodable(image):
+            raise DataError(f"--image_path: cannot read {image}: OpenCV cannot decode it")
     deep = [image for image in images if image_note(image) == "16 bits"]
     if deep:
         logger.warning(

@@ -18,7 +18,16 @@ from PIL import Image, UnidentifiedImageError
 
 from paddleseg_autoloss.data_checks.image_limit import describe
 
-__all__ = ["NOTES", "Facts", "LabelReader", "check_image", "image_note", "image_size", "reader_of"]
+__all__ = [
+    "NOTES",
+    "Facts",
+    "LabelReader",
+    "check_image",
+    "image_note",
+    "image_size",
+    "is_decodable",
+    "reader_of",
+]
 
 #: What `image_note` finds, and what it means for a training.
 NOTES = {
@@ -28,6 +37,8 @@ NOTES = {
     "labels were drawn on the images as they are stored, remove the orientation",
 }
 
+#: Formats of which OpenCV decodes every kind that PIL does.
+_COMMON = ("JPEG", "PNG", "BMP", "PPM", "WEBP")
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 #: Marker before the compressed pixels of a JPEG; a thumbnail before it has its own end marker.
 _START_OF_SCAN = b"\xff\xda"
@@ -193,6 +204,21 @@ def image_note(path: str) -> str:
             return "" if turned in _UPRIGHT or has_other_size else "an EXIF orientation"
     except _NOT_FOR_PIL:
         return ""
+
+
+def is_decodable(path: str) -> bool:
+    """Whether OpenCV, which reads the images, can decode one; common formats are not decoded.
+
+    Args:
+        path: an image that has passed `check_image`.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.format in _COMMON and image.mode != "F":
+                return True
+    except _NOT_FOR_PIL:
+        pass
+    return bool(_opencv_size(path))
 
 
 def _opencv_size(path: str) -> list[int]:

@@ -144,6 +144,19 @@ def test_images_of_16_bits_are_named(predict, tmp_path):
     assert "--image_path: 1 images have 16 bits, such as" in done.stdout
 
 
+@pytest.mark.parametrize(("name", "mode"), [("b.tif", "F"), ("b.png", "P")])
+def test_images_that_opencv_cannot_decode_are_named(name, mode, predict, tmp_path):
+    """Numbers with fractions, or a GIF under another name."""
+    write_image(tmp_path / "images/a.png")
+    path = tmp_path / "images" / name
+    Image.new(mode, (64, 64)).save(path, "TIFF" if mode == "F" else "GIF")
+    done = predict(tmp_path / "images", "--save_dir", tmp_path / "out")
+    if cv2.imread(str(path)) is None:
+        assert done.stderr == f"error: --image_path: cannot read {path}: OpenCV cannot decode it\n"
+    else:
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("numbers", [[255, 0], [999, 0, 0]])
 def test_colours_that_are_none(numbers, predict, tmp_path):
     write_image(tmp_path / "images/a.png")
