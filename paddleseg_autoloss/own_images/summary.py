@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from paddleseg_autoloss.data_checks.labels import NOTES, image_note
 from paddleseg_autoloss.own_images.config import SAVE_INTERVAL
 from paddleseg_autoloss.own_images.folder import Options, Result
 from paddleseg_autoloss.own_images.masks import IGNORE
@@ -35,6 +36,7 @@ def summary(options: Options, result: Result) -> str:
             "",
             align_columns(list(_table(result))),
             *_absent(options, result),
+            *_noted(result),
             "",
             f"{options.save_dir / 'config.yml'} trains {result.plan.iters} iterations at "
             f"{' x '.join(map(str, result.plan.target_size))} pixels. Next:",
@@ -122,6 +124,16 @@ def _absent(options: Options, result: Result) -> Iterator[str]:
         absent = sorted(anywhere - found)
         if absent:
             yield f"warning: {name}.txt lacks {_named(absent)}; another --seed may help"
+
+
+def _noted(result: Result) -> Iterator[str]:
+    """Name images that training sees in another way than their owner."""
+    images = [str(pair.image) for part in result.parts.values() for pair in part]
+    notes = dict(zip(images, map(image_note, images)))
+    for note, meaning in NOTES.items():
+        found = [image for image in images if notes[image] == note]
+        if found:
+            yield f"warning: {len(found)} images have {note}, such as {found[0]}, {meaning}"
 
 
 def _classes_in(result: Result, part: Sequence[Pair]) -> set[int]:

@@ -576,6 +576,17 @@ def test_sizes_in_the_config(init, tmp_path, count, size, expected):
         assert found[part]["transforms"][0]["target_size"] == expected["target_size"]
 
 
+def test_images_of_16_bits_are_named(init, tmp_path):
+    images, masks = write_folders(tmp_path)
+    first = sorted(path for path in images.rglob("*") if path.is_file())[0]
+    height, width = np.asarray(Image.open(first)).shape[:2]
+    deep = first.with_suffix(".png")
+    first.unlink()
+    Image.fromarray(np.full((height, width), 4095, "uint16")).save(deep)
+    output = made(init, images, masks)
+    assert f"warning: 1 images have 16 bits, such as {deep}, of which OpenCV reads" in output
+
+
 def test_printed_commands_suit_a_folder_whose_name_needs_quotes(init, tmp_path):
     """The tests of README run them."""
     folder = "my data's"
