@@ -22,6 +22,7 @@ __all__ = [
     "positive_int",
     "positive_number",
     "run_command",
+    "scale_number",
     "seed_int",
 ]
 

@@ -21,7 +21,7 @@ from paddleseg_autoloss.cli import options
 from paddleseg_autoloss.contour_files import contours_of_predictions, find_masks
 from paddleseg_autoloss.data_checks import check_files
 from paddleseg_autoloss.data_checks.image_files import find_images
-from paddleseg_autoloss.data_checks.labels import NOTES, image_note, is_decodable
+from paddleseg_autoloss.data_checks.labels import describe_notes, image_note, is_decodable
 from paddleseg_autoloss.errors import ConfigError, DataError
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.checkpoint import check_writable
@@ -91,11 +91,10 @@ def run(args: Namespace) -> None:
     for image in images:
         if not is_decodable(image):
             raise DataError(f"--image_path: cannot read {image}: OpenCV cannot decode it")
-    deep = [image for image in images if image_note(image) == "16 bits"]
-    if deep:
-        logger.warning(
-            f"--image_path: {len(deep)} images have 16 bits, such as {deep[0]}, {NOTES['16 bits']}"
-        )
+    # Only labels suffer from an orientation.
+    notes = [(image, "16 bits") for image in images if image_note(image) == "16 bits"]
+    for note in describe_notes(notes):
+        logger.warning(f"--image_path: {note}")
     logger.info(f"The number of images: {len(images)}")
     masks = {} if args.masks is None else find_masks(args.masks, images, val_dataset)
     options.show_config(config)

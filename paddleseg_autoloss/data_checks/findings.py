@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from paddleseg_autoloss.data_checks.labels import NOTES, Facts
+from paddleseg_autoloss.data_checks.labels import Facts, describe_notes
 from paddleseg_autoloss.data_checks.survey import Sample
 
 __all__ = ["Finding", "Labels", "class_counts", "findings_in"]
@@ -78,23 +78,13 @@ def findings_in(
         fault = _fault(labels, sample, fact)
         if fault is not None:
             found.append(Finding(f"{key}: {sample.where}{fault.text}", fault.is_error))
-    found += _notes(key, samples, facts)
+    notes = describe_notes((sample.image, fact.note) for sample, fact in zip(samples, facts))
+    found += [Finding(f"{key}: {note}", is_error=False) for note in notes]
     if not any(finding.is_error for finding in found) and any(fact.counts for fact in facts):
         found += [
             Finding(f"{key}: {finding.text}", finding.is_error)
             for finding in _faults_of_all(labels, samples, facts)
         ]
-    return found
-
-
-def _notes(key: str, samples: Sequence[Sample], facts: Sequence[Facts]) -> list[Finding]:
-    """Return a warning for each kind of image that training may see in another way."""
-    found = []
-    for note, meaning in NOTES.items():
-        images = [sample.image for sample, fact in zip(samples, facts) if fact.note == note]
-        if images:
-            text = f"{key}: {len(images)} images have {note}, such as {images[0]}, {meaning}"
-            found.append(Finding(text, is_error=False))
     return found
 
 

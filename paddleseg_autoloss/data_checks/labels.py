@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ __all__ = [
     "Facts",
     "LabelReader",
     "check_image",
+    "describe_notes",
     "image_note",
     "image_size",
     "is_decodable",
@@ -204,6 +205,22 @@ def image_note(path: str) -> str:
             return "" if turned in _UPRIGHT or has_other_size else "an EXIF orientation"
     except _NOT_FOR_PIL:
         return ""
+
+
+def describe_notes(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each kind of note: how many images have it, and what it means.
+
+    Args:
+        notes: images, each with what `image_note` found.
+    """
+    found: dict[str, list[str]] = {}
+    for image, note in notes:
+        found.setdefault(note, []).append(image)
+    return [
+        f"{len(found[note])} images have {note}, such as {found[note][0]}, {meaning}"
+        for note, meaning in NOTES.items()
+        if note in found
+    ]
 
 
 def is_decodable(path: str) -> bool:

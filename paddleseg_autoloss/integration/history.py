@@ -89,7 +89,7 @@ class _Table(Generic[R]):
         # Delete the rows after the checkpoint before parsing: the last one may be incomplete, if
         # the process was killed.
         whole = [r for r in records if len(r) == len(fields(self._kind))]
-        kept = [r for r in whole if int(r[0]) <= self._start_iter]
+        kept = [r for r in whole if r[0].isdigit() and int(r[0]) <= self._start_iter]
         return [self._kind(*map(_parse, fields(self._kind), r)) for r in kept]
 
     def _write(self, rows: Iterable[R], mode: str) -> None:

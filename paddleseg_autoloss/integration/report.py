@@ -112,12 +112,10 @@ class RunReport:
         if not is_writing_rank():
             return
         mix = equivalent_mix(self.losses, self.monitor.terms)
-        path = self.save_dir / "equivalent_mixed_loss.yml"
-        # An older run in this folder may have left one.
-        path.unlink(missing_ok=True)
         if mix is None:
             return
         logger.info(mix.describe())
+        path = self.save_dir / "equivalent_mixed_loss.yml"
         methods = ", ".join(type(loss).__name__ for loss in self.losses["types"])
         if mix.write(path, f"The weights of {methods} after {self.monitor.iteration} iterations"):
             logger.info(f"A config with these coefficients: {path}")

@@ -31,7 +31,7 @@ def test_names_in_the_table_and_the_picture(tmp_path):
     assert cells == ["'=1+1", "''a", r"$\undefined{$", "a,\nb"] * 2
 
 
-@pytest.mark.parametrize("last", ["1", "1,=1+1,0.5", "", "x,y"])
+@pytest.mark.parametrize("last", ["1", "1,=1+1,0.5", "", "x,y", "x,a,1,1,1"])
 def test_a_line_that_was_cut_is_left_out(last, tmp_path):
     """A full disk may cut a line anywhere; "1" is the beginning of "12,..."."""
     WeightHistory(tmp_path).append(rows(1))

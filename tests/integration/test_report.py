@@ -141,6 +141,12 @@ class TestWhatIsShown:
         session.report.close_window()
         assert path.read_text() == "those of the first card"
 
+    def test_a_run_with_a_fixed_mix_leaves_the_learned_one_that_its_config_may_name(self, tmp_path):
+        path = tmp_path / "equivalent_mixed_loss.yml"
+        path.write_text("learned before")
+        run_training(tmp_path, 2, lambda: [MixedLoss(ce_and_dice(), [1, 1])])
+        assert path.read_text() == "learned before"
+
     def test_no_equivalent_mix_for_a_head_without_coefficient(self, tmp_path):
         run_training(tmp_path, 1, coef=[0])
         assert not (tmp_path / "equivalent_mixed_loss.yml").exists()
