@@ -44,11 +44,12 @@ class AutoLambdaWeighting(AlignmentWeighting):
 
     Deviations:
         The authors differentiate through a step of their own with a finite difference along
-        :math:`g_v`, taken after the step; this is the same to first order in :math:`\eta` and
-        costs two more forward passes.  Here the inner products are taken directly, at the
-        parameters before the step.  The authors' weights start at 0.1 and are moved by Adam, with
-        no constraint; here they are equal at first, or what ``init`` says, and have a constant sum,
-        because their sum only acts as a learning rate.
+        :math:`g_v`, taken after the step; this is the same to first order in :math:`\eta`, and
+        takes two forward passes in the place of K - 1 backward passes.  But it gives inner products
+        only, not the lengths of the gradients, which ``rating: cosine`` needs.  So here the inner
+        products are taken directly, at the parameters before the step.  The authors' weights start
+        at 0.1 and are moved by Adam, with no constraint; here they are equal at first, or what
+        ``init`` says, and have a constant sum, because their sum only acts as a learning rate.
 
         Two options are not from the paper and are the defaults.  ``scaling: optimizer``: the paper
         has P = 1, as for a step of SGD; Adam divides every number of a gradient by the root of its

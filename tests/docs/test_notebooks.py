@@ -149,7 +149,7 @@ def test_ce_dice_optic_disc(tmp_path):
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Run the first cell in a folder where no package is there; return what pip is told.
+    """Run the first cell in a folder where no package is there; return what pip installs.
 
     pip itself is not run: that takes minutes and a network.
     """
@@ -157,14 +157,14 @@ def install(tmp_path, monkeypatch):
     assert cell.source == code_cells(read(NAMES[1]))[0].source
     calls: list[list[str]] = []
 
-    def start(folder: Path) -> list[str]:
+    def start(folder: Path) -> str:
         with monkeypatch.context() as patch:
             patch.chdir(folder)
             patch.setattr("importlib.util.find_spec", lambda name: None)
             patch.setattr("subprocess.run", lambda command, check: calls.append(command))
             patch.delitem(sys.modules, "numpy")
             exec(cell.source, {})
-        return calls[0]
+        return calls.pop()[-1]
 
     return start
 
@@ -174,9 +174,25 @@ def test_install_cell_asks_for_a_checkout(install, tmp_path):
         install(tmp_path)
 
 
+def make_checkout(folder: Path) -> str:
+    """Return what pip installs from a checkout in ``folder``."""
+    (folder / "docs/notebooks").mkdir(parents=True)
+    (folder / "paddleseg_autoloss").mkdir()
+    (folder / "paddleseg_autoloss/__init__.py").touch()
+    return f"{folder}[cpu]"
+
+
 def test_install_cell_finds_the_checkout(install, tmp_path):
     """It lies above the notebook, or beside it."""
-    (tmp_path / "cloned/paddleseg_autoloss").mkdir(parents=True)
-    (tmp_path / "cloned/docs/notebooks").mkdir(parents=True)
+    package = make_checkout(tmp_path / "cloned")
     for folder in (tmp_path, tmp_path / "cloned/docs/notebooks"):
-        assert install(folder)[-1] == f"{tmp_path / 'cloned'}[cpu]"
+        assert install(folder) == package
+
+
+def test_folder_of_a_clone_is_no_checkout(install, tmp_path):
+    """`git clone` gives the checkout the name of the package."""
+    package = make_checkout(tmp_path / "paddleseg_autoloss")
+    (tmp_path / "notebooks").mkdir()
+    assert install(tmp_path) == package
+    with pytest.raises(FileNotFoundError, match="upload a checkout"):
+        install(tmp_path / "notebooks")
