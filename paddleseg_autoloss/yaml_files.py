@@ -30,7 +30,9 @@ _SUFFIXES = (".yml", ".yaml")
 _MERGE = "tag:yaml.org,2002:merge"
 _INTEGER = "tag:yaml.org,2002:int"
 #: What a Chinese keyboard writes for ``key: value``, and between numbers of a list.
-_FULL_WIDTH = re.compile(r"[A-Za-z_]\w*：.*|[\d\s.+-]*\d\s*，[\d\s，.+-]*", re.ASCII)
+_FULL_WIDTH_KEY = re.compile(r"[A-Za-z_]\w*：.*", re.ASCII)
+_FULL_WIDTH_LIST = re.compile(r"[\d\s.+-]*\d\s*，[\d\s，.+-]*", re.ASCII)
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
 _NO_BLANK = re.compile(r"\s*(- )?[A-Za-z_]\w*:[^\s/\\]", re.ASCII)
 
 
@@ -100,8 +102,9 @@ def read_document(path: Path) -> Document:
 
 def _hint(lines: list[str], place: int) -> str:
     """Say what is wrong with a line, or with the one before, where YAML only sees the result."""
-    for number in (place - 1, place):
-        line = lines[number].partition("#")[0] if 0 <= number < len(lines) else ""
+    for number in (place, place - 1):
+        line = _QUOTED.sub("", lines[number]) if 0 <= number < len(lines) else ""
+        line = line.partition("#")[0]
         if "：" in line or "，" in line:
             return f"; line {number + 1} has a full-width ： or ，: write : and a blank, or ,"
         if _NO_BLANK.match(line):
@@ -158,7 +161,7 @@ class _Loader(yaml.SafeLoader):
                 raise _refusal(f"the anchor {event.anchor} contains itself", event)
             self.definitions.add(self._tops[node])
             return node
-        if isinstance(node, yaml.ScalarNode) and not node.style and _FULL_WIDTH.match(node.value):
+        if isinstance(node, yaml.ScalarNode) and not node.style and _is_full_width(node, index):
             raise _refusal("expected : and a blank, or , but found a full-width ： or ，", node)
         self.sizes[node] = _length(node) + sum(self.sizes[child] for child in _children(node))
         self._tops[node] = self._top
@@ -190,6 +193,19 @@ class _Loader(yaml.SafeLoader):
             # The value does not fit its explicit or implicit tag, for example 2001-99-99.
             kind = node.tag.rpartition(":")[2]
             raise _refusal(f"this is not a valid {kind}", node) from error
+
+
+def _is_full_width(node: yaml.ScalarNode, key: Any) -> bool:
+    """Whether full-width punctuation stands where YAML expects its own.
+
+    Args:
+        node: a scalar without quotes.
+        key: the node of its key, if it is the value of one.
+    """
+    # In the line of its key a text with such a colon is a name: files of Windows have them.
+    is_name = isinstance(key, yaml.Node) and key.start_mark.line == node.start_mark.line
+    is_key = not is_name and _FULL_WIDTH_KEY.match(node.value)
+    return bool(is_key or _FULL_WIDTH_LIST.fullmatch(node.value))
 
 
 def _refusal(problem: str, where: Any) -> yaml.MarkedYAMLError:

@@ -21,7 +21,7 @@ from paddleseg_autoloss.cli import options
 from paddleseg_autoloss.contour_files import contours_of_predictions, find_masks
 from paddleseg_autoloss.data_checks import check_files
 from paddleseg_autoloss.data_checks.image_files import find_images
-from paddleseg_autoloss.data_checks.labels import describe_notes, image_note, is_decodable
+from paddleseg_autoloss.data_checks.labels import NOTES, decoding_fault, describe_notes, image_note
 from paddleseg_autoloss.errors import ConfigError, DataError
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.checkpoint import check_writable
@@ -82,17 +82,19 @@ def run(args: Namespace) -> None:
     list_root = val_dataset.get("dataset_root")
     check_writable(args.save_dir)
     images, image_dir = find_images("--image_path", args.image_path, list_root)
-    images = [image for image in images if not _is_prediction(image, args.save_dir)]
+    images = _without_predictions(images, args.save_dir)
     _check_names(images)
     if image_dir is not None:
         # PaddleSeg removes this text from the paths; without the end, "a" is also part of "a..".
         image_dir = os.path.join(image_dir, "")
     check_files("--image_path", Namespace(file_list=[(image,) for image in images]))
     for image in images:
-        if not is_decodable(image):
-            raise DataError(f"--image_path: cannot read {image}: OpenCV cannot decode it")
-    # Only labels suffer from an orientation.
-    notes = [(image, "16 bits") for image in images if image_note(image) == "16 bits"]
+        fault = decoding_fault(image)
+        if fault:
+            raise DataError(f"--image_path: cannot read {image}: {fault}")
+    # Without masks an orientation does no harm.
+    harmful = ["16 bits"] if args.masks is None else list(NOTES)
+    notes = [(image, note) for image in images if (note := image_note(image)) in harmful]
     for note in describe_notes(notes):
         logger.warning(f"--image_path: {note}")
     logger.info(f"The number of images: {len(images)}")
@@ -123,10 +125,25 @@ def _check_colours(numbers: Sequence[int]) -> None:
         raise ConfigError(f"--custom_color: expected R G B from 0 to 255 per class, found {found}")
 
 
-def _is_prediction(image: str, save_dir: str) -> bool:
-    """Whether an image is a picture that an earlier prediction has written."""
-    folders = ("added_prediction", "pseudo_color_prediction", "contours")
-    return any(Path(save_dir).absolute() / name in Path(image).parents for name in folders)
+def _without_predictions(images: Sequence[str], save_dir: str) -> list[str]:
+    """Return the images that are no pictures of an earlier prediction.
+
+    Raises:
+        DataError: all are.
+    """
+    names = ("added_prediction", "pseudo_color_prediction", "contours")
+    written = [Path(os.path.abspath(save_dir), name) for name in names]
+    own = [image for image in images if not any(one in Path(image).parents for one in written)]
+    if not own:
+        raise DataError(
+            f"--image_path: expected images, found {len(images)} pictures of an earlier prediction "
+            f"in {save_dir}; give the folder of the images, or another --save_dir"
+        )
+    if len(own) < len(images):
+        logger.info(
+            f"{len(images) - len(own)} pictures of an earlier prediction in {save_dir} are left out"
+        )
+    return own
 
 
 def _check_names(images: Sequence[str]) -> None:

@@ -42,7 +42,7 @@ class Variant:
     @property
     def folder(self) -> str:
         """Its name, reduced to characters that every file system allows."""
-        return re.sub(r"[^A-Za-z0-9.]+", "_", self.name).strip("_.") or "_"
+        return re.sub(r"(?:[^\w.]|_)+", "_", self.name).strip("_.") or "_"
 
 
 @dataclass(frozen=True)

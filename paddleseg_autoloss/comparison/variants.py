@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,10 +77,11 @@ class VariantReader:
                 f"{key}.name: expected a name, found {shown(name)}{quotes_hint(name)}"
             )
         variant = Variant(name, kind, config, entry.get("retrain_of"), script)
-        if len(variant.folder) > _LONGEST_NAME:
+        length = len(os.fsencode(variant.folder))
+        if length > _LONGEST_NAME:
             raise ConfigError(
-                f"{key}.name: expected at most {_LONGEST_NAME} characters, because a folder is "
-                f"named after it, found {len(variant.folder)} in {shown(name)}"
+                f"{key}.name: expected at most {_LONGEST_NAME} bytes, because a folder is "
+                f"named after it, found {length} in {shown(name)}"
             )
         return variant
 
@@ -154,7 +156,8 @@ def name_of_file(path: Path) -> str:
     Args:
         path: the file.
     """
-    return path.absolute().parent.name or path.stem if path.stem == "config" else path.stem
+    folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    return folder or path.stem if path.stem == "config" else path.stem
 
 
 def check_method(key: str, name: Any) -> None:

@@ -84,7 +84,9 @@ def _images_in_list(key: str, path: Path, list_root: str | None) -> tuple[list[s
 
 def _image_in(line: str, root: str) -> str:
     """Return the image that a line begins with: the longest name of a file, or the first word."""
-    paths = [os.path.abspath(os.path.join(root, name)) for name in _beginnings(line)]
+    # Lists that were made with Windows have its separators.
+    names = [name for text in (line, line.replace("\\", "/")) for name in _beginnings(text)]
+    paths = [os.path.abspath(os.path.join(root, name)) for name in names]
     return next(filter(os.path.isfile, paths), paths[-1])
 
 

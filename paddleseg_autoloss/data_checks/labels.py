@@ -23,10 +23,10 @@ __all__ = [
     "Facts",
     "LabelReader",
     "check_image",
+    "decoding_fault",
     "describe_notes",
     "image_note",
     "image_size",
-    "is_decodable",
     "reader_of",
 ]
 
@@ -38,8 +38,9 @@ NOTES = {
     "labels were drawn on the images as they are stored, remove the orientation",
 }
 
-#: Formats of which OpenCV decodes every kind that PIL does.
+#: Formats of which OpenCV decodes every still image that PIL does, and compressions of a TIFF.
 _COMMON = ("JPEG", "PNG", "BMP", "PPM", "WEBP")
+_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate")
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 #: Marker before the compressed pixels of a JPEG; a thumbnail before it has its own end marker.
 _START_OF_SCAN = b"\xff\xda"
@@ -147,14 +148,14 @@ class LabelReader:
             label, size = self.read(index)
         except Exception as error:
             return _failed(Path(image), Path(label_path), error, decode)
-        if list(label.shape[:2]) != size:
+        has_other_size = list(label.shape[:2]) != size
+        fault = decoding_fault(str(image), every=decode or has_other_size)
+        if fault:
+            return Facts(image_error=fault, decoded=decode)
+        if has_other_size:
             # PIL reads the size without decoding; OpenCV, which training uses, gives the final
             # answer.
             size = _opencv_size(str(image))
-            if not size:
-                return Facts(image_error="OpenCV cannot decode it", decoded=decode)
-        if decode and not _opencv_size(str(image)):
-            return Facts(image_error="OpenCV cannot decode it", decoded=decode)
         counts = _counts(label) if label.ndim == 2 and label.dtype.kind in "biu" else {}
         note = image_note(str(image))
         return Facts("", size, "", list(label.shape), str(label.dtype), counts, decode, note)
@@ -198,13 +199,42 @@ def image_note(path: str) -> str:
     """
     try:
         with Image.open(path) as image:
-            if ";16" in image.mode or any(";16" in str(tile[3]) for tile in image.tile):
+            if _has_16_bits(image, path):
                 return "16 bits"
-            turned = image.getexif().get(_ORIENTATION) if "exif" in image.info else None
+            # Without this test, PIL would decode a PNG to search for tags after its pixels.
+            has_tags = "exif" in image.info or image.format == "TIFF"
+            turned = image.getexif().get(_ORIENTATION) if has_tags else None
             has_other_size = turned in _ON_ITS_SIDE and image.width != image.height
-            return "" if turned in _UPRIGHT or has_other_size else "an EXIF orientation"
+            is_seen_turned = turned not in _UPRIGHT and not has_other_size
+            if is_seen_turned and (image.format != "WEBP" or _turns(path)):
+                return "an EXIF orientation"
+            return ""
     except _NOT_FOR_PIL:
-        return ""
+        return "16 bits" if _is_deep(path) else ""
+
+
+def _has_16_bits(image: Any, path: str) -> bool:
+    if image.format == "PPM":
+        # Numbers of this format have any limit up to 65535.
+        return _is_deep(path)
+    forms = [image.mode, *(str(tile[3]) for tile in image.tile)]
+    # This form has 16 bits for a pixel, not for a channel.
+    return any(";16" in form and "BGR;16" not in form for form in forms)
+
+
+def _is_deep(path: str) -> bool:
+    with suppress(cv2.error):
+        image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+        return image is not None and image.dtype == np.uint16
+    return False
+
+
+def _turns(path: str) -> bool:
+    """Whether OpenCV turns an image; for some formats it depends on its version."""
+    with suppress(cv2.error):
+        stored = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        return not np.array_equal(cv2.imread(path, cv2.IMREAD_COLOR), stored)
+    return False
 
 
 def describe_notes(notes: Iterable[tuple[str, str]]) -> list[str]:
@@ -223,19 +253,31 @@ def describe_notes(notes: Iterable[tuple[str, str]]) -> list[str]:
     ]
 
 
-def is_decodable(path: str) -> bool:
-    """Whether OpenCV, which reads the images, can decode one; common formats are not decoded.
+def decoding_fault(path: str, every: bool = False) -> str:
+    """Return why OpenCV, which reads the images, cannot decode one, or an empty text.
 
     Args:
         path: an image that has passed `check_image`.
+        every: whether to decode images of common formats too.
     """
     try:
+        if (not every and _is_common(path)) or _opencv_size(path):
+            return ""
+    except cv2.error as error:
+        return _reason(Path(path), error)
+    return "OpenCV cannot decode it"
+
+
+def _is_common(path: str) -> bool:
+    try:
         with Image.open(path) as image:
-            if image.format in _COMMON and image.mode != "F":
-                return True
+            if getattr(image, "n_frames", 1) > 1 or image.mode == "F":
+                return False
+            if image.format == "TIFF":
+                return image.mode != "I" and image.info.get("compression") in _COMPRESSIONS
+            return image.format in _COMMON
     except _NOT_FOR_PIL:
-        pass
-    return bool(_opencv_size(path))
+        return False
 
 
 def _opencv_size(path: str) -> list[int]:

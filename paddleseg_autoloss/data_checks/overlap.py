@@ -14,9 +14,11 @@ def note_overlap(train_dataset: Any, val_dataset: Any) -> None:
     """Warn of images that are in both data sets: figures of an evaluation would be too good.
 
     Args:
-        train_dataset: the data set to train on.
-        val_dataset: the data set to evaluate on.
+        train_dataset: the data set to train on, or None.
+        val_dataset: the data set to evaluate on, or None.
     """
+    if train_dataset is None or val_dataset is None:
+        return
     trained, evaluated = map(_images, (train_dataset, val_dataset))
     shared = sorted(trained & evaluated)
     if shared:

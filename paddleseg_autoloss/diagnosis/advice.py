@@ -199,14 +199,16 @@ def coefficient_advice(diagnosis: Diagnosis) -> list[str]:
 def _seen(diagnosis: Diagnosis) -> str:
     """Return what is known of the losses of a head, if they are the pair that was compared."""
     names = [type(term.layer).__name__ for term in diagnosis.terms]
+    found = []
     for head in diagnosis.heads():
         coefs = {names[i]: diagnosis.terms[i].coef for i in head}
         if len(head) == len(_PAIR) and sorted(coefs) == _PAIR:
             shares = [coefs[name] / (sum(coefs.values()) or 1.0) for name in _PAIR]
-            has_good = all(abs(one - other) < 0.01 for one, other in zip(shares, _GOOD))
-            advice = "this config has it: keep it" if has_good else "try it beside these"
-            return f" {_SEEN}: {advice}."
-    return ""
+            found.append(all(abs(one - other) < 0.01 for one, other in zip(shares, _GOOD)))
+    if not found:
+        return ""
+    advice = "this config has it: keep it" if all(found) else "try it beside these"
+    return f" {_SEEN}: {advice}."
 
 
 def _missing_gradient(diagnosis: Diagnosis, index: int) -> str:

@@ -160,12 +160,17 @@ def latest_checkpoint(save_dir: str | Path) -> str:
     return str(good)
 
 
-def newest_good_checkpoint(save_dir: str | Path) -> Path | None:
+def newest_good_checkpoint(save_dir: str | Path, since: float = 0.0) -> Path | None:
     """Return the folder of the newest checkpoint that can be resumed, or None.
 
     The log names each newer checkpoint that cannot be resumed, with the reason.
+
+    Args:
+        save_dir: folder of the run.
+        since: in seconds since 1970; checkpoints from before are those of another run.
     """
-    for folder in reversed(_checkpoint_folders(Path(save_dir))):
+    folders = [one for one in _checkpoint_folders(Path(save_dir)) if time_of(one) >= since]
+    for folder in reversed(folders):
         fault = fault_of(folder)
         if fault is None:
             return folder
@@ -267,9 +272,19 @@ def whole_checkpoints(save_dir: str | Path) -> list[Path]:
 
 
 def _checkpoint_folders(save_dir: Path) -> list[Path]:
-    folders = [path for path in save_dir.glob("iter_*") if path.name[5:].isdecimal()]
-    # A new run in the folder of an older one may have fewer iterations.
-    return sorted(folders, key=lambda path: (time_of(path), int(path.name[5:])))
+    there = [path for path in save_dir.glob("iter_*") if path.name[5:].isdecimal()]
+    folders = [path for path in there if path.is_dir()]
+    # A new run in the folder of an older one may have fewer iterations.  Only the times of proofs
+    # are right in a copy, so they are not mixed with those of files.
+    times = {folder: time_of(folder) for folder in folders}
+    if not all(times.values()):
+        times = {folder: _time_of_files(folder) for folder in folders}
+    return sorted(folders, key=lambda path: (times[path], int(path.name[5:])))
+
+
+def _time_of_files(folder: Path) -> float:
+    files = [folder / name for name in _FILES]
+    return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
 
 
 def _alternatives(folder: Path) -> str:

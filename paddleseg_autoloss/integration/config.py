@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from paddleseg.cvlibs import Config
 
 from paddleseg_autoloss.errors import AutoLossError, ConfigError, did_you_mean, root_cause
@@ -96,5 +99,11 @@ class _CheckedConfig(Config):
 def _as_python(opt: str) -> str:
     """Return an entry of ``--opts`` in Python's words: PaddleSeg takes those of YAML for text."""
     key, _, value = opt.partition("=")
-    words = {"true": "True", "false": "False", "null": "None"}
-    return f"{key}={words.get(value, value)}"
+    try:
+        ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        with suppress(yaml.YAMLError):
+            content = yaml.safe_load(value)
+            if isinstance(content, (bool, dict, list)) or value == "null":
+                return f"{key}={content!r}"
+    return opt

@@ -166,9 +166,10 @@ def _check_mode(key: str, dataset: dict[str, Any]) -> None:
     expected, other = ("train", "val") if key == "train_dataset" else ("val", "train")
     arguments = inspect.signature(manager.DATASETS[dataset["type"]]).parameters
     default = arguments["mode"].default if "mode" in arguments else None
-    if dataset.get("mode", default) == other:
+    mode = dataset.get("mode", default)
+    if isinstance(mode, str) and mode.lower() == other:
         origin = "" if "mode" in dataset else f", the default of {dataset['type']}"
-        raise ConfigError(f"{key}.mode: expected {expected}, found {other}{origin}")
+        raise ConfigError(f"{key}.mode: expected {expected}, found {mode}{origin}")
 
 
 def _check_model(model: dict[str, Any]) -> None:

@@ -84,13 +84,19 @@ class _Table(Generic[R]):
     def _kept_rows(self) -> list[R]:
         if self._start_iter == 0 or not self.path.exists():
             return []
-        with open(self.path, newline="", encoding="utf-8") as file:
-            records = list(csv.reader(file))[1:]
-        # Delete the rows after the checkpoint before parsing: the last one may be incomplete, if
-        # the process was killed.
-        whole = [r for r in records if len(r) == len(fields(self._kind))]
-        kept = [r for r in whole if r[0].isdigit() and int(r[0]) <= self._start_iter]
-        return [self._kind(*map(_parse, fields(self._kind), r)) for r in kept]
+        # If the process was killed, the last line may be incomplete, or end with zeros.
+        text = self.path.read_text("utf-8", errors="replace").replace("\0", "")
+        rows = map(self._row, list(csv.reader(io.StringIO(text, newline="")))[1:])
+        return [row for row in rows if row is not None and row.iteration <= self._start_iter]
+
+    def _row(self, cells: Sequence[str]) -> Any:
+        """Return the row that a line stands for, or None if it is incomplete."""
+        if len(cells) != len(fields(self._kind)):
+            return None
+        try:
+            return self._kind(*map(_parse, fields(self._kind), cells))
+        except ValueError:
+            return None
 
     def _write(self, rows: Iterable[R], mode: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,8 @@ from paddleseg_autoloss.integration.terms import Term
 
 __all__ = ["Mix", "equivalent_mix"]
 
+_NEGLIGIBLE = 1e-6
+
 
 class Mix:
     """Fixed coefficients for every head.
@@ -80,8 +82,8 @@ def _config_of(layer: nn.Layer) -> dict[str, Any] | None:
 def equivalent_mix(losses: dict[str, list[Any]], terms: Sequence[Term]) -> Mix | None:
     """Return the fixed mix that corresponds to the current weights.
 
-    It is None if no term has a learned weight, if a weight is negative, or if the weights of a head
-    do not sum to a positive number.
+    It is None if no term has a learned weight, if a weight is below 0 by more than a millionth of
+    its head's sum, or if such a sum is not positive.
 
     Args:
         losses: PaddleSeg's loss dict.
@@ -93,10 +95,12 @@ def equivalent_mix(losses: dict[str, list[Any]], terms: Sequence[Term]) -> Mix |
     for term, weight in zip(terms, current_weights(terms)):
         weights.setdefault(term.head, []).append(float(weight))
     totals = [sum(of_head) for of_head in weights.values()]
-    is_negative = any(weight < 0 for of_head in weights.values() for weight in of_head)
-    if is_negative or not all(total > 0 for total in totals):
+    if not all(total > 0 for total in totals):
         return None
-    coefs = [[_round(w / total) for w in ws] for ws, total in zip(weights.values(), totals)]
+    shares = [[w / total for w in ws] for ws, total in zip(weights.values(), totals)]
+    if any(share < -_NEGLIGIBLE for of_head in shares for share in of_head):
+        return None
+    coefs = [[_round(max(share, 0.0)) for share in of_head] for of_head in shares]
     scale = losses["coef"][0] / totals[0]
     return Mix(coefs, [_round(total * scale) for total in totals], terms)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class TermMonitor:
         self.terms = terms
         self.save_dir = save_dir
         self.iteration = start_iter
+        self._begun = 0.0 if start_iter else time.time()
         self.gradients = [
             GradientStatistics(prefix, aggregator)
             for prefix, aggregator in aggregators_of(terms)
@@ -143,9 +145,13 @@ class TermMonitor:
 
     def divergence(self, what: str) -> TrainingDiverged:
         """Return the error that names the iteration, the fault, and the last good checkpoint."""
-        good = newest_good_checkpoint(self.save_dir)
+        good = self.newest_checkpoint()
         rescue = f"the last good checkpoint is {good}" if good else "no good checkpoint was saved"
         return TrainingDiverged(f"iteration {self.iteration}: {what}", rescue)
+
+    def newest_checkpoint(self) -> Path | None:
+        """Return the newest good checkpoint of this run, not of an older one in its folder."""
+        return newest_good_checkpoint(self.save_dir, self._begun)
 
     def log_window(self) -> list[Row]:
         """Return the means since the last call, one row for each term that was computed.

@@ -65,15 +65,14 @@ def write_proof(folder: Path, iteration: int | None, files: Mapping[str, Path]) 
 
 
 def time_of(folder: Path) -> float:
-    """Return when a checkpoint was written, in seconds since 1970.
+    """Return when a checkpoint was written, in seconds since 1970, also if it is a copy.
 
-    The proof says so, also in a copy.  Without a proof that says so it is the time of the newest
-    file.
+    It is 0 if no proof says so, as in checkpoints of version 0.2 and of plain PaddleSeg.
     """
     try:
         return float(_read(folder)["written"])
     except (CheckpointError, KeyError):
-        return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
+        return 0.0
 
 
 def check_proof(path: str | os.PathLike[str]) -> None:
@@ -136,7 +135,9 @@ def _read(folder: Path) -> dict[str, Any]:
         is_proof = is_iteration and is_time and all(isinstance(one, dict) for one in files.values())
         if not is_proof:
             raise ValueError("it is not a proof")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError
+    ) as error:  # fmt: skip
         raise CheckpointError(
             f"{path} is damaged; delete it to use the checkpoint without a proof"
         ) from error

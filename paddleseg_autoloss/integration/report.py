@@ -10,7 +10,6 @@ from typing import Any
 
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.integration.checkpoint import newest_good_checkpoint
 from paddleseg_autoloss.integration.evaluation import Figures
 from paddleseg_autoloss.integration.gradient_statistics import PairRow
 from paddleseg_autoloss.integration.history import WeightHistory
@@ -109,13 +108,16 @@ class RunReport:
     def finish(self) -> None:
         """Draw the curves, and report the fixed mix that corresponds to the weights."""
         self.plot()
-        if not is_writing_rank():
+        # A run with a fixed mix leaves the mix that another run has learned in this folder.
+        if not is_writing_rank() or not any(term.sources for term in self.monitor.terms):
             return
+        path = self.save_dir / "equivalent_mixed_loss.yml"
         mix = equivalent_mix(self.losses, self.monitor.terms)
         if mix is None:
+            path.unlink(missing_ok=True)
+            logger.info("No MixedLoss is equivalent: a weight is negative, or a head's sum is 0")
             return
         logger.info(mix.describe())
-        path = self.save_dir / "equivalent_mixed_loss.yml"
         methods = ", ".join(type(loss).__name__ for loss in self.losses["types"])
         if mix.write(path, f"The weights of {methods} after {self.monitor.iteration} iterations"):
             logger.info(f"A config with these coefficients: {path}")
@@ -125,7 +127,7 @@ class RunReport:
         self.plot()
         if not is_writing_rank():
             return
-        good = newest_good_checkpoint(self.save_dir)
+        good = self.monitor.newest_checkpoint()
         advice = "nothing was saved yet"
         if good is not None:
             advice = f"to go on: the same command with --resume_model {shlex.quote(str(good))}"

@@ -50,25 +50,23 @@ def stand_ins(session: TrainingSession) -> list[tuple[Any, str, Any]]:
 
 def _state_dict(session: TrainingSession, stock: Callable) -> Callable:
     def state_dict() -> dict[str, Any]:
-        return session.state.save(stock(), session.seed)
+        return session.state.save(stock(), session.randomness())
 
     return state_dict
 
 
 def _set_state_dict(session: TrainingSession, stock: Callable) -> Callable:
     def set_state_dict(state: dict[str, Any]) -> None:
-        own, seed = session.state.load(state)
+        own, section = session.state.load(state)
         try:
             stock(own)
-        except (KeyError, RuntimeError) as error:
+        except (AssertionError, KeyError, RuntimeError) as error:
             raise CheckpointError(
                 "--resume_model: expected an lr_scheduler and an optimizer that take the state of "
                 f"the checkpoint, found others ({typed_line(error)}); take those of the run that "
                 "wrote it"
             ) from error
-        if seed is not None:
-            session.seed = seed
-            session.reseed()
+        session.restore_randomness(section)
 
     return set_state_dict
 

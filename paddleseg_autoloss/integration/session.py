@@ -23,6 +23,7 @@ from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.optimizer import hold_parameters
 from paddleseg_autoloss.integration.own_loops import confirm_session
+from paddleseg_autoloss.integration.random_state import random_state, set_random_state
 from paddleseg_autoloss.integration.report import RunReport
 from paddleseg_autoloss.integration.run_seams import stand_ins
 from paddleseg_autoloss.integration.second_evaluation import SecondEvaluation
@@ -233,6 +234,22 @@ class TrainingSession:
             found = {id(a): stack.enter_context(a.collecting()) for a in self.aggregators}
             self._values_of_terms(outputs, dict(data))
         return found[id(aggregator)][0]
+
+    def randomness(self) -> dict[str, Any]:
+        """Return what the random numbers of the run go on from, for a checkpoint."""
+        return {"seed": self.seed, "random_state": None if self.aggregators else random_state()}
+
+    def restore_randomness(self, saved: dict[str, Any]) -> None:
+        """Let the random numbers go on as in the run that wrote a checkpoint.
+
+        Args:
+            saved: what `randomness` returned; parts that are missing change nothing.
+        """
+        self.seed = saved.get("seed", self.seed)
+        if "seed" in saved:
+            self.reseed()
+        if not self.aggregators:
+            set_random_state(saved.get("random_state"))
 
     def reseed(self) -> None:
         """Set the seed from the iteration, so that a resumed run draws the same random numbers."""

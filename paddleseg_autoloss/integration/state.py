@@ -112,12 +112,12 @@ class LossState:
             for name, value in values.items():
                 own[name].set_value(value)
 
-    def save(self, state: dict[str, Any], seed: int) -> dict[str, Any]:
+    def save(self, state: dict[str, Any], randomness: dict[str, Any]) -> dict[str, Any]:
         """Return the optimizer's ``state`` with the losses' state added.
 
         Args:
             state: what the optimizer's ``state_dict`` returned.
-            seed: the seed of the run.
+            randomness: what the random numbers of the run go on from.
         """
         for part in self._parts():
             if isinstance(part, Weighting):
@@ -128,7 +128,7 @@ class LossState:
             "terms": self.names,
             "options": self.options,
             "method_options": self.method_options,
-            "seed": seed,
+            **randomness,
             "losses": {path: dict(layer.state_dict()) for path, layer in self.layers.items()},
             "slots": export_slots(self.optimizer, self.parameters),
             "weights": {
@@ -143,8 +143,8 @@ class LossState:
             section["config"] = config_as_text(self.config)
         return {**state, _SECTION: section}
 
-    def load(self, state: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
-        """Restore the losses; return the optimizer's part of ``state``, and the saved seed or None.
+    def load(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Restore the losses; return the optimizer's part of ``state``, and what was added to it.
 
         If the checkpoint contains no state of losses, they stay unchanged, and the log says so.
 
@@ -175,7 +175,7 @@ class LossState:
         if self.held_out is not None:
             self.held_out.set_state_dict(section.get("held_out", {}))
         state.update(import_slots(self.optimizer, self.parameters, section.get("slots", {})))
-        return state, section.get("seed")
+        return state, section
 
     def _is_of_same_losses(self, section: dict[str, Any]) -> bool:
         return (section.get("methods"), section.get("terms")) == (self.methods, self.names)

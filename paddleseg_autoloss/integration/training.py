@@ -174,8 +174,8 @@ def _note_older_run(save_dir: str) -> None:
     if older:
         logger.warning(
             f"--save_dir: {save_dir} has checkpoints of an earlier run, such as {older[-1].name}. "
-            "This run replaces its curves, and its best_model at the first evaluation; checkpoints "
-            "of other iterations stay. "
+            "This run replaces its best_model and its curves, but for those of VisualDL, and "
+            "deletes its checkpoints beyond keep_checkpoint_max, the oldest first. "
             "To go on with that run instead, use --resume_model latest"
         )
 

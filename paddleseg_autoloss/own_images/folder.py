@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from paddleseg_autoloss.data_checks.labels import check_image, image_size
+from paddleseg_autoloss.data_checks.labels import check_image, decoding_fault, image_size
 from paddleseg_autoloss.data_checks.lists import SEPARATORS
 from paddleseg_autoloss.data_checks.parallel import in_threads
 from paddleseg_autoloss.data_checks.split import Groups, divided_group
@@ -171,9 +171,12 @@ def _look(pair: Pair) -> MaskFacts | LeftOut:
         try:
             check_image(path)
             facts = look_at(path) if path == pair.mask else None
+            fault = "" if path == pair.mask else decoding_fault(str(path))
         # Pillow has many errors for damaged files.
         except Exception as error:
             return LeftOut(path, f"cannot be read: {one_line(error) or type(error).__name__}")
+        if fault:
+            return LeftOut(path, f"cannot be read: {fault}")
     assert facts is not None
     size = image_size(str(pair.image))
     if list(facts.size) != size:

@@ -23,7 +23,13 @@ def test_every_opts_counts(config):
     assert (loaded.iters, loaded.batch_size) == (3, 4)
 
 
-@pytest.mark.parametrize("word", ["false", "False"])
+def test_a_list_with_words_of_yaml_in_opts(config):
+    entry = "train_dataset.transforms=[{'type': 'Resize', 'keep_ratio': true}]"
+    loaded = load_config(config(), opts=[entry, "iters=3"])
+    assert loaded.dic["train_dataset"]["transforms"] == [{"type": "Resize", "keep_ratio": True}]
+
+
+@pytest.mark.parametrize("word", ["false", "False", "off"])
 def test_words_of_yaml_in_opts(word, config):
     loaded = load_config(config(), opts=[f"model.enable_auxiliary_loss={word}"])
     assert loaded.dic["model"]["enable_auxiliary_loss"] is False
@@ -42,6 +48,7 @@ def test_a_flag_that_is_a_text_is_refused(config):
     ("section", "change", "message"),
     [
         ("val_dataset", {"mode": "train"}, r"val_dataset\.mode: expected val, found train$"),
+        ("val_dataset", {"mode": "Train"}, r"val_dataset\.mode: expected val, found Train$"),
         ("train_dataset", {"mode": "val"}, r"train_dataset\.mode: expected train, found val$"),
         (
             "val_dataset",
@@ -115,9 +122,13 @@ def test_pictures_of_an_earlier_prediction_are_no_images(predict, tmp_path):
     images = tmp_path / "images"
     write_image(images / "a.png")
     for _ in range(2):
-        done = predict(images, "--save_dir", images / "out")
+        done = predict(images, "--save_dir", images / "../images/out")
         assert done.returncode == 0, done.stderr
         assert "The number of images: 1\n" in done.stdout
+    assert f"pictures of an earlier prediction in {images / '../images/out'}" in done.stdout
+    done = predict(images / "out/added_prediction", "--save_dir", images / "out")
+    assert done.returncode == 1
+    assert "--image_path: expected images, found 1 pictures" in done.stderr
 
 
 def test_predictions_of_one_name_are_refused(predict, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.comparison.engines import LocalEngine
 from paddleseg_autoloss.comparison.folders import RunFolder, prepare
 from paddleseg_autoloss.comparison.runner import Runner
+from paddleseg_autoloss.comparison.variants import name_of_file
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.integration.config_checks import check_config
 
@@ -42,6 +44,19 @@ def test_a_config_of_init_has_the_name_of_its_folder(parse, base, tmp_path):
     shutil.copy(base, path)
     plan = parse("--config", path, "--methods", "Sum")
     assert (plan.name, plan.baseline) == ("my data", "my data")
+
+
+def test_configs_in_chinese_folders_have_folders_of_their_own(parse, base, tmp_path, monkeypatch):
+    for name in ("裂缝", "视盘"):
+        (tmp_path / name).mkdir()
+        shutil.copy(base, tmp_path / name / "config.yml")
+    plan = parse(tmp_path / "裂缝/config.yml", tmp_path / "视盘/config.yml")
+    assert [variant.folder for variant in plan.variants] == ["裂缝", "视盘"]
+    monkeypatch.chdir(tmp_path / "裂缝")
+    assert name_of_file(Path("config.yml")) == "裂缝"
+    assert name_of_file(Path("../视盘/config.yml")) == "视盘"
+    (tmp_path / "config.yml").touch()
+    assert name_of_file(Path("../config.yml")) == tmp_path.name
 
 
 def test_the_shipped_tuned_comparisons_are_plans(parse):
@@ -181,7 +196,7 @@ VARIANT_ERRORS = [
     ({"retrain_of": None}, "variants[1].retrain_of: expected a value, found none"),
     ({"retrain_of": ["Sum"]}, "retrain_of: there is no variant ['Sum']"),
     ({"config": None}, "variants[1].config: expected a value, found none"),
-    ({"coef": [1, 1], "name": "x" * 300}, "variants[1].name: expected at most 200 characters, bec"),
+    ({"coef": [1, 1], "name": "x" * 300}, "variants[1].name: expected at most 200 bytes, bec"),
     ({"method": "Sum", "name": " "}, "variants[1].name: expected a name, found ' '"),
     ({"method": "Sum", "name": 3661}, "found 3661; YAML takes it for a number, put it in quotes"),
     ({"method": "Sum", "name": True}, "found True; YAML takes it for a truth value, put it in"),
@@ -255,7 +270,7 @@ def test_a_seed_that_numpy_refuses(command, capsys):
 
 
 def test_names_may_be_as_long_as_folders(parse, tmp_path):
-    variants = [{"name": "x" * 200, "coef": [1, 1]}, {"name": "失" * 300, "coef": [1, 2]}]
+    variants = [{"name": "x" * 200, "coef": [1, 1]}, {"name": "失" * 66, "coef": [1, 2]}]
     for variant in parse(comparison_file(tmp_path, variants=variants)).variants:
         (tmp_path / variant.folder).mkdir()
 

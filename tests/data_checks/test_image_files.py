@@ -65,6 +65,14 @@ def test_list_with_blanks_labels_and_blank_lines(here):
     ]
 
 
+def test_list_that_was_made_with_windows(here):
+    lines = ["图 像\\第 1 批\\眼底 1.tif 图 像\\掩码.png", "图 像\\眼底 2.PNG"]
+    assert found(write_list(here / "list.txt", *lines)) == [
+        "图 像/第 1 批/眼底 1.tif",
+        "图 像/眼底 2.PNG",
+    ]
+
+
 def test_list_below_the_root_of_the_data_set(here):
     (here / "my_data").mkdir()
     write_list(here / "my_data/val.txt", "第 1 批/眼底 1.bmp,x.png", "眼底 2.PNG,y.png")

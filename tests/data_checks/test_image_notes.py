@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from support.data import build, square, write_config, write_data
 from support.processes import call
 
-from paddleseg_autoloss.data_checks.labels import image_note
+from paddleseg_autoloss.data_checks import labels
+from paddleseg_autoloss.data_checks.labels import decoding_fault, image_note
 
 pytestmark = pytest.mark.once
 
@@ -27,9 +30,39 @@ def test_images_of_16_bits(channels, ending, tmp_path):
     path = str(tmp_path / f"a{ending}")
     cv2.imwrite(path, np.full(shape, 4095, "uint16"))
     assert cv2.imread(path).max() in (15, 16)
-    if (channels, ending) != (3, ".tif"):
-        # PIL does not read this form.
-        assert image_note(path) == "16 bits"
+    assert image_note(path) == "16 bits"
+
+
+@pytest.mark.parametrize(
+    ("header", "pixels"), [(b"P5 2 2 4095\n", 4), (b"P6 2 2 65535\n", 12), (b"P6 2 2 4095\n", 12)]
+)
+def test_images_of_16_bits_without_a_compression(header, pixels, tmp_path):
+    path = tmp_path / "a.ppm"
+    path.write_bytes(header + b"\x0f\xff" * pixels)
+    assert image_note(str(path)) == "16 bits"
+
+
+def test_images_of_16_bits_that_pil_cannot_read(monkeypatch, tmp_path):
+    path = str(tmp_path / "a.tif")
+    cv2.imwrite(path, np.full((8, 8, 3), 4095, "uint16"))
+
+    def refuse(path):
+        raise UnidentifiedImageError(path)
+
+    monkeypatch.setattr(labels.Image, "open", refuse)
+    assert image_note(path) == "16 bits"
+
+
+def test_16_bits_for_a_pixel_are_8_for_a_channel(tmp_path):
+    """A BMP whose colours have 5, 6 and 5 bits."""
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    info = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 3, 8, 0, 0, 0, 0)
+    start = 14 + len(info) + len(masks)
+    header = b"BM" + struct.pack("<IHHI", start + 8, 0, 0, start)
+    path = tmp_path / "a.bmp"
+    path.write_bytes(header + info + masks + bytes(8))
+    assert cv2.imread(str(path)) is not None
+    assert image_note(str(path)) == ""
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA", "CMYK"])
@@ -48,10 +81,21 @@ def test_images_of_8_bits(mode, tmp_path):
         (6, (32, 16), ""),
     ],
 )
-def test_images_that_are_turned(orientation, size, note, tmp_path):
-    path = tmp_path / "a.jpg"
+@pytest.mark.parametrize("ending", [".jpg", ".tif"])
+def test_images_that_are_turned(ending, orientation, size, note, tmp_path):
+    path = tmp_path / f"a{ending}"
     Image.new("RGB", size).save(path, exif=turned(orientation))
     assert image_note(str(path)) == note
+
+
+def test_a_webp_is_named_only_if_opencv_turns_it(tmp_path):
+    """OpenCV does in some of its versions."""
+    path = tmp_path / "a.webp"
+    pixels = np.zeros((32, 32, 3), "uint8")
+    pixels[:16] = 255
+    Image.fromarray(pixels).save(path, exif=turned(3), lossless=True)
+    is_turned = cv2.imread(str(path))[0, 0, 0] == 0
+    assert (image_note(str(path)) != "") == is_turned
 
 
 def test_a_data_set_names_them(tmp_path, capfd):
@@ -63,12 +107,37 @@ def test_a_data_set_names_them(tmp_path, capfd):
         assert said in capfd.readouterr().out
 
 
-def test_check_decodes_as_training_does(tmp_path):
+def test_what_only_pil_decodes(tmp_path):
+    """OpenCV reads neither numbers of 32 bits as a colour image nor an animation."""
+    first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "a.webp", save_all=True, append_images=[second])
+    Image.new("F", (8, 8)).save(tmp_path / "a.tif")
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.tif", compression="tiff_lzw")
+    for name, kind in (("a.webp", "WEBP"), ("a.tif", "TIFF"), ("b.tif", "TIFF")):
+        path = str(tmp_path / name)
+        assert Image.open(path).format == kind
+        assert (decoding_fault(path) == "") == (cv2.imread(path) is not None), name
+
+
+def test_a_limit_of_opencv_is_named(monkeypatch, tmp_path):
+    def refuse(*_):
+        raise cv2.error("too many pixels")
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(labels.cv2, "imread", refuse)
+    assert decoding_fault(str(tmp_path / "a.png"), every=True) != ""
+    assert image_note(str(tmp_path / "a.png")) == ""
+
+
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_commands_decode_as_training_does(command, tmp_path):
     """PIL reads these numbers, OpenCV does not as a colour image."""
     write_data(tmp_path, [square()] * 3)
     Image.new("F", (32, 32)).save(tmp_path / "1.tif")
     text = (tmp_path / "train.txt").read_text().replace("1.png", "1.tif")
     (tmp_path / "train.txt").write_text(text)
-    done = call("check", "--config", write_config(tmp_path))
+    folder = ["--save_dir", tmp_path / "run"] if command == "train" else []
+    done = call(command, "--config", write_config(tmp_path), *folder)
     assert done.returncode == 1
-    assert f"cannot read {tmp_path / '1.tif'}: OpenCV cannot decode it" in done.stdout
+    said = done.stdout + done.stderr
+    assert f"cannot read {tmp_path / '1.tif'}: OpenCV cannot decode it" in said

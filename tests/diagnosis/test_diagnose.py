@@ -153,6 +153,20 @@ def test_a_mix_that_did_well_is_to_be_kept(coefs, advice):
 
 
 @pytest.mark.parametrize(
+    ("second", "advice"),
+    [([0.2, 0.8], "this config has it: keep it."), ([0.8, 0.2], "try it beside these.")],
+)
+def test_a_mix_is_to_be_kept_only_if_all_heads_have_it(second, advice):
+    found = diagnosis_of(np.ones([3, 4, 2]), [0.2, 0.8, *second])
+    layers = [CrossEntropyLoss(), DiceLoss()] * 2
+    found.terms = [
+        replace(term, layer=layer, head=index // 2)
+        for index, (term, layer) in enumerate(zip(found.terms, layers))
+    ]
+    assert coefficient_advice(found)[-1].endswith(advice)
+
+
+@pytest.mark.parametrize(
     ("layers", "is_said"),
     [
         ([CrossEntropyLoss(), DiceLoss()], True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -23,8 +24,10 @@ from paddleseg_autoloss.integration.checkpoint import (
     fault_of,
     latest_checkpoint,
     newest_good_checkpoint,
+    whole_checkpoints,
 )
 from paddleseg_autoloss.integration.loading import load_weights
+from paddleseg_autoloss.integration.monitor import TermMonitor
 from paddleseg_autoloss.integration.proof import PROOF, write_proof
 
 FILES = ["model.pdparams", "model.pdopt"]
@@ -179,11 +182,12 @@ class TestLatest:
             def forward(self, logit, label, semantic_weights=None):
                 return super().forward(logit, label) * float("nan")
 
+        Poisoned.__name__ = "CrossEntropyLoss"
         path = run / "iter_8/model.pdopt"
         path.write_bytes(flip(path.read_bytes()))
         poisoned = [paddleseg_autoloss.AutoWeightedLoss([Poisoned(), DiceLoss()])]
         with pytest.raises(ArithmeticError, match=r"the last good checkpoint is .*iter_4"):
-            run_training(run, 12, losses=lambda: poisoned)
+            run_training(run, 12, losses=lambda: poisoned, resume_model=str(run / "iter_4"))
 
 
 class TestProof:
@@ -426,6 +430,31 @@ class TestAnOlderRunInTheFolder:
     def test_the_oldest_checkpoints_are_those_of_the_older_run(self, folder):
         CheckpointWriter(folder, keep=2).delete_oldest()
         assert sorted(path.name for path in folder.glob("iter_*")) == ["iter_5", "iter_8"]
+
+    def test_a_run_that_ends_early_does_not_advise_to_go_on_with_the_older_one(self, folder):
+        assert TermMonitor([], folder, start_iter=0).newest_checkpoint() is None
+        resumed = TermMonitor([], folder, start_iter=5)
+        assert resumed.newest_checkpoint() == folder / "iter_5"
+
+    @pytest.mark.parametrize(("age", "place"), [(3600, 0), (-3600, -1)])
+    def test_if_one_has_no_proof_the_times_of_files_decide(self, age, place, folder):
+        """Checkpoints of version 0.2 and of plain PaddleSeg have none."""
+        (folder / "iter_6").mkdir()
+        for name in FILES:
+            file = folder / "iter_6" / name
+            shutil.copy(folder / "iter_5" / name, file)
+            os.utime(file, (time.time() - age, time.time() - age))
+        assert whole_checkpoints(folder)[place].name == "iter_6"
+
+    def test_what_is_no_checkpoint_is_passed_over(self, folder):
+        (folder / "iter_9").touch()
+        (folder / "iter_10").symlink_to(folder / "gone")
+        (folder / "iter_11").mkdir()
+        (folder / "iter_11" / PROOF).write_text('{"files": {}, "iteration": 11, "written": 1e999}')
+        big = '{"files": {}, "iteration": 12, "written": 1' + "0" * 400 + "}"
+        (folder / "iter_12").mkdir()
+        (folder / "iter_12" / PROOF).write_text(big)
+        assert latest_checkpoint(folder) == str(folder / "iter_5")
 
     def test_a_new_run_in_an_empty_folder_is_silent(self, tmp_path, capfd):
         run_training(tmp_path / "new", 4)

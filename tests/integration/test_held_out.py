@@ -152,7 +152,7 @@ def test_the_position_is_in_the_checkpoint(squares, tmp_path):
     held_out = HeldOut(0.25, transforms=[Normalize()])
     session = train(squares, tmp_path, held_out, iters=1)
     session.losses["held_out"].drawn = 5
-    saved = session.state.save({}, seed=0)
+    saved = session.state.save({}, {"seed": 0})
     resumed = train(squares, tmp_path / "other", held_out, iters=1)
     resumed.state.load(saved)
     assert resumed.losses["held_out"].drawn == 5
@@ -168,7 +168,7 @@ def test_the_position_is_in_the_checkpoint(squares, tmp_path):
         train(shorter, tmp_path, HeldOut(0.25, transforms=[Normalize()]), 2, checkpoint)
     plain = train(squares, tmp_path / "plain", None, iters=1)
     with pytest.raises(CheckpointError, match="found 0 with seed 0"):
-        resumed.state.load(plain.state.save({}, seed=0))
+        resumed.state.load(plain.state.save({}, {"seed": 0}))
 
 
 class TestSizes:

@@ -31,12 +31,20 @@ def test_names_in_the_table_and_the_picture(tmp_path):
     assert cells == ["'=1+1", "''a", r"$\undefined{$", "a,\nb"] * 2
 
 
-@pytest.mark.parametrize("last", ["1", "1,=1+1,0.5", "", "x,y", "x,a,1,1,1"])
-def test_a_line_that_was_cut_is_left_out(last, tmp_path):
+@pytest.mark.parametrize("end", ["\n", "", "\0\0\0"])
+@pytest.mark.parametrize(
+    "last",
+    [
+        "1", "1,=1+1,0.5", "", "x,y", "x,a,1,1,1", "1,a,0.5,1.0,", "1,a,0.5,1.0,-",
+        "1,a,0.5,1.0,1e", "1,a,0.5,1.0,n", "²,a,1,1,1", "1,\udce8\udca3",
+    ],
+)  # fmt: skip
+def test_a_line_that_was_cut_is_left_out(last, end, tmp_path):
     """A full disk may cut a line anywhere; "1" is the beginning of "12,..."."""
     WeightHistory(tmp_path).append(rows(1))
     path = tmp_path / "loss_weights.csv"
-    path.write_text(path.read_text() + last + "\n")
+    with open(path, "ab") as file:
+        file.write((last + end).encode("utf-8", "surrogateescape"))
     resumed = WeightHistory(tmp_path, start_iter=1)
     resumed.append(rows(2))
     assert resumed._weights.rows == rows(1) + rows(2)

@@ -16,7 +16,14 @@ from paddle import nn
 from paddleseg.cvlibs.builder import SegBuilder
 from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, MixedLoss
 from support.records import history, scalars
-from support.training import Squares, TinyNet, adam, ce_and_dice, run_training
+from support.training import (
+    Squares,
+    TinyNet,
+    adam,
+    ce_and_dice,
+    run_training,
+    without_pictures,
+)
 
 from paddleseg_autoloss import AlignedMTL, AutoWeightedLoss
 from paddleseg_autoloss.integration import report
@@ -130,6 +137,24 @@ class TestWhatIsShown:
         for weights, has_mix in (([0.5, 1.0], True), ([-0.1, 1.0], False)):
             loss.aggregator.last_weights = paddle.to_tensor(weights)
             assert (equivalent_mix(losses, terms_of(losses)) is not None) == has_mix
+
+    def test_a_weight_that_is_negative_by_rounding_is_0(self):
+        loss = AlignedMTL(ce_and_dice())
+        losses = {"types": [loss], "coef": [1]}
+        loss.aggregator.last_weights = paddle.to_tensor([-1e-8, 1.0])
+        assert equivalent_mix(losses, terms_of(losses)).coefs == [[0.0, 1.0]]
+
+    def test_a_run_without_an_equivalent_mix_leaves_none_of_an_older_run(self, tmp_path, capfd):
+        losses = {"types": [AlignedMTL(ce_and_dice())], "coef": [1]}
+        session = TrainingSession(
+            TinyNet(), Squares(), adam(TinyNet()), losses, str(tmp_path), 0, 10
+        )
+        losses["types"][0].aggregator.last_weights = paddle.to_tensor([-0.1, 1.0])
+        (tmp_path / "equivalent_mixed_loss.yml").write_text("of an older run")
+        with without_pictures():
+            session.report.finish()
+        assert "No MixedLoss is equivalent: a weight is negative" in capfd.readouterr().out
+        assert not (tmp_path / "equivalent_mixed_loss.yml").exists()
 
     def test_a_card_that_does_not_write_leaves_the_history_alone(self, tmp_path, monkeypatch):
         """PaddleSeg after 2.9 writes a log line on every card."""
