@@ -54,9 +54,9 @@ model:
   num_classes: {num_classes}
   enable_auxiliary_loss: false
 
-# Near the best mix on four data sets.  Learned weights: write a method such as NashMTL in the place of
-# MixedLoss, delete the line coef: [0.2, 0.8], and keep coef: [1].  autoloss compare says whether it
-# is better on these images.
+# Near the best mix on four data sets.  Learned weights: write a method such as NashMTL in the place
+# of MixedLoss, delete the line coef: [0.2, 0.8], and keep coef: [1].  autoloss compare says whether
+# it is better on these images.
 loss:
   types:
     - type: MixedLoss
