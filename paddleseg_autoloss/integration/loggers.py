@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from paddleseg_autoloss.errors import AutoLossError, ConfigError, one_line, show
 from paddleseg_autoloss.files import output_errors
 from paddleseg_autoloss.missing_packages import import_for
 
-__all__ = ["LOGGERS", "CurveLogger", "Curves", "check_loggers"]
+__all__ = ["LOGGERS", "CurveLogger", "Curves", "FirstWindow", "check_loggers"]
 
 
 class CurveLogger(ABC):
@@ -239,6 +240,25 @@ def check_loggers(names: Sequence[str], use_vdl: bool = False) -> list[str]:
     return list(dict.fromkeys(["visualdl", *names] if use_vdl else names))
 
 
+@dataclass(frozen=True)
+class FirstWindow:
+    """The first log window of a run, which is shorter than the others after some resumes.
+
+    PaddleSeg's loop divides the sum of the losses by ``log_iters`` nevertheless.
+
+    Args:
+        start_iter: iteration that the run continues from.
+        log_iters: iterations of the other windows.
+    """
+
+    start_iter: int = 0
+    log_iters: int = 1
+
+    def factor(self, step: int) -> float:
+        """Return what PaddleSeg's mean loss at an iteration is to be multiplied with."""
+        return self.log_iters / min(self.log_iters, max(step - self.start_iter, 1))
+
+
 class Curves:
     """Passes each point on to several loggers.
 
@@ -248,24 +268,26 @@ class Curves:
     Args:
         names: names in `LOGGERS`.
         folder: folder of the run.
-        start_iter: iteration that the run continues from.
+        window: the first log window of the run.
 
     Raises:
         ConfigError: a logger does not start, for example because nobody is logged in.
         OutputError: the folder cannot be written to.
     """
 
-    def __init__(self, names: Sequence[str], folder: str, start_iter: int) -> None:
+    def __init__(self, names: Sequence[str], folder: str, window: FirstWindow) -> None:
+        self._window = window
         is_first = paddle.distributed.ParallelEnv().rank == 0
         self._loggers: list[CurveLogger] = []
         for name in names:
             if is_first or name == "visualdl":
-                self._loggers.append(_started(name, folder, start_iter))
+                self._loggers.append(_started(name, folder, window.start_iter))
 
     def add_scalar(self, tag: str, value: Any, step: int) -> None:
         """Add one point; ``value`` may also be an array with one element."""
+        factor = self._window.factor(step) if tag.startswith("Train/loss") else 1.0
         for logger in self._loggers:
-            logger.add_scalar(tag, float(value), step)
+            logger.add_scalar(tag, factor * float(value), step)
 
     def close(self, error: BaseException | None = None) -> None:
         """Close all loggers; a second call does nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,15 @@ from paddleseg.utils import logger
 from paddleseg_autoloss.integration.evaluation import Figures
 from paddleseg_autoloss.integration.gradient_statistics import PairRow
 from paddleseg_autoloss.integration.history import WeightHistory
-from paddleseg_autoloss.integration.loggers import Curves
+from paddleseg_autoloss.integration.loggers import Curves, FirstWindow
 from paddleseg_autoloss.integration.mix import equivalent_mix
 from paddleseg_autoloss.integration.monitor import TermMonitor, current_weights
 from paddleseg_autoloss.integration.terms import Term, own_parameters
 from paddleseg_autoloss.ranks import is_writing_rank
 
 __all__ = ["RunReport", "TrainLogger"]
+
+_LOSS = re.compile(r"(?<=, loss: )\d+\.\d+")
 
 
 class RunReport:
@@ -32,6 +35,7 @@ class RunReport:
         start_iter: iteration that the run continues from.
 
     Attributes:
+        window: the first log window of the run.
         loggers: names of the loggers that the curves go to, if PaddleSeg's loop writes curves.
         curves: where PaddleSeg's loop writes its curves, once it does.
     """
@@ -43,6 +47,7 @@ class RunReport:
         self.monitor = monitor
         self.save_dir = Path(save_dir)
         self.history = WeightHistory(save_dir, start_iter)
+        self.window = FirstWindow()
         self.loggers: Sequence[str] = ["visualdl"]
         self.curves: Curves | None = None
 
@@ -164,7 +169,7 @@ def _gradient_scalars(pairs: list[PairRow]) -> dict[str, float]:
 
 
 class TrainLogger:
-    """PaddleSeg's logger, with the weights added to the log lines of training.
+    """PaddleSeg's logger, with the weights in the log lines of training, and the loss of a resume.
 
     Args:
         stock: PaddleSeg's logger.
@@ -177,8 +182,12 @@ class TrainLogger:
 
     def info(self, message: str = "") -> None:
         """Log a message."""
-        if message.startswith("[TRAIN]") and self._report.monitor.terms:
-            message = f"{message} | weights: {self._report.close_window()}"
+        if message.startswith("[TRAIN]"):
+            factor = self._report.window.factor(self._report.monitor.iteration)
+            if factor != 1:
+                message = _LOSS.sub(lambda found: f"{factor * float(found[0]):.4f}", message)
+            if self._report.monitor.terms:
+                message = f"{message} | weights: {self._report.close_window()}"
         self._stock.info(message)
 
     def __getattr__(self, name: str) -> Any:

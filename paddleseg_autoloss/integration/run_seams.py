@@ -142,7 +142,7 @@ def _grad_scaler(session: TrainingSession, stock: Any) -> Callable:
 
 def _log_writer(session: TrainingSession) -> Callable:
     def log_writer(logdir: str) -> Curves:
-        session.report.curves = Curves(session.report.loggers, logdir, session.start_iter)
+        session.report.curves = Curves(session.report.loggers, logdir, session.report.window)
         return session.report.curves
 
     return log_writer

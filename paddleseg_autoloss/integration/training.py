@@ -32,7 +32,7 @@ from paddleseg_autoloss.integration.checkpoint import (
 )
 from paddleseg_autoloss.integration.held_out import held_out_options, hold_out
 from paddleseg_autoloss.integration.loading import guard_loaders, load_weights
-from paddleseg_autoloss.integration.loggers import check_loggers
+from paddleseg_autoloss.integration.loggers import FirstWindow, check_loggers
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.process_groups import separate_gloo_groups
 from paddleseg_autoloss.integration.proof import PROOF, has_proof
@@ -116,6 +116,7 @@ def _prepared(
         keep_checkpoint_max=arguments["keep_checkpoint_max"],
     )
     session.report.loggers = loggers
+    session.report.window = FirstWindow(session.start_iter, arguments["log_iters"])
     session.state.config = config
     if "logger" in arguments:
         # In PaddleSeg after 2.9 the loop uses this logger, on every card.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import signal
 import sys
 
@@ -47,6 +48,21 @@ def test_resumed_run_goes_on_in_tensorboard(tmp_path):
     run_training(tmp_path, 8, loggers=["tensorboard"], resume_model=str(tmp_path / "iter_4"))
     assert [point.step for point in events(tmp_path)["Loss_raw/DiceLoss"]] == [2, 4, 6, 8]
     assert not list(tmp_path.glob("vdlrecords.*"))
+
+
+def test_the_first_mean_after_a_resume_is_that_of_its_own_iterations(tmp_path, capfd):
+    """PaddleSeg's loop divides the sum of 3 losses by 4."""
+    options = {"save_interval": 5, "use_vdl": True}
+    run_training(tmp_path / "whole", 8, log_iters=1, **options)
+    each = [point.value for point in scalars(tmp_path / "whole")["Train/loss"]]
+    capfd.readouterr()
+    options["resume_model"] = str(tmp_path / "whole/iter_5")
+    run_training(tmp_path / "part", 12, log_iters=4, **options)
+    points = scalars(tmp_path / "part")["Train/loss"]
+    assert [point.id for point in points] == [8, 12]
+    assert points[0].value == pytest.approx(np.mean(each[5:8]), rel=1e-5)
+    losses = [float(number) for number in re.findall(r", loss: ([\d.]+)", capfd.readouterr().out)]
+    assert losses == pytest.approx([point.value for point in points], abs=1e-4)
 
 
 @needs("tensorboard")
