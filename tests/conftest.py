@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from pathlib import Path
 
 import paddleseg_autoloss  # noqa: F401  isort: skip  before paddle
@@ -12,6 +13,9 @@ import numpy as np
 import paddle
 import pytest
 import yaml
+
+# Shells start jobs in the background with Ctrl-C ignored, and tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
