@@ -31,7 +31,10 @@ _MERGE = "tag:yaml.org,2002:merge"
 _INTEGER = "tag:yaml.org,2002:int"
 #: What a Chinese keyboard writes for ``key: value``, and between numbers of a list.
 _FULL_WIDTH_KEY = re.compile(r"[A-Za-z_]\w*：.*", re.ASCII)
-_FULL_WIDTH_LIST = re.compile(r"[\d\s.+-]*\d\s*，[\d\s，.+-]*", re.ASCII)
+_FULL_WIDTH_LIST = re.compile(r"[\d\s.e+-]*\d\s*，[\d\s，.e+-]*", re.ASCII)
+#: The same where YAML does not find a value at all: at the place of a key, or in a list.
+_FULL_WIDTH_START = re.compile(r"\s*(- )?[^\s:：]+：")
+_LIST_START = re.compile(r"[\[{\d]")
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
 _NO_BLANK = re.compile(r"\s*(- )?[A-Za-z_]\w*:[^\s/\\]", re.ASCII)
 
@@ -87,7 +90,8 @@ def read_document(path: Path) -> Document:
         node: Any = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             kind = "nothing" if node is None else f"a {node.id}"
-            raise ConfigError(f"{path}: expected keys and values, found {kind}")
+            hint = _hint(text.splitlines(), 0)
+            raise ConfigError(f"{path}: expected keys and values, found {kind}{hint}")
         content = loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
@@ -105,7 +109,8 @@ def _hint(lines: list[str], place: int) -> str:
     for number in (place, place - 1):
         line = _QUOTED.sub("", lines[number]) if 0 <= number < len(lines) else ""
         line = line.partition("#")[0]
-        if "：" in line or "，" in line:
+        before, comma, _ = line.partition("，")
+        if _FULL_WIDTH_START.match(line) or (comma and _LIST_START.search(before)):
             return f"; line {number + 1} has a full-width ： or ，: write : and a blank, or ,"
         if _NO_BLANK.match(line):
             return f"; in line {number + 1} a blank is missing after the colon"

@@ -271,11 +271,10 @@ def decoding_fault(path: str, every: bool = False) -> str:
 def _is_common(path: str) -> bool:
     try:
         with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) > 1 or image.mode == "F":
-                return False
             if image.format == "TIFF":
-                return image.mode != "I" and image.info.get("compression") in _COMPRESSIONS
-            return image.format in _COMMON
+                is_known = image.info.get("compression") in _COMPRESSIONS
+                return is_known and image.mode not in ("F", "I")
+            return image.format in _COMMON and not getattr(image, "is_animated", False)
     except _NOT_FOR_PIL:
         return False
 

@@ -267,8 +267,7 @@ def checkpoint_iteration(folder: str) -> int:
 
 def whole_checkpoints(save_dir: str | Path) -> list[Path]:
     """List the complete checkpoints in ``save_dir``, the one that was written last at the end."""
-    folders = _checkpoint_folders(Path(save_dir))
-    return [path for path in folders if all((path / name).is_file() for name in _FILES)]
+    return list(filter(_is_whole, _checkpoint_folders(Path(save_dir))))
 
 
 def _checkpoint_folders(save_dir: Path) -> list[Path]:
@@ -276,10 +275,13 @@ def _checkpoint_folders(save_dir: Path) -> list[Path]:
     folders = [path for path in there if path.is_dir()]
     # A new run in the folder of an older one may have fewer iterations.  Only the times of proofs
     # are right in a copy, so they are not mixed with those of files.
-    times = {folder: time_of(folder) for folder in folders}
-    if not all(times.values()):
-        times = {folder: _time_of_files(folder) for folder in folders}
+    has_time = all(has_proof(folder) for folder in folders if _is_whole(folder))
+    times = {folder: (time_of if has_time else _time_of_files)(folder) for folder in folders}
     return sorted(folders, key=lambda path: (times[path], int(path.name[5:])))
+
+
+def _is_whole(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _FILES)
 
 
 def _time_of_files(folder: Path) -> float:

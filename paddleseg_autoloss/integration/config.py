@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from paddleseg.cvlibs import Config
 
 from paddleseg_autoloss.errors import AutoLossError, ConfigError, did_you_mean, root_cause
@@ -17,6 +17,10 @@ from paddleseg_autoloss.integration.config_files import ConfigFiles
 from paddleseg_autoloss.integration.config_keys import KEYS
 
 __all__ = ["find_config", "load_config", "read_config"]
+
+_IN_PYTHON = {"true": "True", "false": "False", "null": "None"}
+#: A text in quotes, which stays as it is, or a word of YAML.
+_WORDS = re.compile("'[^']*'|\"[^\"]*\"|" + r"\b(?:" + "|".join(_IN_PYTHON) + r")\b")
 
 
 def find_config(name: str | None, config_dir: Path, key: str = "--config") -> str:
@@ -99,11 +103,8 @@ class _CheckedConfig(Config):
 def _as_python(opt: str) -> str:
     """Return an entry of ``--opts`` in Python's words: PaddleSeg takes those of YAML for text."""
     key, _, value = opt.partition("=")
-    try:
-        ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        with suppress(yaml.YAMLError):
-            content = yaml.safe_load(value)
-            if isinstance(content, (bool, dict, list)) or value == "null":
-                return f"{key}={content!r}"
+    translated = _WORDS.sub(lambda found: _IN_PYTHON.get(found[0], found[0]), value)
+    with suppress(SyntaxError, ValueError):
+        ast.literal_eval(translated)
+        return f"{key}={translated}"
     return opt

@@ -187,8 +187,8 @@ class StepGuard:
         return None
 
     def undo_forward(self) -> None:
-        """Restore batch norm's statistics from before the latest forward pass of training."""
-        self._statistics.restore()
+        """Restore the state from before the latest forward pass of training."""
+        self._statistics.undo()
 
     def remove(self) -> None:
         """Remove the hooks from the network."""

@@ -104,11 +104,9 @@ class HeldOutLooks:
         """Context after which the running statistics and the random state are as before."""
         self._is_looking = True
         self._statistics.keep()
-        random = paddle.get_rng_state()
         try:
             yield
         finally:
-            paddle.set_rng_state(random)
-            self._statistics.restore()
+            self._statistics.undo()
             self._statistics.forget()
             self._is_looking = False

@@ -39,13 +39,17 @@ class TermMonitor:
             head.
         save_dir: folder of the run; errors name the last good checkpoint in it.
         start_iter: iteration that the run continues from.
+
+    Attributes:
+        resumed: the checkpoint that the run continues from, if there is one.
     """
 
     def __init__(self, terms: list[Term], save_dir: str | Path, start_iter: int) -> None:
         self.terms = terms
         self.save_dir = save_dir
         self.iteration = start_iter
-        self._begun = 0.0 if start_iter else time.time()
+        self.resumed: Path | None = None
+        self._begun = time.time()
         self.gradients = [
             GradientStatistics(prefix, aggregator)
             for prefix, aggregator in aggregators_of(terms)
@@ -151,7 +155,7 @@ class TermMonitor:
 
     def newest_checkpoint(self) -> Path | None:
         """Return the newest good checkpoint of this run, not of an older one in its folder."""
-        return newest_good_checkpoint(self.save_dir, self._begun)
+        return newest_good_checkpoint(self.save_dir, self._begun) or self.resumed
 
     def log_window(self) -> list[Row]:
         """Return the means since the last call, one row for each term that was computed.

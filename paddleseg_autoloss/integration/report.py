@@ -22,7 +22,7 @@ from paddleseg_autoloss.ranks import is_writing_rank
 
 __all__ = ["RunReport", "TrainLogger"]
 
-_LOSS = re.compile(r"(?<=, loss: )\d+\.\d+")
+_LOSS = re.compile(r"(?<=, loss: )-?\d+\.\d+")
 
 
 class RunReport:
@@ -115,6 +115,9 @@ class RunReport:
         self.plot()
         # A run with a fixed mix leaves the mix that another run has learned in this folder.
         if not is_writing_rank() or not any(term.sources for term in self.monitor.terms):
+            return
+        if any(math.isnan(weight) for weight in current_weights(self.monitor.terms)):
+            # All iterations were done before, by a run without these weights.
             return
         path = self.save_dir / "equivalent_mixed_loss.yml"
         mix = equivalent_mix(self.losses, self.monitor.terms)

@@ -14,7 +14,7 @@ _Place = tuple[nn.Layer, str]
 
 
 class RunningStatistics:
-    """A copy of a network's buffers and of batch norm's mean and variance, to restore them.
+    """A copy of a network's buffers, of batch norm's mean and variance, and of the random state.
 
     Args:
         model: the network.
@@ -24,6 +24,7 @@ class RunningStatistics:
         self.model = model
         self._groups: list[list[_Place]] = []
         self._kept: list[tuple[list[_Place], Tensor]] = []
+        self._random: Any = None
         # Some layers make a buffer in their first forward pass.
         self._searches = 2
 
@@ -36,15 +37,22 @@ class RunningStatistics:
         self._kept = [
             (group, _copy([getattr(*place) for place in group])) for group in self._groups
         ]
+        self._random = paddle.get_rng_state()
 
     @paddle.no_grad()
     def restore(self) -> None:
-        """Restore the copied values, even if a layer has replaced a tensor by another one."""
+        """Restore the copied statistics, even if a layer has replaced a tensor by another one."""
         for group, copy in self._kept:
             tensors = [getattr(*place) for place in group]
             parts = paddle.split(copy, [t.size for t in tensors]) if len(group) > 1 else [copy]
             for tensor, before in zip(tensors, parts):
                 tensor.set_value(before)
+
+    def undo(self) -> None:
+        """Restore all that a forward pass changes: the statistics and the random state."""
+        if self._random is not None:
+            self.restore()
+            paddle.set_rng_state(self._random)
 
     def keep_before_each_step(self) -> Any:
         """Copy the values before every forward pass in training mode.

@@ -237,7 +237,7 @@ class TrainingSession:
 
     def randomness(self) -> dict[str, Any]:
         """Return what the random numbers of the run go on from, for a checkpoint."""
-        return {"seed": self.seed, "random_state": None if self.aggregators else random_state()}
+        return {"seed": self.seed, "random_state": random_state()}
 
     def restore_randomness(self, saved: dict[str, Any]) -> None:
         """Let the random numbers go on as in the run that wrote a checkpoint.
@@ -248,7 +248,8 @@ class TrainingSession:
         self.seed = saved.get("seed", self.seed)
         if "seed" in saved:
             self.reseed()
-        if not self.aggregators:
+        # Without a method each card draws numbers of its own, and one of them wrote the checkpoint.
+        if self.aggregators or paddle.distributed.ParallelEnv().nranks == 1:
             set_random_state(saved.get("random_state"))
 
     def reseed(self) -> None:

@@ -115,6 +115,8 @@ def _prepared(
         save_interval=arguments["save_interval"],
         keep_checkpoint_max=arguments["keep_checkpoint_max"],
     )
+    if arguments["resume_model"] is not None:
+        session.monitor.resumed = Path(arguments["resume_model"])
     session.report.loggers = loggers
     session.report.window = FirstWindow(session.start_iter, arguments["log_iters"])
     session.state.config = config

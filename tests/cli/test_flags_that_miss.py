@@ -29,7 +29,16 @@ def test_a_list_with_words_of_yaml_in_opts(config):
     assert loaded.dic["train_dataset"]["transforms"] == [{"type": "Resize", "keep_ratio": True}]
 
 
-@pytest.mark.parametrize("word", ["false", "False", "off"])
+def test_numbers_and_texts_beside_words_of_yaml_in_opts(config):
+    schedule = "{'type': 'PolynomialDecay', 'learning_rate': 1e-3, 'cycle': true}"
+    opts = [f"lr_scheduler={schedule}", "train_dataset.dataset_root=a true story"]
+    dic = load_config(config(), opts=opts).dic
+    expected = {"type": "PolynomialDecay", "learning_rate": 0.001, "cycle": True}
+    assert dic["lr_scheduler"] == expected
+    assert dic["train_dataset"]["dataset_root"] == "a true story"
+
+
+@pytest.mark.parametrize("word", ["false", "False"])
 def test_words_of_yaml_in_opts(word, config):
     loaded = load_config(config(), opts=[f"model.enable_auxiliary_loss={word}"])
     assert loaded.dic["model"]["enable_auxiliary_loss"] is False

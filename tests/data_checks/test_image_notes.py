@@ -123,10 +123,25 @@ def test_a_limit_of_opencv_is_named(monkeypatch, tmp_path):
     def refuse(*_):
         raise cv2.error("too many pixels")
 
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    for name in ("a.ppm", "a.webp"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name, exif=turned(3))
     monkeypatch.setattr(labels.cv2, "imread", refuse)
-    assert decoding_fault(str(tmp_path / "a.png"), every=True) != ""
-    assert image_note(str(tmp_path / "a.png")) == ""
+    for name in ("a.ppm", "a.webp"):
+        assert decoding_fault(str(tmp_path / name), every=True) == "too many pixels"
+        assert image_note(str(tmp_path / name)) == ""
+
+
+def test_a_tiff_whose_second_page_is_damaged(tmp_path):
+    """Training reads the first page only."""
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (8, 8)).save(path)
+    content = bytearray(path.read_bytes())
+    (start,) = struct.unpack_from("<I", content, 4)
+    (entries,) = struct.unpack_from("<H", content, start)
+    struct.pack_into("<I", content, start + 2 + 12 * entries, 10**6)
+    path.write_bytes(content)
+    assert cv2.imread(str(path)) is not None
+    assert decoding_fault(str(path)) == ""
 
 
 @pytest.mark.parametrize("command", ["train", "check"])

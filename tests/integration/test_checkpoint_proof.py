@@ -434,7 +434,16 @@ class TestAnOlderRunInTheFolder:
     def test_a_run_that_ends_early_does_not_advise_to_go_on_with_the_older_one(self, folder):
         assert TermMonitor([], folder, start_iter=0).newest_checkpoint() is None
         resumed = TermMonitor([], folder, start_iter=5)
-        assert resumed.newest_checkpoint() == folder / "iter_5"
+        resumed.resumed = folder / "iter_4"
+        assert resumed.newest_checkpoint() == folder / "iter_4"
+
+    def test_an_incomplete_one_does_not_change_the_order_of_a_copy(self, folder):
+        for age, name in enumerate(("iter_5", "iter_8")):
+            for file in FILES:
+                os.utime(folder / name / file, (time.time() - 99 + age, time.time() - 99 + age))
+        (folder / "iter_9").mkdir()
+        (folder / "iter_9/model.pdparams").touch()
+        assert latest_checkpoint(folder) == str(folder / "iter_5")
 
     @pytest.mark.parametrize(("age", "place"), [(3600, 0), (-3600, -1)])
     def test_if_one_has_no_proof_the_times_of_files_decide(self, age, place, folder):

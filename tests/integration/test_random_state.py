@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from functools import partial
+
 import numpy as np
 import paddle
 import pytest
 from paddleseg.models.losses import MixedLoss
-from support.training import ce_and_dice, resumed, run_training, state_arrays
+from support.training import TinyNet, ce_and_dice, resumed, run_training, state_arrays
 
+from paddleseg_autoloss import AutoWeightedLoss
+from paddleseg_autoloss.errors import TrainingStopped
 from paddleseg_autoloss.integration.random_state import random_state, set_random_state
 
 pytestmark = pytest.mark.skipif(
@@ -49,14 +55,40 @@ def test_a_state_from_a_strange_file_changes_nothing(change):
     assert paddle.rand([4]).tolist() == expected
 
 
-def test_a_run_with_a_fixed_mix_is_resumed_bit_for_bit(tmp_path):
-    """Its random numbers are those of plain PaddleSeg, which no seed sets anew."""
+LOSSES = {
+    "fixed": lambda: [MixedLoss(ce_and_dice(), [0.2, 0.8])],
+    "learned": lambda: [AutoWeightedLoss(ce_and_dice())],
+}
 
-    def train(folder, iters, **options):
-        return run_training(
-            folder, iters, lambda: [MixedLoss(ce_and_dice(), [0.2, 0.8])], **options
-        )
 
-    whole, parts = resumed(train, tmp_path)
+@pytest.mark.parametrize("losses", LOSSES.values(), ids=LOSSES)
+def test_a_run_with_dropout_is_resumed_bit_for_bit(losses, tmp_path):
+    """The random numbers of a fixed mix are those of plain PaddleSeg, which no seed sets anew."""
+    whole, parts = resumed(partial(run_training, losses=losses), tmp_path)
+    for own, expected in zip(state_arrays(parts), state_arrays(whole)):
+        np.testing.assert_array_equal(own, expected)
+
+
+class Interrupted(TinyNet):
+    """It gets Ctrl-C in the forward pass of the sixth step, after its dropout."""
+
+    calls = 0
+
+    def forward(self, x):
+        Interrupted.calls += 1
+        outputs = super().forward(x)
+        if Interrupted.calls == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return outputs
+
+
+@pytest.mark.parametrize("losses", LOSSES.values(), ids=LOSSES)
+def test_a_stop_between_two_checkpoints_changes_nothing(losses, tmp_path):
+    whole, *_ = run_training(tmp_path / "whole", 8, losses)
+    Interrupted.calls = 0
+    with pytest.raises(TrainingStopped):
+        run_training(tmp_path / "parts", 8, losses, Interrupted)
+    assert (tmp_path / "parts/iter_5").is_dir()
+    parts, *_ = run_training(tmp_path / "parts", 8, losses, resume_model="latest")
     for own, expected in zip(state_arrays(parts), state_arrays(whole)):
         np.testing.assert_array_equal(own, expected)

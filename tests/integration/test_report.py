@@ -156,6 +156,16 @@ class TestWhatIsShown:
         assert "No MixedLoss is equivalent: a weight is negative" in capfd.readouterr().out
         assert not (tmp_path / "equivalent_mixed_loss.yml").exists()
 
+    def test_a_run_that_learned_nothing_leaves_the_mix_that_is_there(self, tmp_path):
+        """All its iterations were done before, with a fixed mix."""
+        losses = {"types": [AlignedMTL(ce_and_dice())], "coef": [1]}
+        model = TinyNet()
+        session = TrainingSession(model, Squares(), adam(model), losses, str(tmp_path), 10, 10)
+        (tmp_path / "equivalent_mixed_loss.yml").write_text("of an older run")
+        with without_pictures():
+            session.report.finish()
+        assert (tmp_path / "equivalent_mixed_loss.yml").is_file()
+
     def test_a_card_that_does_not_write_leaves_the_history_alone(self, tmp_path, monkeypatch):
         """PaddleSeg after 2.9 writes a log line on every card."""
         model, losses = TinyNet(), {"types": [AutoWeightedLoss(ce_and_dice())], "coef": [1]}
