@@ -6,14 +6,30 @@ from collections.abc import Iterable
 from typing import Any
 
 from paddle import Tensor
-from paddle.optimizer import Optimizer
+from paddle.optimizer import SGD, Momentum, Optimizer
 from paddle.regularizer import L2Decay
+from paddleseg.utils import logger
 
 from paddleseg_autoloss.compat import create_accumulators
 from paddleseg_autoloss.seams import replace
 from paddleseg_autoloss.tensors import all_parameters
 
-__all__ = ["export_slots", "hold_parameters", "import_slots"]
+__all__ = ["export_slots", "hold_parameters", "import_slots", "note_fast_weights"]
+
+
+def note_fast_weights(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Warn of a multiplier of the learning rate that suits Adam only.
+
+    Args:
+        optimizer: the optimizer.
+        parameters: the parameters of the losses.
+    """
+    rates = [getattr(p, "optimize_attr", {}).get("learning_rate", 1.0) for p in parameters]
+    if isinstance(optimizer, (SGD, Momentum)) and max(rates, default=1.0) > 1:
+        logger.warning(
+            f"lr_mult: {max(rates):g} suits Adam, which gives all steps about one length; with "
+            f"{type(optimizer).__name__} learned weights can run away, so begin with 1"
+        )
 
 
 def hold_parameters(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:

@@ -21,7 +21,7 @@ from paddleseg_autoloss.integration.held_out_looks import HeldOutLooks
 from paddleseg_autoloss.integration.joint import joint_aggregation
 from paddleseg_autoloss.integration.loop import LOOP
 from paddleseg_autoloss.integration.monitor import TermMonitor
-from paddleseg_autoloss.integration.optimizer import hold_parameters
+from paddleseg_autoloss.integration.optimizer import hold_parameters, note_fast_weights
 from paddleseg_autoloss.integration.own_loops import confirm_session
 from paddleseg_autoloss.integration.random_state import random_state, set_random_state
 from paddleseg_autoloss.integration.report import RunReport
@@ -304,6 +304,7 @@ class TrainingSession:
 
     def _hold_loss_parameters(self) -> None:
         parameters = list(self.state.parameters.values())
+        note_fast_weights(self.optimizer, parameters)
         hold_parameters(self.optimizer, parameters)
         for aggregator in self.aggregators:
             aggregator.held_by_optimizer = True

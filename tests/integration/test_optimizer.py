@@ -9,7 +9,12 @@ from paddle import nn
 from paddleseg.cvlibs import manager
 from paddleseg.optimizers.custom_optimizers import AdamWDL
 
-from paddleseg_autoloss.integration.optimizer import export_slots, hold_parameters, import_slots
+from paddleseg_autoloss.integration.optimizer import (
+    export_slots,
+    hold_parameters,
+    import_slots,
+    note_fast_weights,
+)
 from paddleseg_autoloss.weighting import AutoWeighting
 
 RATE, DECAY, MULT = 0.01, 0.1, 10.0
@@ -108,6 +113,18 @@ class TestEveryOptimizer:
         train(model, weighting, optimizer)
         train(other_model, other, resumed)
         np.testing.assert_array_equal(weighting.c.numpy(), other.c.numpy())
+
+
+@pytest.mark.parametrize(
+    ("kind", "lr_mult", "is_said"),
+    [("Momentum", 10, True), ("SGD", 2, True), ("SGD", 1, False), ("AdamW", 10, False)],
+)
+def test_a_rate_of_the_weights_that_suits_adam_only_is_named(kind, lr_mult, is_said, capfd):
+    weighting = AutoWeighting(2, lr_mult=lr_mult)
+    optimizer = getattr(paddle.optimizer, kind)(0.1, parameters=nn.Linear(2, 2).parameters())
+    note_fast_weights(optimizer, weighting.parameters())
+    said = f"lr_mult: {lr_mult} suits Adam" in capfd.readouterr().out
+    assert said == is_said
 
 
 def test_warm_up_applies_to_the_loss_parameters_too():
