@@ -55,7 +55,12 @@ def test_differences_by_scipy(folder: Path):
     table = table_under("\n## Results\n", page).set_index("variant", drop=False)
     reference = chosen(results, table.loc[baseline]).test_mIoU
     for _, row in table_under("\nmIoU:\n", page).iterrows():
-        runs = chosen(results, table.loc[row.variant]).test_mIoU
+        runs = chosen(results, table.loc[row.variant])
+        if "collapsed" in runs and runs.collapsed.any():
+            # A network that learned nothing says nothing about its losses.
+            assert (row["95 % interval"], row["p (t)"]) == ("-", "-")
+            continue
+        runs = runs.test_mIoU
         pairs = runs.index.intersection(reference.index)
         found = stats.ttest_rel(runs[pairs], reference[pairs])
         assert float(row["mean, points"]) == pytest.approx(
