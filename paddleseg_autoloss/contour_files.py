@@ -24,10 +24,12 @@ from paddleseg_autoloss.files import output_errors, write_file
 from paddleseg_autoloss.own_images.pairing import MASK_ENDINGS, pair_by_name
 from paddleseg_autoloss.seams import replaced
 
-__all__ = ["contours_of_predictions", "find_masks", "write_picture"]
+__all__ = ["PICTURE_FOLDERS", "contours_of_predictions", "find_masks", "write_picture"]
 
 #: Folders of PaddleSeg's overlays, and of ours.
 _OVERLAYS, _CONTOURS = "added_prediction", "contours"
+#: The folders that hold the pictures of a prediction.
+PICTURE_FOLDERS = (_OVERLAYS, "pseudo_color_prediction", _CONTOURS)
 
 
 def find_masks(masks: str, images: Sequence[str], val_dataset: Mapping[str, Any]) -> dict[str, str]:

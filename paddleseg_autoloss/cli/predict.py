@@ -18,7 +18,7 @@ from paddleseg.utils import logger, utils
 
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.cli import options
-from paddleseg_autoloss.contour_files import contours_of_predictions, find_masks
+from paddleseg_autoloss.contour_files import PICTURE_FOLDERS, contours_of_predictions, find_masks
 from paddleseg_autoloss.data_checks import check_files
 from paddleseg_autoloss.data_checks.image_files import find_images
 from paddleseg_autoloss.data_checks.labels import NOTES, decoding_fault, describe_notes, image_note
@@ -131,8 +131,7 @@ def _without_predictions(images: Sequence[str], save_dir: str) -> list[str]:
     Raises:
         DataError: all are.
     """
-    names = ("added_prediction", "pseudo_color_prediction", "contours")
-    written = [Path(os.path.abspath(save_dir), name) for name in names]
+    written = [Path(os.path.abspath(save_dir), name) for name in PICTURE_FOLDERS]
     own = [image for image in images if not any(one in Path(image).parents for one in written)]
     if not own:
         raise DataError(
