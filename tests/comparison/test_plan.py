@@ -71,6 +71,18 @@ def test_the_shipped_tuned_comparisons_are_plans(parse):
             check_config(variant.config)
 
 
+def test_the_grid_between_is_complete(parse):
+    """With the five mixes of the tuned comparison, each grid has 0 to 1 in steps of a tenth."""
+    for path in (CONFIGS / "compare/grid").glob("*.yml"):
+        tuned = parse(CONFIGS / "compare/tuned" / path.name)
+        plan = parse(path)
+        names = {variant.name for variant in (*plan.variants, *tuned.variants)}
+        mixes = {(round(0.1 * i, 1), round(1 - 0.1 * i, 1)) for i in range(11)}
+        assert {f"fixed {first:g}:{second:g}" for first, second in mixes} <= names
+        assert set(plan.lr_grid) <= set(tuned.lr_grid)
+        assert plan.variants[0].config["iters"] == tuned.variants[0].config["iters"]
+
+
 def test_images_are_held_out_for_methods_that_learn_from_them(parse, tmp_path):
     own = {"fraction": 0.25, "seed": 3}
     for shares, expected in ((None, 0.1), (own, own)):
