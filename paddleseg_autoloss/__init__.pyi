@@ -56,6 +56,7 @@ class AutoLambda(WeightedLoss):
         lr: float = 1.0,
         scaling: str = "optimizer",
         rating: str = "cosine",
+        alignment: str = "gradients",
         floor: float = 0.02,
         init: Sequence[float] | None = None,
         reduction: str | None = None,

@@ -99,6 +99,7 @@ class LossAggregator(nn.Layer):
         substeps: the additional optimizer steps for ``step: each``; None for other methods.
         optimizer_scaling: how the optimizer scales gradients, for methods that ask for it.
         target_gradient: the gradient of the target of the latest `look`, until it is used.
+        direction: where the losses are evaluated after the step, for ``alignment: differences``.
         has_looked: whether there was a `look` that no step has used yet.
         loss_scale: function that returns the loss scale of the gradient scaler, or None; it is None
             if there is no scaler.
@@ -177,6 +178,7 @@ class LossAggregator(nn.Layer):
         self.substeps: Substeps | None = None
         self.optimizer_scaling: OptimizerScaling | None = None
         self.target_gradient: list[Tensor | None] | None = None
+        self.direction: list[Tensor | None] | None = None
         self.has_looked = False
         self.held_by_optimizer = weighting.learned() is None
         self._held_parameter = HeldParameter(weighting)
@@ -188,6 +190,11 @@ class LossAggregator(nn.Layer):
     def uses_gradients(self) -> bool:
         """Whether the method needs the gradients of the losses."""
         return self._strategy.uses_gradients
+
+    @property
+    def learns_from_differences(self) -> bool:
+        """Whether the method needs `differentiate` after some of the steps."""
+        return self._strategy.learns_from_differences
 
     @property
     def steps_each(self) -> bool:
@@ -242,6 +249,27 @@ class LossAggregator(nn.Layer):
         self._strategy.look(self, found)
         self.has_looked = True
 
+    @property
+    def needs_differences(self) -> bool:
+        """Whether the method needs `differentiate` after this step of training."""
+        return self.direction is not None
+
+    def differentiate(self, evaluate: Callable[[], Any]) -> None:
+        """Learn from the losses at two points beside the parameters, for methods that do.
+
+        ``paddleseg.core.train`` calls this itself.  Your own loop has to call it after the
+        optimizer's step whenever `needs_differences` is true.
+
+        Args:
+            evaluate: calls this aggregator with the losses of the batch of the step; what it
+                returns is ignored.  It is called twice, and no weights are computed meanwhile.
+
+        Raises:
+            ConfigError: `needs_differences` is false.
+            TrainingDiverged: a loss is not finite at one of the points.
+        """
+        self._strategy.differentiate(self, evaluate)
+
     def clear_substeps(self) -> None:
         """Delete the gradients of substeps that were not taken, as ``clear_grad`` does."""
         if self.substeps is not None:
@@ -249,7 +277,7 @@ class LossAggregator(nn.Layer):
 
     def unbind(self) -> None:
         """Remove the references to the network, its optimizer and the gradient scaler."""
-        self.loss_scale = self.optimizer_scaling = self.target_gradient = None
+        self.loss_scale = self.optimizer_scaling = self.target_gradient = self.direction = None
         self.has_looked = False
         self.network_parameters = None
         if self.features is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
 
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
+from paddleseg_autoloss.gradients.differences import slopes_along
 from paddleseg_autoloss.gradients.features import Features
 from paddleseg_autoloss.gradients.injection import inject
 from paddleseg_autoloss.gradients.jacobian import Jacobian, gradients_of
@@ -92,6 +93,8 @@ class Strategy(ABC):
     uses_gradients = True
     #: Whether the optimizer takes a step for each loss.
     steps_each = False
+    #: Whether the strategy evaluates losses beside the parameters, after a step.
+    learns_from_differences = False
 
     @abstractmethod
     def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
@@ -121,6 +124,18 @@ class Strategy(ABC):
             ConfigError: the method looks at no held-out data.
         """
         raise ConfigError(f"{aggregator.weighting.class_name}: it looks at no held-out data")
+
+    def differentiate(self, aggregator: LossAggregator, evaluate: Callable[[], Any]) -> None:
+        """Learn from the losses beside the parameters, see `LossAggregator.differentiate`.
+
+        Args:
+            aggregator: has the state.
+            evaluate: calls the aggregator with the losses of the batch of the step.
+
+        Raises:
+            ConfigError: the method does not learn from them.
+        """
+        raise ConfigError(f"{aggregator.weighting.class_name}: it learns from no differences")
 
 
 class FromLosses(Strategy):
@@ -381,6 +396,105 @@ class FromAlignments(FromGradients):
         return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
 
+class FromDifferences(FromAlignments):
+    """Computes the weights from the losses at two points along the gradient of a held-out target.
+
+    The step itself has the weights of the looks before, and needs one backward pass.
+    """
+
+    learns_from_differences = True
+
+    def bind(self, aggregator: LossAggregator, network: Network) -> None:
+        """Find how the optimizer scales gradients, see `FromAlignments.bind`.
+
+        Raises:
+            ConfigError: also if a parameter is in half precision.
+        """
+        if any(p.dtype in (paddle.float16, paddle.bfloat16) for p in network.trainable):
+            raise ConfigError(
+                "alignment: expected gradients for parameters in half precision, in which small "
+                "differences are lost; found differences"
+            )
+        super().bind(aggregator, network)
+
+    def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
+        """Return the weights; after the step, `differentiate` computes those of the next steps.
+
+        Raises:
+            ConfigError: a look is due and there was none, or nothing was learned from the last one.
+            TrainingDiverged: the gradient of the target is not finite, there is no gradient scaler
+                to skip the step, and no session guards the steps.
+        """
+        is_due = _is_due(aggregator)
+        if aggregator.training and paddle.is_grad_enabled():
+            if is_due:
+                _check_looked(aggregator)
+            self._forget_direction(aggregator)
+            if aggregator.has_looked:
+                self._take_direction(aggregator, losses)
+        return WeightedLosses(losses.values, aggregator.weights.clone())
+
+    def _forget_direction(self, aggregator: LossAggregator) -> None:
+        """Forget the direction of a step that was not taken.
+
+        Raises:
+            ConfigError: the step was taken, as far as your own loop says.
+        """
+        if aggregator.direction is not None and not aggregator.in_session:
+            raise ConfigError(
+                f"{aggregator.weighting.short_name}: expected a call of differentiate after each "
+                "step with needs_differences, as alignment: differences asks for, found none"
+            )
+        aggregator.direction = aggregator.not_finite = None
+
+    def _take_direction(self, aggregator: LossAggregator, losses: LossesOfStep) -> None:
+        """Turn the gradient of the target into the direction that the optimizer makes of it."""
+        targets = _targets(aggregator, aggregator.network_parameters)
+        of_target, scale = aggregator.target_gradient, _scale(aggregator)
+        assert of_target is not None, "look has set it"
+        aggregator.target_gradient, aggregator.has_looked = None, False
+        jacobian = Jacobian([], targets, scale, rows=[of_target])
+        products, _ = jacobian.read(losses.values.detach())
+        if not _is_usable(aggregator, products[0]):
+            return
+        scaling = aggregator.optimizer_scaling
+        factors = [None] * len(targets) if scaling is None else scaling.factors(targets)
+        aggregator.direction = [
+            _times(part, factor, None if scale is None else 1 / scale)
+            for part, factor in zip(jacobian.row(0), factors)
+        ]
+
+    def differentiate(self, aggregator: LossAggregator, evaluate: Callable[[], Any]) -> None:
+        """Learn from the losses at two points beside the parameters.
+
+        Raises:
+            ConfigError: there is no direction.
+            TrainingDiverged: a loss at one of the points is not finite.
+        """
+        direction, aggregator.direction = aggregator.direction, None
+        if direction is None:
+            raise ConfigError(
+                "differentiate: expected a step with a look before it, see needs_differences; "
+                "found none"
+            )
+
+        def losses() -> Tensor:
+            with aggregator.collecting() as found:
+                evaluate()
+            return _mean_over_cards(found[0])
+
+        targets = _targets(aggregator, aggregator.network_parameters)
+        # Half precision has too few digits for differences.
+        with paddle.amp.auto_cast(enable=False):
+            slopes = slopes_along(direction, targets, losses).numpy().astype("float64")
+        if not np.isfinite(slopes).all():
+            index = int(np.isfinite(slopes).argmin())
+            raise TrainingDiverged(
+                f"{aggregator.names[index]} is not finite beside the parameters of the network"
+            )
+        aggregator.weights.set_value(self._weighting.learn(slopes).astype("float32"))
+
+
 class FromHeldOutLosses(Strategy):
     """Computes the weights from the values of the losses on held-out data."""
 
@@ -455,7 +569,8 @@ def _for_held_out(weighting: AlignmentWeighting | HeldOutLossWeighting, level: s
         # The outputs of the network for two batches have no common space.
         raise ConfigError(f"level: expected parameters for {weighting.short_name}, found {level}")
     if isinstance(weighting, AlignmentWeighting):
-        return FromAlignments(weighting)
+        differs = weighting.alignment == "differences"
+        return FromDifferences(weighting) if differs else FromAlignments(weighting)
     return FromHeldOutLosses(weighting)
 
 
@@ -502,6 +617,13 @@ def _is_usable(aggregator: LossAggregator, products: np.ndarray) -> bool:
     if aggregator.loss_scale is None and not aggregator.in_session:
         raise TrainingDiverged(aggregator.not_finite)
     return False
+
+
+def _times(part: Tensor | None, *factors: Tensor | None) -> Tensor | None:
+    """Return a part of a gradient times the factors that there are; None for 0."""
+    for factor in factors:
+        part = part if part is None or factor is None else part * factor
+    return part
 
 
 def _mean_over_cards(losses: Tensor) -> Tensor:

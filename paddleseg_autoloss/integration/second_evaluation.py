@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import paddle
@@ -18,16 +18,12 @@ __all__ = ["SecondEvaluation"]
 class SecondEvaluation:
     """Evaluates the latest batch again after the step, with the same dropout.
 
-    All state of the network and the random state are restored afterwards.
-
     Args:
         model: the network.
-        evaluate: computes the losses of the network's outputs and passes them to the methods.
     """
 
-    def __init__(self, model: nn.Layer, evaluate: Callable[[Any], Any]) -> None:
+    def __init__(self, model: nn.Layer) -> None:
         self.model = model
-        self._evaluate = evaluate
         self._statistics = RunningStatistics(model)
         self._inputs: tuple[Any, ...] = ()
         self._random: Any = None
@@ -38,25 +34,29 @@ class SecondEvaluation:
         self._inputs, self._random = inputs, paddle.get_rng_state()
         self._is_due = True
 
-    @paddle.no_grad()
-    def run(self, autocast: AbstractContextManager) -> None:
-        """Evaluate the latest batch again, at most once.
+    def take_turn(self) -> bool:
+        """Return whether the latest batch was not evaluated again yet; True once for a batch."""
+        is_due, self._is_due = self._is_due, False
+        return is_due
 
-        Args:
-            autocast: context with the precision of the first evaluation.
+    @contextmanager
+    def of_latest_batch(self) -> Iterator[Callable[[], Any]]:
+        """Context after which all state of the network and the random state are as before.
+
+        Yields:
+            A function that returns the outputs of the network for the latest batch.
         """
-        if not self._is_due:
-            return
-        self._is_due = False
+
+        @paddle.no_grad()
+        def outputs() -> Any:
+            paddle.set_rng_state(self._random)
+            return self.model(*self._inputs)
+
         self._statistics.keep()
-        random = paddle.get_rng_state()
-        paddle.set_rng_state(self._random)
         try:
-            with autocast:
-                self._evaluate(self.model(*self._inputs))
+            yield outputs
         finally:
-            paddle.set_rng_state(random)
-            self._statistics.restore()
+            self._statistics.undo()
             self._statistics.forget()
 
     def remove(self) -> None:

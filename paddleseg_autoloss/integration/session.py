@@ -100,8 +100,9 @@ class TrainingSession:
             self._evaluate_again,
         )
         self.looks = self._held_out_looks()
-        twice = any(a.weighting.needs_losses_after_step for a in self.aggregators)
-        self.second_evaluation = SecondEvaluation(model, self._evaluate_again) if twice else None
+        self._observes = any(a.weighting.needs_losses_after_step for a in self.aggregators)
+        twice = self._observes or any(a.learns_from_differences for a in self.aggregators)
+        self.second_evaluation = SecondEvaluation(model) if twice else None
         self.scaler: paddle.amp.GradScaler | None = None
         self.autocast: Callable[[], Any] = nullcontext
         self.seed = paddle.get_rng_state()[0].current_seed()
@@ -162,10 +163,26 @@ class TrainingSession:
             self._is_in_step = False
             return skipped
         result = step()
-        if self.second_evaluation is not None and not overflow:
-            self.second_evaluation.run(self.autocast())
+        if not overflow:
+            self._look_back()
         self._is_in_step = False
         return result
+
+    @paddle.no_grad()
+    def _look_back(self) -> None:
+        """Let the methods see the losses of the batch after the step, if they ask for it."""
+        second = self.second_evaluation
+        differing = [a for a in self.aggregators if a.needs_differences]
+        if second is None or not second.take_turn() or not (self._observes or differing):
+            return
+        with second.of_latest_batch() as outputs_again, ExitStack() as stack:
+            if self._observes:
+                with self.autocast():
+                    self._evaluate_again(outputs_again())
+            for aggregator in self.aggregators:
+                stack.enter_context(aggregator.collecting())
+            for aggregator in differing:
+                aggregator.differentiate(lambda: self._values_of_terms(outputs_again(), self._data))
 
     def _begin_step(self) -> None:
         """Clear the gradients of the losses; PaddleSeg's loop clears those of the model only."""

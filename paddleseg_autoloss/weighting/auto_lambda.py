@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from paddleseg_autoloss.checks import checked_preference, checked_range
+from paddleseg_autoloss.checks import checked_choice, checked_preference, checked_range
+from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting.base import AlignmentWeighting, with_floor
 
 __all__ = ["AutoLambdaWeighting"]
@@ -43,13 +44,14 @@ class AutoLambdaWeighting(AlignmentWeighting):
     what you evaluate and Dice alone trains well; otherwise set another target or a larger floor.
 
     Deviations:
-        The authors differentiate through a step of their own with a finite difference along
-        :math:`g_v`, taken after the step; this is the same to first order in :math:`\eta`, and
-        takes two forward passes in the place of K - 1 backward passes.  But it gives inner products
-        only, not the lengths of the gradients, which ``rating: cosine`` needs.  So here the inner
-        products are taken directly, at the parameters before the step.  The authors' weights start
-        at 0.1 and are moved by Adam, with no constraint; here they are equal at first, or what
-        ``init`` says, and have a constant sum, because their sum only acts as a learning rate.
+        The authors differentiate through a step of their own, from the losses at two points beside
+        the parameters, along :math:`g_v` after the step.  ``alignment: differences`` does this
+        around the parameters after the real step, with :math:`g_v` from before it, which is the
+        same to first order in :math:`\eta`; the new weights count from the next step.  By default
+        the inner products are taken directly, at the parameters before the step.  The authors'
+        weights start at 0.1 and are moved by Adam, with no constraint; here they are equal at
+        first, or what ``init`` says, and have a constant sum, because their sum only acts as a
+        learning rate.
 
         Two options are not from the paper and are the defaults.  ``scaling: optimizer``: the paper
         has P = 1, as for a step of SGD; Adam divides every number of a gradient by the root of its
@@ -70,6 +72,10 @@ class AutoLambdaWeighting(AlignmentWeighting):
             :math:`\lVert x \rVert^2 = \langle x, P x \rangle`; ``"direction"`` for the derivative
             of the cosine of :math:`g_v` and :math:`\sum_i s_i g_i` with respect to
             :math:`\log s_i`.
+        alignment: where :math:`a_i` comes from: ``"gradients"``, with K - 1 more backward passes in
+            a look; or ``"differences"`` of the losses, with two forward passes in their place,
+            whatever K is.  Differences give inner products only, not the lengths of the gradients,
+            so they need ``rating: product`` and a :math:`\beta` that suits it.
         floor: the least share of each loss, from 0 to 1 / K.
         init: the weights to begin with: K numbers of at least 0, of which the proportion counts, in
             the order of the losses; by default equal ones.  The weights of the first steps can
@@ -100,11 +106,18 @@ class AutoLambdaWeighting(AlignmentWeighting):
         lr: float = 1.0,
         scaling: str = "optimizer",
         rating: str = "cosine",
+        alignment: str = "gradients",
         floor: float = 0.02,
         init: Sequence[float] | None = None,
     ) -> None:
         super().__init__(num_losses, target, scaling, rating, floor)
         self.lr = checked_range("lr", lr, least=0)
+        self.alignment = checked_choice("alignment", alignment, ["gradients", "differences"])
+        if alignment == "differences" and rating != "product":
+            raise ConfigError(
+                "rating: expected product with alignment: differences, which gives no lengths of "
+                f"gradients, found {rating}; set rating: product, and lr to suit it"
+            )
         self.init = init
         if init is not None:
             shares = np.array(checked_preference("init", init, num_losses)) / num_losses

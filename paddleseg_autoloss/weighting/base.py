@@ -423,6 +423,8 @@ class AlignmentWeighting(Weighting):
     least_losses = 2
     uses_held_out = True
     default_interval = 20
+    #: Where the alignments come from: ``"gradients"``, or ``"differences"`` of the losses.
+    alignment: str = "gradients"
 
     def __init__(
         self, num_losses: int, target: Any, scaling: str, rating: str, floor: float
@@ -465,7 +467,20 @@ class AlignmentWeighting(Weighting):
                 row and column are those of the target.
         """
         with np.errstate(over="ignore", invalid="ignore"):
-            shares = self.next_shares(self.ratings(gramian))
+            ratings = self.ratings(gramian)
+        return self.learn(ratings)
+
+    def learn(self, ratings: np.ndarray) -> np.ndarray:
+        """Return the K weights after a look.
+
+        Args:
+            ratings: r of this look, shape [K].
+
+        Raises:
+            TrainingDiverged: the weights are not finite; no state has changed.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            shares = self.next_shares(ratings)
         if not np.isfinite(shares).all():
             raise TrainingDiverged(
                 f"{self.class_name}: expected finite weights, found {shares.tolist()}; choose a "

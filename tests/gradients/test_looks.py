@@ -252,3 +252,114 @@ def test_what_is_refused():
         LossAggregator(["a", "b"], CoBaWeighting(2)).look(paddle.ones([3]))
     with pytest.raises(ConfigError, match="it looks at no held-out data"):
         LossAggregator(["a", "b"], SumWeighting(2)).look(paddle.ones([1]))
+
+
+class Slopes(AutoLambdaWeighting):
+    """Keeps what it learns from."""
+
+    def learn(self, ratings: np.ndarray) -> np.ndarray:
+        self.learned_from = ratings
+        return super().learn(ratings)
+
+
+def differing(small: Small, optimizer=None, interval=1, **options) -> LossAggregator:
+    options = {"rating": "product", "scaling": "none", "alignment": "differences"} | options
+    aggregator = LossAggregator(["a", "b"], Slopes(2, **options), update_interval=interval)
+    aggregator.bind(small.model.parameters(), optimizer)
+    return aggregator
+
+
+def again(small: Small, aggregator: LossAggregator):
+    return lambda: aggregator(small.losses())
+
+
+@pytest.mark.parametrize("scaling", ["none", "optimizer"])
+def test_differences_of_losses_are_the_alignments(scaling):
+    """Where the parameters stay, both forms see the same point, so they must agree."""
+    small = Small()
+    adam = paddle.optimizer.Adam(0.01, parameters=small.model.parameters())
+    for _ in range(3):
+        small.step(adam)
+    products = looked(small, small.aggregator(adam, scaling=scaling))[0, 1:]
+    before = [p.numpy() for p in small.model.parameters()]
+    aggregator = differing(small, adam, scaling=scaling, lr=0.5)
+    aggregator.look(small.target())
+    aggregator(small.losses())
+    assert aggregator.needs_differences
+    aggregator.differentiate(again(small, aggregator))
+    np.testing.assert_allclose(aggregator.weighting.learned_from, products, rtol=2e-3)
+    for parameter, value in zip(small.model.parameters(), before):
+        np.testing.assert_array_equal(parameter.numpy(), value)
+    expected = 2 * np.exp(0.5 * products) / np.exp(0.5 * products).sum()
+    np.testing.assert_allclose(aggregator.weights.numpy(), expected, rtol=1e-3)
+    assert not aggregator.needs_differences
+    assert int(aggregator.calls) == 1, "the two evaluations are no steps"
+
+
+def test_differences_reach_the_weights_of_the_next_step():
+    """The step after a look has the weights from before, with gradients that training has."""
+    small = Small()
+    aggregator = differing(small, interval=2, lr=2)
+    weights, needed = [], []
+    for _ in range(5):
+        if aggregator.needs_look:
+            aggregator.look(small.target())
+        aggregator(small.losses()).backward()
+        weights.append(aggregator.last_weights.tolist())
+        needed.append(aggregator.needs_differences)
+        if aggregator.needs_differences:
+            aggregator.differentiate(again(small, aggregator))
+    assert needed == [False, False, True, False, True]
+    assert weights[0] == weights[2] == [1, 1]
+    assert weights[3] == weights[4] != weights[2]
+
+
+def test_the_scale_of_a_gradient_scaler_changes_no_difference():
+    small, found = Small(), []
+    for scale in (None, paddle.to_tensor([4096.0])):
+        aggregator = differing(small)
+        aggregator.loss_scale = None if scale is None else lambda scale=scale: scale
+        aggregator.look(small.target())
+        aggregator(small.losses())
+        aggregator.differentiate(again(small, aggregator))
+        found.append(aggregator.weighting.learned_from.tolist())
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_a_target_without_slope_moves_no_weight():
+    small = Small()
+    aggregator = differing(small)
+    aggregator.look(small.target() * 0)
+    aggregator(small.losses())
+    aggregator.differentiate(again(small, aggregator))
+    assert aggregator.weights.tolist() == [1, 1]
+
+
+def test_differences_that_cannot_be_had_are_refused():
+    small = Small()
+    with pytest.raises(ConfigError, match="rating: expected product with alignment: differences"):
+        AutoLambdaWeighting(2, alignment="differences")
+    aggregator = differing(small)
+    aggregator.look(small.target() * math_nan())
+    with pytest.raises(TrainingDiverged, match="the gradient of the target"):
+        aggregator(small.losses())
+    aggregator = differing(small)
+    with pytest.raises(ConfigError, match="differentiate: expected a step with a look before it"):
+        aggregator.differentiate(again(small, aggregator))
+    aggregator.look(small.target())
+    aggregator(small.losses())
+    with pytest.raises(TrainingDiverged, match="b is not finite beside the parameters"):
+        aggregator.differentiate(
+            lambda: aggregator({"a": paddle.ones([]), "b": paddle.ones([]) * math_nan()})
+        )
+    assert aggregator.weights.tolist() == [1, 1]
+    aggregator.look(small.target())
+    aggregator(small.losses())
+    aggregator.look(small.target())
+    with pytest.raises(ConfigError, match="expected a call of differentiate after each step"):
+        aggregator(small.losses())
+    with pytest.raises(ConfigError, match="it learns from no differences"):
+        small.aggregator(scaling="none").differentiate(again(small, aggregator))
+    half = paddle.create_parameter([2], "float16")
+    with pytest.raises(ConfigError, match="expected gradients for parameters in half precision"):
+        differing(small).bind([half])

@@ -203,9 +203,14 @@ for name, (method, options) in cases.items():
             )):
                 p.set_value(p - 0.05 * row.reshape(p.shape))
 
-for name, options in (("AutoLambda", {"scaling": "none", "lr": 2}), ("CoBa", {"warmup": 2})):
+differences = {"scaling": "none", "lr": 2, "rating": "product", "alignment": "differences"}
+for case, name, options in (
+    ("AutoLambda", "AutoLambda", {"scaling": "none", "lr": 2}),
+    ("differences", "AutoLambda", differences),
+    ("CoBa", "CoBa", {"warmup": 2}),
+):
     half = slice(2 * rank, 2 * rank + 2)
-    found[name] = steps = []
+    found[case] = steps = []
     paddle.seed(3)
     linear = nn.Linear(6, 3)
     ranks, alone = (
@@ -219,7 +224,11 @@ for name, options in (("AutoLambda", {"scaling": "none", "lr": 2}), ("CoBa", {"w
                 values = paddle.stack(list(held.values()))
                 aggregator.look(values[0] if name == "AutoLambda" else values.detach())
             aggregator(losses(linear, images[part], wanted[part]))
-        steps.append([ranks.last_weights.tolist(), alone.last_weights.tolist()])
+            if aggregator.needs_differences:
+                aggregator.differentiate(
+                    lambda: aggregator(losses(linear, images[part], wanted[part]))
+                )
+        steps.append([ranks.weights.tolist(), alone.weights.tolist()])
         linear.weight.set_value(0.9 * linear.weight)
 
 rows = {}
@@ -282,7 +291,7 @@ def test_gradient_is_that_of_one_rank_with_the_whole_batch(gradients, name):
             )
 
 
-@pytest.mark.parametrize("name", ["AutoLambda", "CoBa"])
+@pytest.mark.parametrize("name", ["AutoLambda", "differences", "CoBa"])
 def test_looks_of_all_ranks_are_those_of_one_rank_with_all_batches(gradients, name):
     for steps in zip(*(ranks[name] for ranks in gradients)):
         found, expected = zip(*steps)

@@ -36,7 +36,17 @@ from paddleseg_autoloss.integration import training
 from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.weighting import METHODS
 
-HELD_OUT = [name for name, method in METHODS.items() if method.uses_held_out]
+#: The form of AutoLambda that evaluates losses beside the parameters.
+DIFFERENCES = {"alignment": "differences", "rating": "product"}
+#: Each method that learns from held-out data, with options that let it learn in a few steps.
+HELD_OUT = [
+    *(
+        (name, {"CoBa": {"warmup": 2}, "OLAUX": {"looks": 1}}.get(name, {}))
+        for name, method in METHODS.items()
+        if method.uses_held_out
+    ),
+    ("AutoLambda", {**DIFFERENCES, "lr": 5}),
+]
 
 
 class Batches:
@@ -77,8 +87,15 @@ def component(name: str, **options):
     return lambda: [kind(ce_and_dice(), update_interval=2, **options)]
 
 
-@pytest.mark.parametrize("name", ["AutoLambda", "CoBa"])
-def test_a_look_leaves_no_trace_in_training(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("AutoLambda", {"lr": 0}),
+        ("AutoLambda", {**DIFFERENCES, "lr": 0}),
+        ("CoBa", {"warmup": 20}),
+    ],
+)
+def test_a_look_leaves_no_trace_in_training(name, options, tmp_path):
     """With weights that stay 1, the run is that of a method that never looks.
 
     Batch norm's running means and dropout are those of the training batches only.  (With Adam,
@@ -88,7 +105,6 @@ def test_a_look_leaves_no_trace_in_training(name, tmp_path):
     def sgd(model):
         return paddle.optimizer.SGD(0.05, parameters=model.parameters())
 
-    options = {"lr": 0} if name == "AutoLambda" else {"warmup": 20}
     batches = Batches()
     method = component(name, **options)
     looking, *_ = train(tmp_path / "a", 6, batches, losses=method, optimizer=sgd)
@@ -100,11 +116,9 @@ def test_a_look_leaves_no_trace_in_training(name, tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", HELD_OUT)
-def test_weights_are_learned_and_recorded(name, tmp_path, capsys):
-    options = {"warmup": 2} if name == "CoBa" else {}
-    options |= {"looks": 1} if name == "OLAUX" else {}
-    _, (loss,), _ = train(tmp_path, 6, losses=component(name, **options))
+@pytest.mark.parametrize(("name", "options"), HELD_OUT)
+def test_weights_are_learned_and_recorded(name, options, tmp_path, capsys):
+    _, (loss,), _ = train(tmp_path, 6, losses=component(name, **options), log_iters=1)
     weights = loss.aggregator.last_weights.numpy()
     assert weights.sum() == pytest.approx(2, rel=1e-5)
     assert abs(weights[0] - weights[1]) > 1e-3
@@ -114,10 +128,9 @@ def test_weights_are_learned_and_recorded(name, tmp_path, capsys):
     assert "no method of this config" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", HELD_OUT)
-def test_resumed_equals_uninterrupted_bit_for_bit(name, tmp_path):
+@pytest.mark.parametrize(("name", "options"), HELD_OUT)
+def test_resumed_equals_uninterrupted_bit_for_bit(name, options, tmp_path):
     """A look comes between iteration 4, where the checkpoint is, and iteration 5."""
-    options = {"warmup": 2} if name == "CoBa" else {}
 
     def run(folder, iters, **more):
         return train(folder, iters, losses=component(name, **options), **more)
@@ -148,7 +161,13 @@ class Interrupted(WithoutDropout):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("AutoLambda", {}), ("CoBa", {"warmup": 2}), ("OLAUX", {"looks": 2})]
+    ("name", "options"),
+    [
+        ("AutoLambda", {}),
+        ("AutoLambda", {**DIFFERENCES, "lr": 5}),
+        ("CoBa", {"warmup": 2}),
+        ("OLAUX", {"looks": 2}),
+    ],
 )
 def test_a_look_before_a_step_that_is_not_taken_is_taken_again(name, options, tmp_path):
     def run(folder, model=WithoutDropout, **more):
@@ -168,6 +187,27 @@ def test_a_look_before_a_step_that_is_not_taken_is_taken_again(name, options, tm
     assert drawn_in_parts == drawn
     for one, other in zip(found, expected):
         np.testing.assert_array_equal(one, other)
+
+
+def test_both_forms_of_the_alignments_learn_the_same_weights(tmp_path):
+    """With a small rate the network hardly moves between the two points where they are taken."""
+
+    def slow(model):
+        return paddle.optimizer.SGD(1e-4, parameters=model.parameters())
+
+    found = {}
+    for alignment in ("gradients", "differences"):
+        options = {"alignment": alignment, "rating": "product", "scaling": "none", "lr": 2}
+        _, (loss,), _ = train(
+            tmp_path / alignment,
+            5,
+            losses=component("AutoLambda", **options),
+            model=WithoutDropout,
+            optimizer=slow,
+        )
+        found[alignment] = loss.aggregator.weights.numpy()
+    np.testing.assert_allclose(found["differences"], found["gradients"], atol=2e-3)
+    assert abs(found["gradients"][0] - 1) > 0.5
 
 
 def test_another_window_is_said_to_be_possible(tmp_path):
@@ -209,9 +249,11 @@ def test_the_first_output_rates_the_terms_of_all_heads(name, tmp_path):
     assert len(set(weights.round(6))) == 4
 
 
-def test_a_target_that_is_not_finite_stops_the_run_with_its_name(tmp_path):
+@pytest.mark.parametrize("options", [{}, DIFFERENCES])
+def test_a_target_that_is_not_finite_stops_the_run_with_its_name(options, tmp_path):
+    method = component("AutoLambda", **options)
     with pytest.raises(TrainingDiverged, match="the target on held-out data is NaN"):
-        train(tmp_path, 6, Batches(factor=float("nan")), losses=component("AutoLambda"))
+        train(tmp_path, 6, Batches(factor=float("nan")), losses=method)
 
 
 def test_without_held_out_images_the_run_does_not_start(tmp_path):
@@ -219,7 +261,8 @@ def test_without_held_out_images_the_run_does_not_start(tmp_path):
         run_training(tmp_path, 4, losses=component("AutoLambda"))
 
 
-def test_a_gradient_scaler_changes_no_weight(tmp_path):
+@pytest.mark.parametrize("options", [{}, DIFFERENCES])
+def test_a_gradient_scaler_changes_no_weight(options, tmp_path):
     found = []
     for scale in (None, 1024.0):
         stock = training.TrainingSession
@@ -232,7 +275,8 @@ def test_a_gradient_scaler_changes_no_weight(tmp_path):
             return made
 
         with mock.patch.object(training, "TrainingSession", session):
-            _, (loss,), _ = train(tmp_path / str(scale), 4, losses=component("AutoLambda"))
+            made = component("AutoLambda", **options)
+            _, (loss,), _ = train(tmp_path / str(scale), 4, losses=made)
         found.append(loss.aggregator.weighting.shares.numpy())
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
@@ -283,7 +327,8 @@ def test_the_example_configs_are_valid(name):
     assert load_config(str(ROOT / f"configs/{name}.yml")).dic["held_out"] == 0.1
 
 
-def test_a_step_that_is_skipped_is_looked_at_again(tmp_path):
+@pytest.mark.parametrize("options", [{}, DIFFERENCES])
+def test_a_step_that_is_skipped_is_looked_at_again(options, tmp_path):
     """The step after a look is left out, so its weights are too; the next step looks anew."""
 
     class Spoiled(TinyNet):
@@ -302,6 +347,7 @@ def test_a_step_that_is_skipped_is_looked_at_again(tmp_path):
         return stock(**arguments)
 
     with mock.patch.object(training, "TrainingSession", session):
-        _, (loss,), _ = train(tmp_path, 5, batches, losses=component("AutoLambda"), model=Spoiled)
+        made = component("AutoLambda", **options)
+        _, (loss,), _ = train(tmp_path, 5, batches, losses=made, model=Spoiled)
     assert int(loss.aggregator.calls) == 4
     assert batches.drawn == 2
