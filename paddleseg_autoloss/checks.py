@@ -14,6 +14,7 @@ __all__ = [
     "MOST_SEED",
     "build",
     "checked_choice",
+    "checked_flag",
     "checked_integer",
     "checked_length",
     "checked_lr_mult",
@@ -83,6 +84,13 @@ def checked_choice(name: str, value: str, choices: Sequence[str]) -> str:
     """Return ``value``, or raise ConfigError if it is none of the choices."""
     if value not in choices:
         raise ConfigError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
+    return value
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """Return ``value``, or raise ConfigError if it is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}: expected true or false, found {shown(value)}")
     return value
 
 

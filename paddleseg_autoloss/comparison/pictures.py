@@ -41,6 +41,8 @@ _POINTS = 100
 _ROUNDING = 1e-6
 #: Points of all single runs of a chart together, and of one mean.
 _MOST_POINTS, _MOST_OF_MEAN = 20_000, 40
+#: Characters of a line below a panel.
+_LABEL_WIDTH = 60
 
 
 def run_panels(results: Results) -> list[Panel]:
@@ -100,7 +102,7 @@ def _draw_differences(
 ) -> None:
     _name_rows(axes, list(differences))
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_xlabel(escape_math(shortened(label)))
+    axes.set_xlabel(escape_math(shortened(label, _LABEL_WIDTH)))
     for row, (name, difference) in enumerate(differences.items()):
         pairs = dict(zip(difference.seeds, _POINTS * np.array(difference.values)))
         known = {seed: value for seed, value in pairs.items() if np.isfinite(value)}

@@ -11,7 +11,7 @@ from paddleseg.core import evaluate
 from paddleseg.cvlibs import manager
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.checks import checked_choice, checked_integer, checked_range
+from paddleseg_autoloss.checks import checked_choice, checked_flag, checked_integer, checked_range
 from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.integration.config_components import (
@@ -83,7 +83,7 @@ def check_config(config: dict[str, Any]) -> None:
             raise ConfigError(f"{section}: expected keys and values, found {found}")
     for key in ("batch_size", "iters"):
         checked_integer(key, config[key], least=1)
-    _check_flag("to_static_training", config)
+    checked_flag("to_static_training", config.get("to_static_training", False))
     for key in ("train_dataset", "val_dataset"):
         if config.get(key):
             _check_dataset(key, config[key])
@@ -350,7 +350,7 @@ def _check_test_config(options: dict[str, Any]) -> None:
     known = inspect.signature(evaluate).parameters.keys() - _GIVEN_BY_LOOP
     check_keys("test_config.", options, known, "there is no such option")
     for name in ("aug_eval", "flip_horizontal", "flip_vertical", "is_slide", "auc_roc"):
-        _check_flag(f"test_config.{name}", options)
+        checked_flag(f"test_config.{name}", options.get(name, False))
     scales = options.get("scales", 1.0)
     for scale in scales if isinstance(scales, list) else [scales]:
         checked_range("test_config.scales", scale, least=0.1, most=10)
@@ -359,12 +359,6 @@ def _check_test_config(options: dict[str, Any]) -> None:
             _check_pair(f"test_config.{name}", options[name])
     if options.get("is_slide") and not (options.get("crop_size") and options.get("stride")):
         raise ConfigError("test_config.is_slide: expected crop_size and stride too")
-
-
-def _check_flag(key: str, options: dict[str, Any]) -> None:
-    value = options.get(key.rpartition(".")[2], False)
-    if not isinstance(value, bool):
-        raise ConfigError(f"{key}: expected true or false, found {shown(value)}")
 
 
 def _check_pair(key: str, pair: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.manager import ComponentManager
 
-from paddleseg_autoloss.checks import checked_number
+from paddleseg_autoloss.checks import checked_flag, checked_number
 from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.integration.config_keys import check_keys
 
@@ -82,8 +82,7 @@ def _check_flags(key: str, component: Mapping[str, Any], make: Callable[..., Any
     """Check that flags are no text: "false" in quotes would be true."""
     for name, parameter in inspect.signature(make).parameters.items():
         if isinstance(parameter.default, bool) and isinstance(component.get(name), str):
-            found = shown(component[name])
-            raise ConfigError(f"{key}.{name}: expected true or false, found {found}")
+            checked_flag(f"{key}.{name}", component[name])
 
 
 def _inner_components(key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -161,9 +160,7 @@ def check_numbers(key: str, component: Mapping[str, Any], make: Callable[..., An
     """
     for name, parameter in inspect.signature(make).parameters.items():
         if name in component and isinstance(parameter.default, bool):
-            if not isinstance(component[name], bool):
-                found = shown(component[name])
-                raise ConfigError(f"{key}.{name}: expected true or false, found {found}")
+            checked_flag(f"{key}.{name}", component[name])
         elif name in component and isinstance(parameter.default, (int, float)):
             checked_number(f"{key}.{name}", component[name])
 

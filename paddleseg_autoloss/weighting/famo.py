@@ -5,8 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_autoloss.checks import checked_range
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.checks import checked_flag, checked_range
 from paddleseg_autoloss.weighting.objective import (
     ObjectiveWeighting,
     logarithm,
@@ -90,9 +89,7 @@ class FAMOWeighting(ObjectiveWeighting):
         super().__init__(num_losses)
         self.gamma = checked_range("gamma", gamma, least=0)
         self.w_lr = checked_range("w_lr", w_lr, least=0)
-        if not isinstance(exact, bool):
-            raise ConfigError(f"exact: expected true or false, found {exact!r}")
-        self.exact = exact
+        self.exact = checked_flag("exact", exact)
         self.needs_losses_after_step = exact
         for name in ("xi", "m", "v", "min_losses"):
             self.register_buffer(name, paddle.zeros([num_losses]))
