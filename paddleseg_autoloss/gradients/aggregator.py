@@ -99,7 +99,8 @@ class LossAggregator(nn.Layer):
         substeps: the additional optimizer steps for ``step: each``; None for other methods.
         optimizer_scaling: how the optimizer scales gradients, for methods that ask for it.
         target_gradient: the gradient of the target of the latest `look`, until it is used.
-        direction: where the losses are evaluated after the step, for ``alignment: differences``.
+        direction: for ``alignment: differences``, the direction in the space of the parameters
+            along which the losses are to be evaluated after the step; None if they need not be.
         has_looked: whether there was a `look` that no step has used yet.
         loss_scale: function that returns the loss scale of the gradient scaler, or None; it is None
             if there is no scaler.
@@ -193,7 +194,7 @@ class LossAggregator(nn.Layer):
 
     @property
     def learns_from_differences(self) -> bool:
-        """Whether the method needs `differentiate` after some of the steps."""
+        """Whether the method needs `learn_from_differences` after some of the steps."""
         return self._strategy.learns_from_differences
 
     @property
@@ -251,10 +252,10 @@ class LossAggregator(nn.Layer):
 
     @property
     def needs_differences(self) -> bool:
-        """Whether the method needs `differentiate` after this step of training."""
+        """Whether the method needs `learn_from_differences` after this step of training."""
         return self.direction is not None
 
-    def differentiate(self, evaluate: Callable[[], Any]) -> None:
+    def learn_from_differences(self, evaluate: Callable[[], Any]) -> None:
         """Learn from the losses at two points beside the parameters, for methods that do.
 
         ``paddleseg.core.train`` calls this itself.  Your own loop has to call it after the
@@ -262,16 +263,17 @@ class LossAggregator(nn.Layer):
 
         Args:
             evaluate: calls this aggregator with the losses of the batch of the step; what it
-                returns is ignored.  It is called twice, and no weights are computed meanwhile.
+                returns is ignored.  It is called twice, with the same random numbers, and no
+                weights are computed meanwhile.
 
         Raises:
             ConfigError: `needs_differences` is false.
-            TrainingDiverged: a loss is not finite at one of the points.
         """
-        self._strategy.differentiate(self, evaluate)
+        self._strategy.learn_from_differences(self, evaluate)
 
-    def clear_substeps(self) -> None:
-        """Delete the gradients of substeps that were not taken, as ``clear_grad`` does."""
+    def forget_step(self) -> None:
+        """Forget what was prepared for a step that was not taken, as ``clear_grad`` does."""
+        self.direction = None
         if self.substeps is not None:
             self.substeps.clear()
 

@@ -27,7 +27,8 @@ def slopes_along(
             - L_i \big( \theta - \epsilon \tfrac{d}{\lVert d \rVert} \big) \Big),
         \qquad \epsilon = 0.01
 
-    The parameters are the same afterwards, bit for bit.
+    The parameters are the same afterwards, bit for bit.  Both evaluations draw the same random
+    numbers.
 
     Args:
         direction: d, one tensor for each parameter, None for 0.
@@ -50,16 +51,15 @@ def slopes_along(
     moved = [(p, p.clone(), d) for p, d in zip(parameters, direction) if d is not None]
     squares = [(d.astype("float64") ** 2).sum() for _, _, d in moved]
     length = float(paddle.stack(squares).sum().sqrt()) if squares else 0.0
-    if length == 0:
-        return paddle.zeros_like(evaluate())
-    step = _DISTANCE / length
-    values = []
+    step = _DISTANCE / length if length > 0 else 0.0
+    values, random = [], paddle.get_rng_state()
     try:
         for signed in (step, -step):
             for parameter, before, part in moved:
                 paddle.assign(before + signed * part, output=parameter)
+            paddle.set_rng_state(random)
             values.append(evaluate())
     finally:
         for parameter, before, _ in moved:
             paddle.assign(before, output=parameter)
-    return (values[0] - values[1]) / (2 * step)
+    return (values[0] - values[1]) * (length / (2 * _DISTANCE))

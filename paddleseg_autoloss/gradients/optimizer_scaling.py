@@ -62,7 +62,8 @@ class OptimizerScaling:
     def factors(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Return the diagonal of P, one tensor of its shape for each parameter.
 
-        A parameter for which Adam has taken no step has 0.
+        It is 0 where Adam has seen no gradient other than 0, because no loss depends on such a
+        number; a held-out target may, and would outweigh all others, divided by epsilon.
 
         Args:
             parameters: parameters that the optimizer trains.
@@ -82,7 +83,8 @@ class OptimizerScaling:
         bias = 1 - power.astype("float64") / float(self._optimizer._beta2)
         bias = bias.astype("float32").reshape([])
         scaled = (as_float32(moment) / bias.clip(min=1e-12)).sqrt() + self._optimizer._epsilon
-        return paddle.where(bias > 0, multiplier / scaled, paddle.zeros_like(scaled))
+        is_known = (bias > 0).logical_and(as_float32(moment) > 0)
+        return paddle.where(is_known, multiplier / scaled, paddle.zeros_like(scaled))
 
     def _slot(self, name: str, parameter: Tensor) -> Tensor | None:
         """Return a state of Adam, which is that of the master weight if there is one."""

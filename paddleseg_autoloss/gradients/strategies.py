@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.optimizer import Optimizer
+from paddleseg.utils import logger
 
 from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.gradients.differences import slopes_along
@@ -125,8 +126,10 @@ class Strategy(ABC):
         """
         raise ConfigError(f"{aggregator.weighting.class_name}: it looks at no held-out data")
 
-    def differentiate(self, aggregator: LossAggregator, evaluate: Callable[[], Any]) -> None:
-        """Learn from the losses beside the parameters, see `LossAggregator.differentiate`.
+    def learn_from_differences(
+        self, aggregator: LossAggregator, evaluate: Callable[[], Any]
+    ) -> None:
+        """Learn from losses beside the parameters, see `LossAggregator.learn_from_differences`.
 
         Args:
             aggregator: has the state.
@@ -404,78 +407,81 @@ class FromDifferences(FromAlignments):
 
     learns_from_differences = True
 
-    def bind(self, aggregator: LossAggregator, network: Network) -> None:
-        """Find how the optimizer scales gradients, see `FromAlignments.bind`.
-
-        Raises:
-            ConfigError: also if a parameter is in half precision.
-        """
-        if any(p.dtype in (paddle.float16, paddle.bfloat16) for p in network.trainable):
-            raise ConfigError(
-                "alignment: expected gradients for parameters in half precision, in which small "
-                "differences are lost; found differences"
-            )
-        super().bind(aggregator, network)
-
     def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
-        """Return the weights; after the step, `differentiate` computes those of the next steps.
+        """Return the weights; `learn_from_differences` computes those of the next steps.
 
         Raises:
-            ConfigError: a look is due and there was none, or nothing was learned from the last one.
+            ConfigError: a look is due and there was none, or nothing was learned from the last one;
+                or the parameters are in half precision.
             TrainingDiverged: the gradient of the target is not finite, there is no gradient scaler
                 to skip the step, and no session guards the steps.
         """
+        update = None
         is_due = _is_due(aggregator)
         if aggregator.training and paddle.is_grad_enabled():
             if is_due:
                 _check_looked(aggregator)
-            self._forget_direction(aggregator)
+            aggregator.not_finite = None
             if aggregator.has_looked:
-                self._take_direction(aggregator, losses)
-        return WeightedLosses(losses.values, aggregator.weights.clone())
+                update = self._take_direction(aggregator, losses)
+        return WeightedLosses(losses.values, aggregator.weights.clone(), update)
 
-    def _forget_direction(self, aggregator: LossAggregator) -> None:
-        """Forget the direction of a step that was not taken.
+    def _take_direction(self, aggregator: LossAggregator, losses: LossesOfStep) -> Tensor | None:
+        """Turn the gradient of the target into the direction that the optimizer makes of it.
 
-        Raises:
-            ConfigError: the step was taken, as far as your own loop says.
+        Returns:
+            None; if the gradient is not finite, what a gradient scaler sees, to skip the step.
         """
-        if aggregator.direction is not None and not aggregator.in_session:
-            raise ConfigError(
-                f"{aggregator.weighting.short_name}: expected a call of differentiate after each "
-                "step with needs_differences, as alignment: differences asks for, found none"
-            )
-        aggregator.direction = aggregator.not_finite = None
-
-    def _take_direction(self, aggregator: LossAggregator, losses: LossesOfStep) -> None:
-        """Turn the gradient of the target into the direction that the optimizer makes of it."""
         targets = _targets(aggregator, aggregator.network_parameters)
+        self._check_use(aggregator, targets)
         of_target, scale = aggregator.target_gradient, _scale(aggregator)
         assert of_target is not None, "look has set it"
         aggregator.target_gradient, aggregator.has_looked = None, False
         jacobian = Jacobian([], targets, scale, rows=[of_target])
         products, _ = jacobian.read(losses.values.detach())
         if not _is_usable(aggregator, products[0]):
-            return
+            return jacobian.inject_combination(paddle.zeros([1]))
         scaling = aggregator.optimizer_scaling
         factors = [None] * len(targets) if scaling is None else scaling.factors(targets)
         aggregator.direction = [
             _times(part, factor, None if scale is None else 1 / scale)
             for part, factor in zip(jacobian.row(0), factors)
         ]
+        return None
 
-    def differentiate(self, aggregator: LossAggregator, evaluate: Callable[[], Any]) -> None:
-        """Learn from the losses at two points beside the parameters.
+    def _check_use(self, aggregator: LossAggregator, targets: Sequence[Tensor]) -> None:
+        """Check what the losses beside the parameters need.
+
+        Raises:
+            ConfigError: it is not there.
+        """
+        name = aggregator.weighting.short_name
+        if aggregator.needs_differences and not aggregator.in_session:
+            raise ConfigError(
+                f"{name}: alignment: differences expects a call of learn_from_differences after "
+                "each step with needs_differences, found none; add it behind optimizer.step()"
+            )
+        if any(p.dtype in (paddle.float16, paddle.bfloat16) for p in targets):
+            raise ConfigError(
+                f"{name}: expected alignment: gradients for parameters in half precision, in which "
+                "small differences are lost, found differences"
+            )
+
+    def learn_from_differences(
+        self, aggregator: LossAggregator, evaluate: Callable[[], Any]
+    ) -> None:
+        """Compute the weights from the losses at two points beside the parameters.
+
+        If a loss is not finite there, the weights stay.
 
         Raises:
             ConfigError: there is no direction.
-            TrainingDiverged: a loss at one of the points is not finite.
         """
         direction, aggregator.direction = aggregator.direction, None
         if direction is None:
             raise ConfigError(
-                "differentiate: expected a step with a look before it, see needs_differences; "
-                "found none"
+                "learn_from_differences: expected a step with a look before it, see "
+                "needs_differences; found none"
             )
 
         def losses() -> Tensor:
@@ -487,12 +493,14 @@ class FromDifferences(FromAlignments):
         # Half precision has too few digits for differences.
         with paddle.amp.auto_cast(enable=False):
             slopes = slopes_along(direction, targets, losses).numpy().astype("float64")
-        if not np.isfinite(slopes).all():
-            index = int(np.isfinite(slopes).argmin())
-            raise TrainingDiverged(
-                f"{aggregator.names[index]} is not finite beside the parameters of the network"
-            )
-        aggregator.weights.set_value(self._weighting.learn(slopes).astype("float32"))
+        if np.isfinite(slopes).all():
+            aggregator.weights.set_value(self._weighting.learn(slopes).astype("float32"))
+            return
+        name = aggregator.names[int(np.isfinite(slopes).argmin())]
+        logger.warning(
+            f"{aggregator.weighting.short_name}: {name} is not finite beside the parameters of the "
+            "network, so nothing is learned from this look and the weights stay"
+        )
 
 
 class FromHeldOutLosses(Strategy):

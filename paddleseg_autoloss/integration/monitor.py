@@ -53,7 +53,7 @@ class TermMonitor:
         self.gradients = [
             GradientStatistics(prefix, aggregator)
             for prefix, aggregator in aggregators_of(terms)
-            if aggregator.uses_gradients
+            if aggregator.uses_gradients and not aggregator.learns_from_differences
         ]
         self._ranges = _loss_ranges(terms)
         self._marked: list[LossRange] = []

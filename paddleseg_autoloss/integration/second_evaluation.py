@@ -49,6 +49,7 @@ class SecondEvaluation:
 
         @paddle.no_grad()
         def outputs() -> Any:
+            self._statistics.restore()
             paddle.set_rng_state(self._random)
             return self.model(*self._inputs)
 

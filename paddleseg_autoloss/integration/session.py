@@ -110,7 +110,6 @@ class TrainingSession:
         self._data: dict[str, Tensor] = {}
         self._has_begun = False
         self._is_in_step = False
-        self._with_substeps = [a for a in self.aggregators if a.steps_each]
         # PaddleSeg's loop keeps the outputs until the end of the next forward pass.  They keep the
         # activations of this pass in memory if each gradient was computed separately, because then
         # the loop's backward pass frees nothing.
@@ -172,8 +171,8 @@ class TrainingSession:
     def _look_back(self) -> None:
         """Let the methods see the losses of the batch after the step, if they ask for it."""
         second = self.second_evaluation
-        differing = [a for a in self.aggregators if a.needs_differences]
-        if second is None or not second.take_turn() or not (self._observes or differing):
+        due = [a for a in self.aggregators if a.needs_differences]
+        if second is None or not second.take_turn() or not (self._observes or due):
             return
         with second.of_latest_batch() as outputs_again, ExitStack() as stack:
             if self._observes:
@@ -181,8 +180,10 @@ class TrainingSession:
                     self._evaluate_again(outputs_again())
             for aggregator in self.aggregators:
                 stack.enter_context(aggregator.collecting())
-            for aggregator in differing:
-                aggregator.differentiate(lambda: self._values_of_terms(outputs_again(), self._data))
+            for aggregator in due:
+                aggregator.learn_from_differences(
+                    lambda: self._values_of_terms(outputs_again(), self._data)
+                )
 
     def _begin_step(self) -> None:
         """Clear the gradients of the losses; PaddleSeg's loop clears those of the model only."""
@@ -192,8 +193,8 @@ class TrainingSession:
             self._has_begun = True
         for parameter in self.state.parameters.values():
             parameter.clear_gradient(False)
-        for aggregator in self._with_substeps:
-            aggregator.clear_substeps()
+        for aggregator in self.aggregators:
+            aggregator.forget_step()
 
     def _evaluate_again(self, outputs: Any) -> list[Tensor | None]:
         """Compute the losses of other outputs for the latest batch, without computing weights.

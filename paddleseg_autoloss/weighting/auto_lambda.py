@@ -44,14 +44,17 @@ class AutoLambdaWeighting(AlignmentWeighting):
     what you evaluate and Dice alone trains well; otherwise set another target or a larger floor.
 
     Deviations:
-        The authors differentiate through a step of their own, from the losses at two points beside
-        the parameters, along :math:`g_v` after the step.  ``alignment: differences`` does this
-        around the parameters after the real step, with :math:`g_v` from before it, which is the
-        same to first order in :math:`\eta`; the new weights count from the next step.  By default
-        the inner products are taken directly, at the parameters before the step.  The authors'
-        weights start at 0.1 and are moved by Adam, with no constraint; here they are equal at
-        first, or what ``init`` says, and have a constant sum, because their sum only acts as a
-        learning rate.
+        By default the inner products are taken directly, at the parameters before the step.  The
+        authors get them from the losses at two points beside the parameters: :math:`g_v` is taken
+        after a step that is undone again, the losses around the parameters before it.
+        ``alignment: differences`` has this the other way round, to need no further step:
+        :math:`g_v` is taken before the step, the losses around the parameters after it, and the new
+        weights count from the next step.  To first order in :math:`\eta` all of these are the same.
+        Where a GPU computes with TF32, differences have fewer digits.
+
+        The authors' weights start at 0.1 and are moved by Adam, with no constraint; here they are
+        equal at first, or what ``init`` says, and have a constant sum, because their sum only acts
+        as a learning rate.
 
         Two options are not from the paper and are the defaults.  ``scaling: optimizer``: the paper
         has P = 1, as for a step of SGD; Adam divides every number of a gradient by the root of its

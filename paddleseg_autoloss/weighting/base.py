@@ -482,9 +482,10 @@ class AlignmentWeighting(Weighting):
         with np.errstate(over="ignore", invalid="ignore"):
             shares = self.next_shares(ratings)
         if not np.isfinite(shares).all():
+            other = ", or rating: cosine" if self.alignment == "gradients" else ""
             raise TrainingDiverged(
                 f"{self.class_name}: expected finite weights, found {shares.tolist()}; choose a "
-                "smaller lr, or rating: cosine"
+                f"smaller lr{other}"
             )
         shares = with_floor(shares, self.floor)
         self.shares.set_value(shares)

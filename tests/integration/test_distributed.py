@@ -225,7 +225,7 @@ for case, name, options in (
                 aggregator.look(values[0] if name == "AutoLambda" else values.detach())
             aggregator(losses(linear, images[part], wanted[part]))
             if aggregator.needs_differences:
-                aggregator.differentiate(
+                aggregator.learn_from_differences(
                     lambda: aggregator(losses(linear, images[part], wanted[part]))
                 )
         steps.append([ranks.weights.tolist(), alone.weights.tolist()])

@@ -224,10 +224,12 @@ class TwoHeads(TinyNet):
         super().__init__(2)
 
 
-@pytest.mark.parametrize("name", ["AutoLambda", "CoBa"])
-def test_the_first_output_rates_the_terms_of_all_heads(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("AutoLambda", {}), ("AutoLambda", {**DIFFERENCES, "lr": 1}), ("CoBa", {"warmup": 2})],
+)
+def test_the_first_output_rates_the_terms_of_all_heads(name, options, tmp_path):
     names = [f"head{h}/{kind}" for h in (0, 1) for kind in ("CrossEntropyLoss", "DiceLoss")]
-    options = {"warmup": 2} if name == "CoBa" else {}
     method = METHODS[name](4, **options)
     aggregator = LossAggregator(names, method, update_interval=2)
     stock = training.TrainingSession
@@ -254,6 +256,28 @@ def test_a_target_that_is_not_finite_stops_the_run_with_its_name(options, tmp_pa
     method = component("AutoLambda", **options)
     with pytest.raises(TrainingDiverged, match="the target on held-out data is NaN"):
         train(tmp_path, 6, Batches(factor=float("nan")), losses=method)
+
+
+def test_differences_beside_a_method_that_sees_the_losses_after_the_step(tmp_path):
+    """Each of the two learns as it does without the other."""
+
+    def losses(**options):
+        return lambda: [
+            paddleseg_autoloss.AutoLambda(ce_and_dice(), update_interval=2, **options),
+            paddleseg_autoloss.FAMO(ce_and_dice(), exact=True),
+        ]
+
+    found = []
+    for options in ({"lr": 0}, {**DIFFERENCES, "lr": 0}, {**DIFFERENCES, "lr": 5}):
+        _, (auto_lambda, famo), _ = train(
+            tmp_path / str(len(found)), 5, losses=losses(**options), coef=[1, 1e-6], model=TwoHeads
+        )
+        found.append((auto_lambda.aggregator.weights.numpy(), famo.aggregator.weighting.xi.numpy()))
+    np.testing.assert_array_equal(found[0][0], [1, 1])
+    np.testing.assert_array_equal(found[1][0], [1, 1])
+    assert abs(found[2][0][0] - 1) > 0.05
+    np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-4)
+    assert abs(found[0][1]).min() > 0
 
 
 def test_without_held_out_images_the_run_does_not_start(tmp_path):

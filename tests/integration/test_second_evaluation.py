@@ -15,6 +15,7 @@ from support import Squares, TinyNet, ce_and_dice, run_training
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.integration.loop import LOOP
+from paddleseg_autoloss.integration.second_evaluation import SecondEvaluation
 from paddleseg_autoloss.losses import WeightedLoss
 from paddleseg_autoloss.weighting import LossWeighting, SumWeighting
 
@@ -166,6 +167,27 @@ def test_a_copy_of_the_network_takes_nothing_of_the_run_along(tmp_path):
         cells = [cell.cell_contents for cell in hook.__closure__]
         assert any(one is network or getattr(one, "model", None) is network for one in cells)
         assert not any(one is copied for one in cells)
+
+
+def test_each_evaluation_sees_the_same_buffers():
+    """Some networks use in their outputs what they change in a forward pass."""
+
+    class Counting(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("passes", paddle.zeros([1]))
+
+        def forward(self, x):
+            self.passes.set_value(self.passes + 1)
+            return x + self.passes
+
+    model = Counting()
+    second = SecondEvaluation(model)
+    model(paddle.zeros([1]))
+    with second.of_latest_batch() as outputs:
+        assert [float(outputs()) for _ in range(3)] == [2, 2, 2]
+    assert float(model.passes) == 1
+    second.remove()
 
 
 def test_methods_that_do_not_look_again_remember_nothing_of_it():
