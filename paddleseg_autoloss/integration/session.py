@@ -101,6 +101,7 @@ class TrainingSession:
         )
         self.looks = self._held_out_looks()
         self._observes = any(a.weighting.needs_losses_after_step for a in self.aggregators)
+        self._preparing = [a for a in self.aggregators if a.steps_each or a.learns_from_differences]
         twice = self._observes or any(a.learns_from_differences for a in self.aggregators)
         self.second_evaluation = SecondEvaluation(model) if twice else None
         self.scaler: paddle.amp.GradScaler | None = None
@@ -162,17 +163,16 @@ class TrainingSession:
             self._is_in_step = False
             return skipped
         result = step()
-        if not overflow:
-            self._look_back()
+        if self.second_evaluation is not None and not overflow:
+            self._look_back(self.second_evaluation)
         self._is_in_step = False
         return result
 
     @paddle.no_grad()
-    def _look_back(self) -> None:
+    def _look_back(self, second: SecondEvaluation) -> None:
         """Let the methods see the losses of the batch after the step, if they ask for it."""
-        second = self.second_evaluation
         due = [a for a in self.aggregators if a.needs_differences]
-        if second is None or not second.take_turn() or not (self._observes or due):
+        if not second.take_turn() or not (self._observes or due):
             return
         with second.of_latest_batch() as outputs_again, ExitStack() as stack:
             if self._observes:
@@ -193,7 +193,7 @@ class TrainingSession:
             self._has_begun = True
         for parameter in self.state.parameters.values():
             parameter.clear_gradient(False)
-        for aggregator in self.aggregators:
+        for aggregator in self._preparing:
             aggregator.forget_step()
 
     def _evaluate_again(self, outputs: Any) -> list[Tensor | None]:

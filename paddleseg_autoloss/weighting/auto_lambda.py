@@ -78,7 +78,8 @@ class AutoLambdaWeighting(AlignmentWeighting):
         alignment: where :math:`a_i` comes from: ``"gradients"``, with K - 1 more backward passes in
             a look; or ``"differences"`` of the losses, with two forward passes in their place,
             whatever K is.  Differences give inner products only, not the lengths of the gradients,
-            so they need ``rating: product`` and a :math:`\beta` that suits it.
+            so they need ``rating: product``, with a smaller :math:`\beta`: on CrackForest the
+            shares jumped between 0.02 and 0.96 with 1, and moved smoothly with 0.1.
         floor: the least share of each loss, from 0 to 1 / K.
         init: the weights to begin with: K numbers of at least 0, of which the proportion counts, in
             the order of the losses; by default equal ones.  The weights of the first steps can
