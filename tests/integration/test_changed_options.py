@@ -94,6 +94,7 @@ def test_options_of_a_method_are_its_arguments_and_those_of_its_aggregator():
         "target": "Dice",
         "scaling": "optimizer",
         "rating": "cosine",
+        "alignment": "gradients",
         "floor": 0.02,
         "lr": 2.0,
         "level": "parameters",
