@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
@@ -88,9 +89,17 @@ def parse_args(argv: Sequence[str]) -> Namespace:
 
 def _run(parser: ArgumentParser, program: Sequence[str], words: Sequence[str]) -> int:
     args = parser.parse_args(words)
+    _expand_home(args)
     args.command_line = shlex.join([*program, *words])
     with quiet() if getattr(args, "quiet", False) else nullcontext():
         return run_command(lambda: args.run(args))
+
+
+def _expand_home(args: Namespace) -> None:
+    """Replace the ~ that a shell leaves as it is in --save_dir=~/runs: it would name a folder."""
+    for name, value in vars(args).items():
+        if isinstance(value, str) and value.startswith("~"):
+            setattr(args, name, os.path.expanduser(value))
 
 
 def _parser(program: Sequence[str]) -> ArgumentParser:

@@ -138,6 +138,21 @@ def test_nearest_config_is_suggested_from_any_folder(name, nearest, tmp_path, mo
     assert capsys.readouterr().err == expected
 
 
+@pytest.mark.parametrize(
+    ("typed", "name"), [("~/runs", "runs"), ("~", ""), ("runs~", None), ("./~", None)]
+)
+def test_the_home_folder_is_meant_also_behind_an_equals_sign(typed, name, tmp_path, monkeypatch):
+    """A shell replaces ~ only at the beginning of a word."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    seen = []
+    monkeypatch.setattr(train, "run", seen.append)
+    main(["train", "--config", "a.yml", f"--save_dir={typed}"])
+    expected = typed if name is None else str(tmp_path / name)
+    assert seen[0].save_dir.rstrip("/") == expected
+    assert f"--save_dir={typed}" in seen[0].command_line.replace("'", "")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_keeps_the_line_that_was_typed(name, monkeypatch):
     seen = []
