@@ -32,6 +32,8 @@ def test_the_shipped_comparisons_are_plans(parse):
         "optic_disc_seeds": "fixed 0.2:0.8",
         "optic_disc_between": "fixed 0.2:0.8",
         "crackforest_naive": "AutoWeightedLoss",
+        "crackforest_levels": "NashMTL",
+        "crackforest_heads_levels": "CAGrad",
         "crackforest_heads": "1:0.4:0.4",
         "crackforest_pretrained": "fixed 0.5:0.5",
     }

@@ -71,6 +71,30 @@ def test_differences_by_scipy(folder: Path):
         assert float(row["p (t)"]) == pytest.approx(found.pvalue, rel=6e-3)
 
 
+def test_the_whole_grid_is_that_of_the_runs():
+    page = (EVIDENCE / "README.md").read_text(encoding="utf-8")
+    section = page.split("\n## The mixes between\n", 1)[1].split("\n## ", 1)[0]
+    table = table_under("```", section)
+    names = {"cracks": "crackforest", "membranes": "membrane", "optic discs": "optic_disc"}
+    for column in table.columns[1:]:
+        kind, rate = column.split(", ")
+        name = names.get(kind, "camvid")
+        runs = {
+            kind: pd.read_csv(EVIDENCE / f"{kind}_{name}" / "results.csv")
+            for kind in ("tuned", "grid")
+        }
+        for mix, cell in zip(table.mix, table[column]):
+            results = runs["grid" if "**" in mix or "again" in mix else "tuned"]
+            own = results[
+                (results.variant == "fixed " + mix.strip("*").removesuffix(", again"))
+                & (results.learning_rate == float(rate))
+                & (results.seed == 0)
+            ]
+            stated = [float(part) for part in cell.split(" / ")]
+            found = own[["validation_mIoU", "test_mIoU"]].iloc[0].tolist()
+            assert stated == pytest.approx(found, abs=5.1e-4), (mix, column)
+
+
 def test_no_image_is_published():
     files = [path for path in EVIDENCE.rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix in IMAGES or "sample" in path.name]
