@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
@@ -93,6 +94,36 @@ def test_the_whole_grid_is_that_of_the_runs():
             stated = [float(part) for part in cell.split(" / ")]
             found = own[["validation_mIoU", "test_mIoU"]].iloc[0].tolist()
             assert stated == pytest.approx(found, abs=5.1e-4), (mix, column)
+
+
+def test_five_seeds_on_streets_by_scipy():
+    page = (EVIDENCE / "README.md").read_text(encoding="utf-8")
+    section = page.split("\n### Streets: new seeds\n", 1)[1].split("\n## ", 1)[0]
+    names = ("tuned_camvid", "camvid_seeds")
+    results = pd.concat([pd.read_csv(EVIDENCE / name / "results.csv") for name in names])
+    runs = results[results.learning_rate == 0.008].pivot(
+        index="seed", columns="variant", values="test_mIoU"
+    )
+    baseline = runs["fixed 0.2:0.8"]
+    p_values, findings = [], []
+    for _, row in table_under("```\n\nWith", section).iterrows():
+        own = runs[row.variant.strip("`")].dropna()
+        mean, sd = (float(part.strip("*")) for part in row.iloc[1].split(" ± "))
+        assert (mean, sd) == pytest.approx((own.mean(), own.std()), abs=6e-5)
+        assert len(own) == 5
+        if row.variant == "fixed 0.2:0.8":
+            continue
+        test = stats.ttest_rel(own, baseline)
+        low, high = 100 * np.array(test.confidence_interval(0.95))
+        stated = [float(part) for part in re.findall(r"[-+]?\d+\.\d", row.iloc[2])]
+        assert stated == pytest.approx([100 * (own - baseline).mean(), low, high], abs=0.051)
+        p_values.append(test.pvalue)
+        findings.append(row.iloc[3])
+    count = len(p_values)
+    worst = 0.0
+    for rank, index in enumerate(np.argsort(p_values)):
+        worst = max(worst, p_values[index] * (count - rank))
+        assert findings[index] == ("worse" if worst < 0.05 else "not seen")
 
 
 def test_no_image_is_published():
