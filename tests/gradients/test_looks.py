@@ -338,7 +338,8 @@ def test_a_target_without_slope_moves_no_weight():
 def test_dropout_is_the_same_at_both_points():
     """Otherwise the difference of two masks, divided by a small distance, hides the slope."""
     small = Small()
-    small.model.insert(1, nn.Dropout(0.3))
+    first, *others = small.model
+    small.model = nn.Sequential(first, nn.Dropout(0.3), *others)
     found = []
     for _ in range(3):
         aggregator = differing(small)
