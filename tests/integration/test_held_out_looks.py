@@ -128,9 +128,12 @@ def test_weights_are_learned_and_recorded(name, options, tmp_path, capsys):
     assert "no method of this config" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "options"), HELD_OUT)
+@pytest.mark.parametrize(("name", "options"), [*HELD_OUT, ("OLAUX", {})])
 def test_resumed_equals_uninterrupted_bit_for_bit(name, options, tmp_path):
-    """A look comes between iteration 4, where the checkpoint is, and iteration 5."""
+    """A look comes between iteration 4, where the checkpoint is, and iteration 5.
+
+    By default ``OLAUX`` is then in the midst of the looks that it adds up.
+    """
 
     def run(folder, iters, **more):
         return train(folder, iters, losses=component(name, **options), **more)
