@@ -35,6 +35,7 @@ def test_the_shipped_comparisons_are_plans(parse):
         "crackforest_levels": "NashMTL",
         "crackforest_heads_levels": "CAGrad",
         "crackforest_heads": "1:0.4:0.4",
+        "crackforest_heads_held_out": "1:0.4:0.4",
         "crackforest_pretrained": "fixed 0.5:0.5",
     }
     for path in (CONFIGS / "compare").glob("*.yml"):
