@@ -29,6 +29,7 @@ def test_the_shipped_comparisons_are_plans(parse):
         "membrane_long": "fixed 0:1",
         "membrane_start": "fixed 0.05:0.95",
         "camvid_seeds": "fixed 0.2:0.8",
+        "camvid_others": "fixed 0.2:0.8",
         "optic_disc_seeds": "fixed 0.2:0.8",
         "optic_disc_between": "fixed 0.2:0.8",
         "crackforest_naive": "AutoWeightedLoss",
