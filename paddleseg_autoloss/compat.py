@@ -302,11 +302,14 @@ class _Replacer(ast.NodeTransformer):
     """Replaces the faults of ``fixes`` by their cures; ``found`` collects the applied fixes."""
 
     def __init__(self, fixes: Iterable[SourceFix]) -> None:
-        self.fixes = {ast.dump(_node(fix.faulty)): fix for fix in fixes}
+        nodes = [(_node(fix.faulty), fix) for fix in fixes]
+        self.kinds = {type(node) for node, _ in nodes}
+        self.fixes = {ast.dump(node): fix for node, fix in nodes}
         self.found: list[SourceFix] = []
 
     def visit(self, node: ast.AST) -> ast.AST:
-        fix = self.fixes.get(ast.dump(node))
+        # A dump takes long, and most nodes are of another kind.
+        fix = self.fixes.get(ast.dump(node)) if type(node) in self.kinds else None
         if fix is None:
             return self.generic_visit(node)
         if fix not in self.found:
