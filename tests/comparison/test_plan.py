@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import yaml
 from paddleseg.utils import utils
+from support import ROOT
 from support.comparison import CONFIGS, comparison_file
 
 from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.comparison.engines import LocalEngine
 from paddleseg_autoloss.comparison.folders import RunFolder, prepare
+from paddleseg_autoloss.comparison.results import ResultTable, read_results
 from paddleseg_autoloss.comparison.runner import Runner
 from paddleseg_autoloss.comparison.variants import name_of_file
 from paddleseg_autoloss.errors import ConfigError
@@ -87,6 +89,23 @@ def test_the_grid_between_is_complete(parse):
         assert {f"fixed {first:g}:{second:g}" for first, second in mixes} <= names
         assert set(plan.lr_grid) <= set(tuned.lr_grid)
         assert plan.variants[0].config["iters"] == tuned.variants[0].config["iters"]
+
+
+def test_new_seeds_on_optic_discs_have_the_rates_that_were_chosen(parse):
+    plans = [parse(path) for path in (CONFIGS / "compare/optic_disc_others").glob("*.yml")]
+    rates = {run.variant.name: run.learning_rate for plan in plans for run in plan.runs()}
+    known = read_results(ROOT / "docs/evidence/tuned_optic_disc/results.csv")
+    assert rates == ResultTable(known).rates
+    assert {run.seed for plan in plans for run in plan.runs()} == {3, 4}
+    iters = {run.variant.config["iters"] for plan in plans for run in plan.runs()}
+    assert iters == {parse(CONFIGS / "compare/tuned/optic_disc.yml").variants[0].config["iters"]}
+
+
+def test_new_seeds_on_streets_have_the_rates_that_were_chosen(parse):
+    plans = [parse(CONFIGS / f"compare/camvid_{name}.yml") for name in ("seeds", "others")]
+    rates = {run.variant.name: run.learning_rate for plan in plans for run in plan.runs()}
+    known = ResultTable(read_results(ROOT / "docs/evidence/tuned_camvid/results.csv")).rates
+    assert rates == known | {"fixed 0.3:0.7": 0.008, "fixed 0.1:0.9": 0.008}
 
 
 def test_images_are_held_out_for_methods_that_learn_from_them(parse, tmp_path):
