@@ -58,6 +58,8 @@ def naive_train(
         return result
 
     model.loss_computation = loss_computation
+    # The command also has options that only this package's function takes.
+    known = inspect.signature(stock_train).parameters
     stock_train(
         model,
         *data,
@@ -65,7 +67,7 @@ def naive_train(
         losses=losses,
         save_dir=save_dir,
         log_iters=log_iters,
-        **options,
+        **{name: value for name, value in options.items() if name in known},
     )
     history.append(monitor.log_window())
 

@@ -12,7 +12,7 @@ import paddleseg.core
 import pandas as pd
 import pytest
 from paddleseg.models.losses import MixedLoss
-from support.processes import ROOT
+from support.processes import ROOT, run_tool
 from support.training import Squares, ce_and_dice, run_training
 
 
@@ -73,3 +73,13 @@ def test_naive_recipe_adds_gradients_up(naive, tmp_path, monkeypatch):
     np.testing.assert_allclose(before, sums if naive else 0 * sums, rtol=1e-5)
     history = pd.read_csv(tmp_path / "loss_weights.csv")
     assert history.iteration.unique().tolist() == [2, 4]
+
+
+def test_the_script_of_the_naive_recipe_takes_the_flags_of_the_command(config, tmp_path):
+    result = run_tool(
+        ROOT / "configs/compare/naive_recipe.py",
+        *("--config", config(), "--save_dir", tmp_path / "run", "--device", "cpu", "--iters", "2"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run/iter_2/model.pdparams").is_file()
+    assert pd.read_csv(tmp_path / "run/loss_weights.csv").iteration.tolist() == [2, 2]
