@@ -24,9 +24,10 @@ class OptimizerScaling:
         P = \frac{m}{\sqrt{\hat v} + \epsilon} \quad \text{for Adam and AdamW}, \qquad
         P = m \quad \text{for SGD and momentum}
 
-    :math:`\hat v` is Adam's second moment after the latest step, without its bias, and m is the
-    multiplier that a parameter's learning rate may have.  Adam adds the gradient itself to v before
-    it takes the step; P leaves this out, which is a relative difference of about
+    :math:`\hat v` is Adam's second moment after the latest step, without its bias (the largest
+    one so far, with ``amsgrad``), and m is the multiplier that a parameter's learning rate may
+    have, as for ``custom_cfg`` or the layers of ``AdamWDL``.  Adam adds the gradient itself to v
+    before it takes the step; P leaves this out, which is a relative difference of about
     :math:`1 - \beta_2`.  It also leaves out momentum, which only spreads a gradient over
     several steps.
 
@@ -49,8 +50,9 @@ class OptimizerScaling:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        # PaddleSeg's AdamWDL has a class of its own, which is an AdamW.
+        # PaddleSeg's AdamWDL is an AdamW.
         self._is_adam = isinstance(optimizer, (Adam, AdamW))
+        self._moment = "moment2_max" if getattr(optimizer, "_amsgrad", False) else "moment2"
         if not self._is_adam and type(optimizer) not in (SGD, Momentum):
             raise ConfigError(
                 "scaling: expected the optimizer Adam, AdamW, SGD or Momentum, found "
@@ -68,15 +70,15 @@ class OptimizerScaling:
         Args:
             parameters: parameters that the optimizer trains.
         """
-        missing = [p for p in parameters if self._is_adam and self._slot("moment2", p) is None]
+        missing = [p for p in parameters if self._is_adam and self._slot(self._moment, p) is None]
         if missing:
             # After a resume, the optimizer creates its state only in its first step.
             create_accumulators(self._optimizer, missing)
         return [self._factor(parameter) for parameter in parameters]
 
     def _factor(self, parameter: Tensor) -> Tensor:
-        multiplier = getattr(parameter, "optimize_attr", {}).get("learning_rate", 1.0)
-        moment, power = self._slot("moment2", parameter), self._slot("beta2_pow_acc", parameter)
+        multiplier = self._multiplier(parameter)
+        moment, power = self._slot(self._moment, parameter), self._slot("beta2_pow_acc", parameter)
         if moment is None or power is None:
             return paddle.full(parameter.shape, multiplier, dtype="float32")
         # The power counts the next step already.
@@ -85,6 +87,17 @@ class OptimizerScaling:
         scaled = (as_float32(moment) / bias.clip(min=1e-12)).sqrt() + self._optimizer._epsilon
         is_known = (bias > 0).logical_and(as_float32(moment) > 0)
         return paddle.where(is_known, multiplier / scaled, paddle.zeros_like(scaled))
+
+    def _multiplier(self, parameter: Tensor) -> float:
+        """Return the multiplier of the learning rate of a parameter."""
+        attributes = getattr(parameter, "optimize_attr", {})
+        before = dict(attributes)
+        # AdamWDL has its multipliers in the parameters only during a step.
+        getattr(self._optimizer, "set_param_lr_fun", lambda _: None)(parameter)
+        multiplier = attributes.get("learning_rate", 1.0)
+        attributes.update(before)
+        of_layer = getattr(self._optimizer, "_lr_ratio", None)
+        return multiplier if of_layer is None else multiplier * of_layer(parameter)
 
     def _slot(self, name: str, parameter: Tensor) -> Tensor | None:
         """Return a state of Adam, which is that of the master weight if there is one."""
