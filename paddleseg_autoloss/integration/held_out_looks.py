@@ -12,6 +12,7 @@ from paddle import Tensor, nn
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.hooks import before_each_step
 from paddleseg_autoloss.integration.held_out import HeldOutBatches
+from paddleseg_autoloss.integration.layouts import first_output, to_layout_of
 from paddleseg_autoloss.integration.running_statistics import RunningStatistics
 from paddleseg_autoloss.integration.state import LossState
 from paddleseg_autoloss.losses.targets import Target
@@ -84,7 +85,7 @@ class HeldOutLooks:
         self._before = self._state.snapshot(), self._batches.drawn
         with self._undone():
             data = next(self._batches)
-            outputs = self.model(data["img"])
+            outputs = self.model(to_layout_of(self.model, data["img"]))
             for aggregator in due:
                 aggregator.look(self._seen_by(aggregator, outputs, data))
 
@@ -96,8 +97,7 @@ class HeldOutLooks:
         if target is None:
             return self._losses_of(aggregator, outputs, data)
         with paddle.amp.auto_cast(enable=False):
-            first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-            return target(first, data["label"].astype("int64"))
+            return target(first_output(self.model, outputs), data["label"].astype("int64"))
 
     @contextmanager
     def _undone(self) -> Iterator[None]:

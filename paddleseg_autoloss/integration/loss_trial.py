@@ -16,6 +16,7 @@ from paddleseg.models.losses import BootstrappedCrossEntropyLoss, MixedLoss
 
 from paddleseg_autoloss.data_checks import read_batch
 from paddleseg_autoloss.errors import AutoLossError, ConfigError, paddle_reason
+from paddleseg_autoloss.integration.layouts import first_output, layout_of, to_layout_of
 from paddleseg_autoloss.integration.running_statistics import RunningStatistics
 from paddleseg_autoloss.integration.session import stock_losses
 from paddleseg_autoloss.integration.terms import aggregators_of, loss_layers, terms_of
@@ -67,7 +68,7 @@ def try_losses(
         data = _batch(dataset, batch_size)
         model.train()
         outputs = outputs_for(model, data)
-        calls = _Calls(losses, data, outputs, _layout(model))
+        calls = _Calls(losses, data, outputs, layout_of(model))
         compute = getattr(model, "loss_computation", None) or stock_losses
         with calls.watch():
             try:
@@ -76,10 +77,9 @@ def try_losses(
                 raise
             except Exception as error:
                 raise calls.misfit(error) from error
-        first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
         for target in _targets(losses):
             rating = Target(target, getattr(dataset, "ignore_index", 255))
-            rating(first, data["label"].astype("int64"))
+            rating(first_output(model, outputs), data["label"].astype("int64"))
 
 
 def _targets(losses: dict[str, Any]) -> list[Any]:
@@ -188,9 +188,7 @@ def outputs_for(model: nn.Layer, data: dict[str, Any]) -> Any:
     Raises:
         ConfigError: the network does not accept the images.
     """
-    images = data["img"]
-    if _layout(model) == "NHWC":
-        images = images.transpose((0, 2, 3, 1))
+    images = to_layout_of(model, data["img"])
     try:
         return model(images)
     except AutoLossError:
@@ -201,10 +199,6 @@ def outputs_for(model: nn.Layer, data: dict[str, Any]) -> Any:
             f"{list(images.shape)}: "
             f"{paddle_reason(error)}"
         ) from error
-
-
-def _layout(model: nn.Layer) -> str:
-    return getattr(model, "data_format", "NCHW")
 
 
 class _Calls:
