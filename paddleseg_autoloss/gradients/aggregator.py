@@ -100,7 +100,8 @@ class LossAggregator(nn.Layer):
         optimizer_scaling: how the optimizer scales gradients, for methods that ask for it.
         target_gradient: the gradient of the target of the latest `look`, until it is used.
         direction: for ``alignment: differences``, the direction in the space of the parameters
-            along which the losses are to be evaluated after the step; None if they need not be.
+            along which the losses are to be evaluated after the step, as pairs of a parameter and
+            its part; None if they need not be.
         has_looked: whether there was a `look` that no step has used yet.
         loss_scale: function that returns the loss scale of the gradient scaler, or None; it is None
             if there is no scaler.
@@ -179,7 +180,7 @@ class LossAggregator(nn.Layer):
         self.substeps: Substeps | None = None
         self.optimizer_scaling: OptimizerScaling | None = None
         self.target_gradient: list[Tensor | None] | None = None
-        self.direction: list[Tensor | None] | None = None
+        self.direction: list[tuple[Tensor, Tensor]] | None = None
         self.has_looked = False
         self.held_by_optimizer = weighting.learned() is None
         self._held_parameter = HeldParameter(weighting)
@@ -267,7 +268,8 @@ class LossAggregator(nn.Layer):
                 weights are computed meanwhile.
 
         Raises:
-            ConfigError: `needs_differences` is false.
+            ConfigError: `needs_differences` is false, or ``evaluate`` does not call this
+                aggregator.
         """
         self._strategy.learn_from_differences(self, evaluate)
 

@@ -15,9 +15,7 @@ _DISTANCE = 0.01
 
 @paddle.no_grad()
 def slopes_along(
-    direction: Sequence[Tensor | None],
-    parameters: Sequence[Tensor],
-    evaluate: Callable[[], Tensor],
+    direction: Sequence[tuple[Tensor, Tensor]], evaluate: Callable[[], Tensor]
 ) -> Tensor:
     r"""Return the derivatives of values along a direction d, by central differences.
 
@@ -31,8 +29,8 @@ def slopes_along(
     numbers.
 
     Args:
-        direction: d, one tensor for each parameter, None for 0.
-        parameters: :math:`\theta`, in single precision.
+        direction: the parameters :math:`\theta` that move, in single precision, each with its part
+            of d.
         evaluate: computes the values :math:`L_i` at the parameters as they are, shape [K].
 
     Returns:
@@ -43,12 +41,12 @@ def slopes_along(
         >>> from paddleseg_autoloss.gradients.differences import slopes_along
         >>> x = paddle.create_parameter([2], "float32")
         >>> x.set_value(paddle.to_tensor([1.0, 2.0]))
-        >>> direction = [paddle.to_tensor([3.0, 4.0])]
-        >>> slopes = slopes_along(direction, [x], lambda: paddle.stack([x.sum(), (x * x).sum()]))
+        >>> direction = [(x, paddle.to_tensor([3.0, 4.0]))]
+        >>> slopes = slopes_along(direction, lambda: paddle.stack([x.sum(), (x * x).sum()]))
         >>> [round(slope, 2) for slope in slopes.tolist()]  # 3 + 4, and 2 * 3 + 4 * 4
         [7.0, 22.0]
     """
-    moved = [(p, p.clone(), d) for p, d in zip(parameters, direction) if d is not None]
+    moved = [(parameter, parameter.clone(), part) for parameter, part in direction]
     squares = [(d.astype("float64") ** 2).sum() for _, _, d in moved]
     length = float(paddle.stack(squares).sum().sqrt()) if squares else 0.0
     step = _DISTANCE / length if length > 0 else 0.0

@@ -443,9 +443,11 @@ class FromDifferences(FromAlignments):
             return jacobian.inject_combination(paddle.zeros([1]))
         scaling = aggregator.optimizer_scaling
         factors = [None] * len(targets) if scaling is None else scaling.factors(targets)
+        unscaled = None if scale is None else 1 / scale
         aggregator.direction = [
-            _times(part, factor, None if scale is None else 1 / scale)
-            for part, factor in zip(jacobian.row(0), factors)
+            (target, _times(part, factor, unscaled))
+            for target, part, factor in zip(targets, jacobian.row(0), factors)
+            if part is not None
         ]
         return None
 
@@ -475,7 +477,7 @@ class FromDifferences(FromAlignments):
         If a loss is not finite there, the weights stay.
 
         Raises:
-            ConfigError: there is no direction.
+            ConfigError: there is no direction, or ``evaluate`` does not call the aggregator.
         """
         direction, aggregator.direction = aggregator.direction, None
         if direction is None:
@@ -487,12 +489,16 @@ class FromDifferences(FromAlignments):
         def losses() -> Tensor:
             with aggregator.collecting() as found:
                 evaluate()
+            if not found:
+                raise ConfigError(
+                    "learn_from_differences: expected a function that calls the aggregator with "
+                    "the losses of the step, found one that does not call it"
+                )
             return _mean_over_cards(found[0])
 
-        targets = _targets(aggregator, aggregator.network_parameters)
         # Half precision has too few digits for differences.
         with paddle.amp.auto_cast(enable=False):
-            slopes = slopes_along(direction, targets, losses).numpy().astype("float64")
+            slopes = slopes_along(direction, losses).numpy().astype("float64")
         if np.isfinite(slopes).all():
             aggregator.weights.set_value(self._weighting.learn(slopes).astype("float32"))
             return
@@ -627,10 +633,10 @@ def _is_usable(aggregator: LossAggregator, products: np.ndarray) -> bool:
     return False
 
 
-def _times(part: Tensor | None, *factors: Tensor | None) -> Tensor | None:
-    """Return a part of a gradient times the factors that there are; None for 0."""
+def _times(part: Tensor, *factors: Tensor | None) -> Tensor:
+    """Return a part of a gradient times the factors that there are."""
     for factor in factors:
-        part = part if part is None or factor is None else part * factor
+        part = part if factor is None else part * factor
     return part
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from paddleseg_autoloss.checks import checked_choice, checked_preference, checked_range
+from paddleseg_autoloss.checks import checked_choice, checked_preference
 from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.weighting.base import AlignmentWeighting, with_floor
+from paddleseg_autoloss.weighting.base import AlignmentWeighting, checked_rate, with_floor
 
 __all__ = ["AutoLambdaWeighting"]
 
@@ -67,7 +67,8 @@ class AutoLambdaWeighting(AlignmentWeighting):
         target: what you want to improve: ``"mIoU"`` (Lovasz-Softmax), ``"Jaccard"`` (the smooth
             Jaccard index), ``"Dice"``, ``"CrossEntropy"``, or a loss of PaddleSeg, as a mapping
             with ``type`` and its arguments.  It rates the first output of the network.
-        lr: :math:`\beta`, at least 0.
+        lr: :math:`\beta`, at least 0; by default 1.  With ``rating: product`` it has no default,
+            because the scale of :math:`a_i` depends on the network and on its training.
         scaling: P: ``"optimizer"`` for the second moments of Adam and the multipliers of the
             learning rates, or ``"none"``.
         rating: :math:`r_i`: ``"product"`` for :math:`a_i`; ``"cosine"`` for
@@ -78,8 +79,8 @@ class AutoLambdaWeighting(AlignmentWeighting):
         alignment: where :math:`a_i` comes from: ``"gradients"``, with K - 1 more backward passes in
             a look; or ``"differences"`` of the losses, with two forward passes in their place,
             whatever K is.  Differences give inner products only, not the lengths of the gradients,
-            so they need ``rating: product``, with a smaller :math:`\beta`: on CrackForest the
-            shares jumped between 0.02 and 0.96 with 1, and moved smoothly with 0.1.
+            so they need ``rating: product``: on CrackForest the shares jumped between 0.02 and 0.96
+            with ``lr: 1``, and moved smoothly with 0.1.
         floor: the least share of each loss, from 0 to 1 / K.
         init: the weights to begin with: K numbers of at least 0, of which the proportion counts, in
             the order of the losses; by default equal ones.  The weights of the first steps can
@@ -107,7 +108,7 @@ class AutoLambdaWeighting(AlignmentWeighting):
         self,
         num_losses: int,
         target: Any = "mIoU",
-        lr: float = 1.0,
+        lr: float | None = None,
         scaling: str = "optimizer",
         rating: str = "cosine",
         alignment: str = "gradients",
@@ -115,13 +116,13 @@ class AutoLambdaWeighting(AlignmentWeighting):
         init: Sequence[float] | None = None,
     ) -> None:
         super().__init__(num_losses, target, scaling, rating, floor)
-        self.lr = checked_range("lr", lr, least=0)
         self.alignment = checked_choice("alignment", alignment, ["gradients", "differences"])
         if alignment == "differences" and rating != "product":
             raise ConfigError(
                 "rating: expected product with alignment: differences, which gives no lengths of "
                 f"gradients, found {rating}; set rating: product, and lr to suit it"
             )
+        self.lr = checked_rate(lr, rating, default=1.0)
         self.init = init
         if init is not None:
             shares = np.array(checked_preference("init", init, num_losses)) / num_losses

@@ -24,6 +24,7 @@ __all__ = [
     "JacobianWeighting",
     "LossWeighting",
     "Weighting",
+    "checked_rate",
     "inner_products",
     "nearest_weights",
     "own_arguments",
@@ -546,6 +547,26 @@ class HeldOutLossWeighting(Weighting):
         Args:
             losses: the losses of a held-out batch, detached, shape [K].
         """
+
+
+def checked_rate(lr: float | None, rating: str, default: float) -> float:
+    """Return the learning rate of shares that follow ratings.
+
+    Args:
+        lr: what the user set, or None.
+        rating: ``rating`` of an `AlignmentWeighting`.
+        default: the rate for ratings that have no scale.
+
+    Raises:
+        ConfigError: it is no number of at least 0, or it is missing for ratings with a scale.
+    """
+    if lr is None and rating == "product":
+        raise ConfigError(
+            "lr: expected a number with rating: product, whose size depends on the network and "
+            "for which no default is right, found none; begin with 0.1, and take less if the "
+            "weights jump"
+        )
+    return default if lr is None else checked_range("lr", lr, least=0)
 
 
 def with_floor(shares: np.ndarray, floor: float) -> np.ndarray:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from paddleseg_autoloss.checks import checked_integer, checked_range
-from paddleseg_autoloss.weighting.base import AlignmentWeighting
+from paddleseg_autoloss.checks import checked_integer
+from paddleseg_autoloss.weighting.base import AlignmentWeighting, checked_rate
 from paddleseg_autoloss.weighting.simplex import onto_simplex
 
 __all__ = ["OLAUXWeighting"]
@@ -41,7 +41,8 @@ class OLAUXWeighting(AlignmentWeighting):
             ``"CrossEntropy"``, or a loss of PaddleSeg, as a mapping with ``type`` and its
             arguments.
         looks: N, looks from one update of the weights to the next, at least 1.
-        lr: :math:`\beta`, at least 0.
+        lr: :math:`\beta`, at least 0; by default 0.2, with ``rating: product`` none, see
+            `AutoLambdaWeighting`.
         scaling: ``"optimizer"`` or ``"none"``, see `AutoLambdaWeighting`.
         rating: ``"direction"``, ``"cosine"`` or ``"product"``, see `AutoLambdaWeighting`.
         floor: the least share of each loss, from 0 to 1 / K.
@@ -70,14 +71,14 @@ class OLAUXWeighting(AlignmentWeighting):
         num_losses: int,
         target: Any = "mIoU",
         looks: int = 5,
-        lr: float = 0.2,
+        lr: float | None = None,
         scaling: str = "optimizer",
         rating: str = "cosine",
         floor: float = 0.02,
     ) -> None:
         super().__init__(num_losses, target, scaling, rating, floor)
         self.looks = checked_integer("looks", looks, least=1)
-        self.lr = checked_range("lr", lr, least=0)
+        self.lr = checked_rate(lr, rating, default=0.2)
         self.register_memory("summed", np.zeros(num_losses))
         self.register_memory("num_looks", 0)
 

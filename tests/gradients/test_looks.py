@@ -263,7 +263,8 @@ class Slopes(AutoLambdaWeighting):
 
 
 def differing(small: Small, optimizer=None, interval=1, **options) -> LossAggregator:
-    options = {"rating": "product", "scaling": "none", "alignment": "differences"} | options
+    form = {"rating": "product", "scaling": "none", "alignment": "differences", "lr": 1}
+    options = form | options
     aggregator = LossAggregator(["a", "b"], Slopes(2, **options), update_interval=interval)
     aggregator.bind(small.model.parameters(), optimizer)
     return aggregator
@@ -367,11 +368,11 @@ def test_numbers_that_no_loss_depends_on_do_not_count(alignment):
     small.x[:, 2] = 0.0
     for _ in range(3):
         small.step(adam)
-    plain = looked(small, small.aggregator(adam, rating="product"))
+    plain = looked(small, small.aggregator(adam, rating="product", lr=1))
     if alignment == "gradients":
         # With this input the target has a gradient, the losses have none.
         small.held[:, 2] = 0.0
-        without = looked(small, small.aggregator(adam, rating="product"))
+        without = looked(small, small.aggregator(adam, rating="product", lr=1))
         assert plain[0, 0] < 100 * without[0, 0]
     else:
         aggregator = differing(small, adam, scaling="optimizer")
@@ -379,6 +380,37 @@ def test_numbers_that_no_loss_depends_on_do_not_count(alignment):
         aggregator(small.losses())
         aggregator.learn_from_differences(again(small, aggregator))
         np.testing.assert_allclose(aggregator.weighting.learned_from, plain[0, 1:], rtol=5e-3)
+
+
+def test_parameters_that_are_frozen_after_the_step_still_count():
+    """The direction is that of the step; its parts stay with their parameters."""
+    small = Small()
+    products = looked(small, small.aggregator(scaling="none"))[0, 1:]
+    aggregator = differing(small)
+    aggregator.look(small.target())
+    aggregator(small.losses())
+    for parameter in small.model[0].parameters():
+        parameter.stop_gradient = True
+    aggregator.learn_from_differences(again(small, aggregator))
+    np.testing.assert_allclose(aggregator.weighting.learned_from, products, rtol=2e-3)
+
+
+def test_parameters_are_restored_if_the_losses_cannot_be_computed():
+    small = Small()
+    aggregator = differing(small)
+    aggregator.look(small.target())
+    aggregator(small.losses())
+    before = [parameter.numpy() for parameter in small.model.parameters()]
+
+    def fails():
+        moved = [parameter.numpy() for parameter in small.model.parameters()]
+        assert not all(np.array_equal(one, other) for one, other in zip(moved, before))
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        aggregator.learn_from_differences(fails)
+    for parameter, value in zip(small.model.parameters(), before):
+        np.testing.assert_array_equal(parameter.numpy(), value)
 
 
 def test_a_gradient_scaler_sees_a_target_that_is_not_finite():
@@ -424,6 +456,11 @@ def test_differences_that_cannot_be_had_are_refused():
         aggregator(small.losses())
     with pytest.raises(ConfigError, match="it learns from no differences"):
         small.aggregator(scaling="none").learn_from_differences(again(small, aggregator))
+    aggregator = differing(small)
+    aggregator.look(small.target())
+    aggregator(small.losses())
+    with pytest.raises(ConfigError, match="expected a function that calls the aggregator"):
+        aggregator.learn_from_differences(small.losses)
     half, aggregator = paddle.create_parameter([2], "float16"), differing(small)
     aggregator.bind([half])
     aggregator.look(half.astype("float32").sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from unittest import mock
 
 import numpy as np
@@ -19,6 +20,7 @@ from support.training import (
     Squares,
     TinyNet,
     ce_and_dice,
+    enabled_scaler,
     resumed,
     run_training,
     state_arrays,
@@ -37,7 +39,7 @@ from paddleseg_autoloss.integration.config import load_config
 from paddleseg_autoloss.weighting import METHODS
 
 #: The form of AutoLambda that evaluates losses beside the parameters.
-DIFFERENCES = {"alignment": "differences", "rating": "product"}
+DIFFERENCES = {"alignment": "differences", "rating": "product", "lr": 1}
 #: Each method that learns from held-out data, with options that let it learn in a few steps.
 HELD_OUT = [
     *(
@@ -259,6 +261,117 @@ def test_a_target_that_is_not_finite_stops_the_run_with_its_name(options, tmp_pa
     method = component("AutoLambda", **options)
     with pytest.raises(TrainingDiverged, match="the target on held-out data is NaN"):
         train(tmp_path, 6, Batches(factor=float("nan")), losses=method)
+
+
+def test_differences_beside_a_method_that_counts_its_steps(tmp_path):
+    """The evaluations beside the parameters are no steps of any method."""
+
+    def losses():
+        return [
+            paddleseg_autoloss.AutoLambda(ce_and_dice(), update_interval=2, **DIFFERENCES),
+            paddleseg_autoloss.ScheduledLoss(
+                ce_and_dice(), final_coef=[6, 1], schedule="linear", end_iter=5
+            ),
+        ]
+
+    train(tmp_path, 5, losses=losses, coef=[1, 1], model=TwoHeads, log_iters=1)
+    rows = [row for row in history(tmp_path) if row["term"] == "head1/CrossEntropyLoss"]
+    assert [float(row["weight"]) for row in rows] == pytest.approx([1, 2, 3, 4, 5])
+
+
+def test_differences_are_taken_after_the_step_and_in_full_precision(tmp_path):
+    """The two points have the parameters of the next step in their midst."""
+    stock, active = paddle.amp.auto_cast, []
+    steps, points = [], []
+
+    @contextmanager
+    def auto_cast(enable=True, **options):
+        active.append(enable)
+        with stock(enable, **options):
+            yield
+        active.pop()
+
+    class Watched(WithoutDropout):
+        def forward(self, x):
+            values = self.body[0].weight.numpy()
+            if not self.training:
+                return super().forward(x)
+            if paddle.is_grad_enabled():
+                steps.append(values)
+            else:
+                points.append((values, active[-1]))
+            return super().forward(x)
+
+    with mock.patch("paddle.amp.auto_cast", auto_cast):
+        method = component("AutoLambda", **DIFFERENCES)
+        options = {"precision": "fp16", "amp_level": "O1"}
+        train(tmp_path, 4, losses=method, model=Watched, **options)
+    # Training steps 1 and 2, a look, training steps 3 and 4; the points come after step 3.
+    assert len(steps) == 5
+    (one, cast), (other, cast_again) = points
+    assert not cast
+    assert not cast_again
+    np.testing.assert_allclose((one + other) / 2, steps[4], atol=1e-6)
+    assert abs(one - steps[4]).max() > 1e-5
+    assert abs(steps[4] - steps[3]).max() > 1e-4
+
+
+@pytest.mark.parametrize("is_spoiled", [True, False])
+def test_nothing_is_learned_after_a_step_that_a_gradient_scaler_skips(is_spoiled, tmp_path):
+    """A GradScaler of a GPU on a CPU: only its check of the device is replaced."""
+
+    class Spoiled(WithoutDropout):
+        steps = points = 0
+
+        def forward(self, x):
+            outputs = super().forward(x)
+            if paddle.is_grad_enabled():
+                Spoiled.steps += 1
+                # Training steps 1 and 2, a look, then training step 3.
+                if is_spoiled and Spoiled.steps == 4:
+                    outputs[0].register_hook(lambda gradient: gradient * float("inf"))
+            elif self.training:
+                Spoiled.points += 1
+            return outputs
+
+    with mock.patch("paddle.amp.GradScaler", return_value=enabled_scaler(1024.0)):
+        method = component("AutoLambda", **{**DIFFERENCES, "lr": 5})
+        _, (loss,), _ = train(tmp_path, 3, losses=method, model=Spoiled, precision="fp16")
+    assert Spoiled.steps == 4
+    assert Spoiled.points == (0 if is_spoiled else 2)
+    assert (loss.aggregator.weights.tolist() == [1, 1]) == is_spoiled
+
+
+def test_a_network_with_the_channels_last_learns_the_same_weights(tmp_path):
+    """PaddleSeg's loop transposes the images of such a network; labels and targets do not."""
+
+    class ChannelsLast(WithoutDropout):
+        data_format = "NHWC"
+
+        def forward(self, x):
+            outputs = super().forward(x.transpose([0, 3, 1, 2]))
+            return [output.transpose([0, 2, 3, 1]) for output in outputs]
+
+    class OfChannelsLast(nn.Layer):
+        data_format = "NHWC"
+
+        def __init__(self, loss):
+            super().__init__()
+            self.loss = loss
+
+        def forward(self, logit, label):
+            return self.loss(logit.transpose([0, 3, 1, 2]), label)
+
+    def last():
+        losses = [OfChannelsLast(loss) for loss in ce_and_dice()]
+        return [paddleseg_autoloss.AutoLambda(losses, update_interval=2)]
+
+    found = []
+    for model, losses in ((WithoutDropout, component("AutoLambda")), (ChannelsLast, last)):
+        _, (loss,), _ = train(tmp_path / model.__name__, 5, losses=losses, model=model)
+        found.append(loss.aggregator.weights.numpy())
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    assert abs(found[0][0] - 1) > 1e-3
 
 
 def test_differences_beside_a_method_that_sees_the_losses_after_the_step(tmp_path):

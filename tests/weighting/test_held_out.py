@@ -40,7 +40,7 @@ def test_ratings_are_those_of_the_formulas():
     g_v, g = random_rows(0)
     products = g @ g_v
     found = {
-        rating: AutoLambdaWeighting(3, rating=rating).ratings(gramian(g_v, g))
+        rating: AutoLambdaWeighting(3, rating=rating, lr=1).ratings(gramian(g_v, g))
         for rating in ("product", "cosine")
     }
     np.testing.assert_allclose(found["product"], products, rtol=1e-12)
@@ -271,6 +271,11 @@ def test_a_number_that_is_not_finite_changes_nothing(kind):
     ("make", "message"),
     [
         (lambda: AutoLambdaWeighting(2, lr=-1), "lr: expected a number of at least 0, found -1"),
+        (
+            lambda: AutoLambdaWeighting(2, rating="product"),
+            "lr: expected a number with rating: pro",
+        ),
+        (lambda: OLAUXWeighting(2, rating="product"), "lr: expected a number with rating: product"),
         (lambda: AutoLambdaWeighting(2, floor=0.6), "floor: expected a number from 0 to 0.5"),
         (lambda: AutoLambdaWeighting(2, scaling="adam"), "scaling: expected one of optimizer, no"),
         (lambda: AutoLambdaWeighting(2, rating="sum"), "rating: expected one of direction, cosine"),
