@@ -66,6 +66,8 @@ def _draw_runs(
         dots = axes.plot(list(known.values()), [row + 0.18] * len(known), "o", color=MEAN, ms=5)
         notes.add(dots[0], [f"{name}, seed {seed}: {value:.4f}" for seed, value in known.items()])
         _draw_spread(axes, row - 0.12, pd.Series(values), f"{name}: mean", notes)
+    # Numbers with four digits and more would touch each other.
+    axes.locator_params(axis="x", nbins=5)
 
 
 def _draw_spread(axes: Any, row: float, values: pd.Series, text: str, notes: Notes) -> None:

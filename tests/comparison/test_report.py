@@ -15,7 +15,7 @@ from support.comparison import CONFIGS, comparison_file, pretend, write_results
 from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.comparison.command import compare_from
 from paddleseg_autoloss.comparison.folders import RunFolder
-from paddleseg_autoloss.comparison.pictures import difference_panels, weight_panels
+from paddleseg_autoloss.comparison.pictures import difference_panels, run_panels, weight_panels
 from paddleseg_autoloss.comparison.report import write_report
 from paddleseg_autoloss.comparison.results import Results, rare_classes
 from paddleseg_autoloss.comparison.statistics import compare
@@ -270,3 +270,20 @@ def test_better_and_worse_have_signs():
     (panel,) = difference_panels(found, "base", "mIoU")
     panel.draw(axes, Notes())
     assert {">", "<", "D"} <= {line.get_marker() for line in axes.lines}
+
+
+@pytest.mark.parametrize("values", [[0.5885, 0.6038, 0.6], [0.84456, 0.84701], [0.3, 1.9]])
+def test_numbers_below_a_panel_do_not_touch(values):
+    results = SimpleNamespace(
+        variants=[SimpleNamespace(name="ours")], by_seed=lambda *_: dict(enumerate(values))
+    )
+    figure = Figure(figsize=(4, 2.6), dpi=100, layout="constrained")
+    run_panels(results)[0].draw(figure.subplots(), Notes())
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    shown = [label for label in axes.get_xticklabels() if label.get_window_extent().width]
+    inside = [label for label in shown if axes.get_xlim()[0] <= label.get_position()[0]]
+    inside = [label for label in inside if label.get_position()[0] <= axes.get_xlim()[1]]
+    assert len(inside) >= 2
+    boxes = [label.get_window_extent() for label in inside]
+    assert all(one.x1 + 3 < other.x0 for one, other in zip(boxes, boxes[1:]))
