@@ -11,8 +11,12 @@ import pytest
 from scipy import stats
 from support import ROOT
 
+from paddleseg_autoloss.comparison.results import ResultTable, read_results
+
 EVIDENCE = ROOT / "docs" / "evidence"
-COMPARISONS = sorted(path.parent for path in EVIDENCE.glob("*/results.csv"))
+COMPARISONS = sorted(
+    path.parent for path in EVIDENCE.glob("*/results.csv") if (path.parent / "report.md").is_file()
+)
 PAIRED = [f for f in COMPARISONS if pd.read_csv(f / "results.csv").seed.nunique() > 1]
 IMAGES = {".jpg", ".jpeg", ".npz", ".html", ".pdparams"}
 
@@ -96,34 +100,65 @@ def test_the_whole_grid_is_that_of_the_runs():
             assert stated == pytest.approx(found, abs=5.1e-4), (mix, column)
 
 
+FIVE = EVIDENCE / "camvid_five_seeds" / "results.csv"
+
+
+def test_five_seeds_on_streets_are_those_of_three_comparisons():
+    parts = [
+        pd.read_csv(EVIDENCE / name / "results.csv")
+        for name in ("tuned_camvid", "camvid_seeds", "camvid_others")
+    ]
+    key = ["variant", "learning_rate", "seed"]
+    runs = pd.concat(parts)
+    twice = runs[runs.duplicated(key, keep=False)]
+    assert set(twice.variant) == {"fixed 0.2:0.8"}
+    assert (twice.groupby(key).test_mIoU.agg(np.ptp) < 1e-12).all(), "the same run on one machine"
+    runs = runs[runs.variant.isin(parts[0].variant)].drop_duplicates(key).set_index(key)
+    found = pd.read_csv(FIVE).set_index(key)
+    assert sorted(found.index) == sorted(runs.index)
+    columns = ["validation_mIoU", "test_mIoU", "test_rare_mIoU"]
+    np.testing.assert_array_equal(found[columns], runs.loc[found.index, columns])
+
+
+def variants_of(names: pd.Series) -> list[str]:
+    """The variants that the names in a table of the page stand for."""
+    short = {
+        "cross-entropy alone": "fixed 1:0",
+        "Dice alone": "fixed 0:1",
+        "`AutoLambda`, a look every 10 steps, `lr: 2`": "AutoLambda, faster",
+    }
+    found: list[str] = []
+    for name in names:
+        same = f"{found[-1]}, constant sum" if found else ""
+        found.append(same if name.startswith("the same") else short.get(name, name.strip("`")))
+    return found
+
+
 def test_five_seeds_on_streets_by_scipy():
     page = (EVIDENCE / "README.md").read_text(encoding="utf-8")
-    section = page.split("\n### Streets: new seeds\n", 1)[1].split("\n## ", 1)[0]
-    names = ("tuned_camvid", "camvid_seeds")
-    results = pd.concat([pd.read_csv(EVIDENCE / name / "results.csv") for name in names])
-    runs = results[results.learning_rate == 0.008].pivot(
-        index="seed", columns="variant", values="test_mIoU"
-    )
+    section = page.split("\n## Streets: the same nineteen ways\n", 1)[1].split("\n## ", 1)[0]
+    table = table_under("\n", section)
+    results = ResultTable(read_results(FIVE))
+    runs = {name: pd.Series(results.by_seed(name, "test_mIoU")) for name in results.rates}
+    names = variants_of(table.iloc[:, 0])
+    assert sorted(names) == sorted(runs)
     baseline = runs["fixed 0.2:0.8"]
-    p_values, findings = [], []
-    for _, row in table_under("```\n\nWith", section).iterrows():
-        own = runs[row.variant.strip("`")].dropna()
-        mean, sd = (float(part.strip("*")) for part in row.iloc[1].split(" ± "))
-        assert (mean, sd) == pytest.approx((own.mean(), own.std()), abs=6e-5)
-        assert len(own) == 5
-        if row.variant == "fixed 0.2:0.8":
+    found = {}
+    for name, (_, row) in zip(names, table.iterrows()):
+        assert len(runs[name]) == 5
+        mean, sd = (float(part.strip("*")) for part in row["mIoU"].split(" ± "))
+        assert (mean, sd) == pytest.approx((runs[name].mean(), runs[name].std()), abs=6e-5)
+        if name == "fixed 0.2:0.8":
             continue
-        test = stats.ttest_rel(own, baseline)
+        test = stats.ttest_rel(runs[name], baseline)
         low, high = 100 * np.array(test.confidence_interval(0.95))
         stated = [float(part) for part in re.findall(r"[-+]?\d+\.\d", row.iloc[2])]
-        assert stated == pytest.approx([100 * (own - baseline).mean(), low, high], abs=0.051)
-        p_values.append(test.pvalue)
-        findings.append(row.iloc[3])
-    count = len(p_values)
+        assert stated == pytest.approx([100 * (runs[name] - baseline).mean(), low, high], abs=0.051)
+        found[name] = (test.pvalue, row.iloc[3])
     worst = 0.0
-    for rank, index in enumerate(np.argsort(p_values)):
-        worst = max(worst, p_values[index] * (count - rank))
-        assert findings[index] == ("worse" if worst < 0.05 else "not seen")
+    for rank, name in enumerate(sorted(found, key=lambda name: found[name][0])):
+        worst = max(worst, found[name][0] * (len(found) - rank))
+        assert found[name][1] == ("worse" if worst < 0.05 else "not seen"), name
 
 
 def test_no_image_is_published():
