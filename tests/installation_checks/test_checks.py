@@ -157,7 +157,7 @@ def test_broken_method_ends_the_command_with_status_1(tmp_path):
     assert done.returncode == 1
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("cpu")]
     failed = {row[-4] for row in rows if row[-1] == "FAILED"}
-    assert failed == {"CAGrad"}
+    assert failed == {"CAGrad"}, done.stdout + done.stderr
     assert sum(row[-1] == "ok" for row in rows) == 2 * (len(KINDS) - 1)
     words = done.stdout.split()
     assert words[words.index("paddleseg_autoloss") + 1] == f"{paddleseg_autoloss.__version__},"
