@@ -231,7 +231,7 @@ class TwoHeads(TinyNet):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("AutoLambda", {}), ("AutoLambda", {**DIFFERENCES, "lr": 1}), ("CoBa", {"warmup": 2})],
+    [("AutoLambda", {}), ("AutoLambda", DIFFERENCES), ("CoBa", {"warmup": 2})],
 )
 def test_the_first_output_rates_the_terms_of_all_heads(name, options, tmp_path):
     names = [f"head{h}/{kind}" for h in (0, 1) for kind in ("CrossEntropyLoss", "DiceLoss")]
