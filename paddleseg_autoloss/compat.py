@@ -1,7 +1,7 @@
 """All code that depends on versions of Paddle and PaddleSeg; no other module tests a version.
 
-It is imported before everything else of the package.  It contains two kinds of cure: the import
-order below, and the table `SOURCE_FIXES`, in which each entry replaces one faulty expression of a
+It is imported before everything else of the package.  It contains two kinds of cure: the way of the
+imports below, and the table `SOURCE_FIXES`, in which each entry replaces one faulty expression of a
 PaddleSeg function.  An entry is applied only if the installed PaddleSeg contains the fault and the
 installed Paddle is affected by it.  So a PaddleSeg that has corrected a fault is not changed.
 """
@@ -33,10 +33,15 @@ with warnings.catch_warnings():
     import paddle
     from paddle import Tensor
     from paddle.base.layer_helper import LayerHelper
-    from paddleseg.utils import logger, progbar
     from tqdm import tqdm
 
+from paddleseg_autoloss.late_imports import imported_at_first_use
 from paddleseg_autoloss.seams import replaced
+
+# PaddleSeg needs scikit-learn for the area under the ROC curve only, and it takes a quarter of
+# the start of every command.
+with imported_at_first_use("sklearn.metrics", "the area under the ROC curve"):
+    from paddleseg.utils import logger, progbar
 
 __all__ = [
     "APPLIED_FIXES",

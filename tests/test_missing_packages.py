@@ -25,7 +25,7 @@ def without(folder: Path, name: str, content: str = MISSING) -> str:
 @pytest.mark.parametrize(
     ("name", "package", "module"),
     [
-        ("sklearn", "scikit-learn", "paddleseg.utils.metrics"),
+        ("yaml", "pyyaml", "paddleseg.cvlibs.config"),
         ("scipy", "scipy", "paddleseg"),
         ("cv2", "opencv-python", "paddleseg"),
     ],
@@ -85,7 +85,7 @@ def test_other_errors_of_a_script_keep_their_traceback(tmp_path):
         "except ImportError as error:\n    print('caught', type(error).__name__)\n"
         "raise ValueError('of the script')\n"
     )
-    done = run_tool("-c", code, PYTHONPATH=without(tmp_path, "sklearn"))
+    done = run_tool("-c", code, PYTHONPATH=without(tmp_path, "scipy"))
     assert "caught MissingPackageError" in done.stdout
     assert "Traceback" in done.stderr
     assert "ValueError: of the script" in done.stderr

@@ -174,16 +174,15 @@ class TrainingSession:
         due = [a for a in self.aggregators if a.needs_differences]
         if not second.take_turn() or not (self._observes or due):
             return
-        with second.of_latest_batch() as outputs_again, ExitStack() as stack:
+        with second.of_latest_batch() as outputs_again:
             if self._observes:
                 with self.autocast():
                     self._evaluate_again(outputs_again())
-            for aggregator in self.aggregators:
-                stack.enter_context(aggregator.collecting())
-            for aggregator in due:
-                aggregator.learn_from_differences(
-                    lambda: self._values_of_terms(outputs_again(), self._data)
-                )
+            with self._collecting():
+                for aggregator in due:
+                    aggregator.learn_from_differences(
+                        lambda: self._values_of_terms(outputs_again(), self._data)
+                    )
 
     def _begin_step(self) -> None:
         """Clear the gradients of the losses; PaddleSeg's loop clears those of the model only."""
@@ -248,10 +247,15 @@ class TrainingSession:
         self, aggregator: LossAggregator, outputs: Any, data: Mapping[str, Tensor]
     ) -> Tensor:
         """Compute the losses that an aggregator weighs, shape [K], for a held-out batch."""
-        with ExitStack() as stack:
-            found = {id(a): stack.enter_context(a.collecting()) for a in self.aggregators}
+        with self._collecting() as found:
             self._values_of_terms(outputs, dict(data))
-        return found[id(aggregator)][0]
+        return found[self.aggregators.index(aggregator)][0]
+
+    @contextmanager
+    def _collecting(self) -> Iterator[list[list[Tensor]]]:
+        """Context in which each aggregator keeps its losses, and computes no weights."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(a.collecting()) for a in self.aggregators]
 
     def randomness(self) -> dict[str, Any]:
         """Return what the random numbers of the run go on from, for a checkpoint."""
