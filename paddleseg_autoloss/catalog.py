@@ -38,7 +38,7 @@ __all__ = [
 
 #: Published methods that this package does not contain, and the reasons.
 LEFT_OUT = {
-    "MOML, FORUM": "differentiates, in every step, through an optimizer step on validation data",
+    "MOML, FORUM": "every step differentiates through an optimizer step on validation data",
 }
 
 _HEADER = (
@@ -226,7 +226,7 @@ _NOTES = [
     "Needs losses: no extra cost. Gramian, Jacobian: the gradient of each loss, K - 1 more "
     "backward passes for K losses. Alignments, held-out: looks at images that are held out "
     "of training. autoloss show CAGrad has formula, state and a config.",
-    *(f"Left out: {name}: it {reason}." for name, reason in LEFT_OUT.items()),
+    *(f"Left out: {name}: {reason}." for name, reason in LEFT_OUT.items()),
 ]
 
 
@@ -246,7 +246,7 @@ def text_entry(name: str) -> str:
             plain_docstring(entry.docstring()),
             "\n".join(facts),
             config_snippet(name),
-            aggregator_snippet(name),
+            f"# Or, to weigh all losses of all outputs together:\n{aggregator_snippet(name)}",
         ]
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import paddle
@@ -11,8 +12,9 @@ from paddle import nn
 __all__ = ["before_each_step"]
 
 
-def before_each_step(model: nn.Layer, act: Callable[[tuple[Any, ...]], object]) -> Any:
-    """Call a function before every forward pass of a network in training mode.
+@contextmanager
+def before_each_step(model: nn.Layer, act: Callable[[tuple[Any, ...]], object]) -> Iterator[None]:
+    """Context in which a function is called before every forward pass of training.
 
     PaddleSeg deep-copies the network for EMA.  The copy has the hook too, but calls nothing.
 
@@ -20,17 +22,13 @@ def before_each_step(model: nn.Layer, act: Callable[[tuple[Any, ...]], object]) 
         model: the network.
         act: gets the inputs of the network.
 
-    Returns:
-        The hook; its ``remove()`` ends the calls.
-
     Examples:
         >>> import paddle
         >>> from paddleseg_autoloss.hooks import before_each_step
         >>> model = paddle.nn.Linear(2, 1)
-        >>> hook = before_each_step(model, lambda inputs: print(len(inputs[0])))
-        >>> _ = model(paddle.rand([3, 2]))
+        >>> with before_each_step(model, lambda inputs: print(len(inputs[0]))):
+        ...     _ = model(paddle.rand([3, 2]))
         3
-        >>> hook.remove()
         >>> _ = model(paddle.rand([3, 2]))
     """
 
@@ -39,4 +37,8 @@ def before_each_step(model: nn.Layer, act: Callable[[tuple[Any, ...]], object]) 
         if layer is model and layer.training and paddle.is_grad_enabled():
             act(inputs)
 
-    return model.register_forward_pre_hook(act_first)
+    hook = model.register_forward_pre_hook(act_first)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -37,11 +37,14 @@ def explained_imports() -> Iterator[None]:
     try:
         yield
     except AutoLossError as error:
-        _show_in_one_line(error)
+        _show_in_one_line(error, f"error: {error}")
+        raise
+    except KeyboardInterrupt as stop:
+        _show_in_one_line(stop, "stopped by SIGINT")
         raise
     except ImportError as error:
         explained = MissingPackageError(_explanation(error))
-        _show_in_one_line(explained)
+        _show_in_one_line(explained, f"error: {explained}")
         raise explained from error
 
 
@@ -90,13 +93,13 @@ def _importer(trace: TracebackType | None) -> str:
     return importer
 
 
-def _show_in_one_line(failure: AutoLossError) -> None:
-    """Let Python print this error in one line, as commands do, if it ends the process."""
+def _show_in_one_line(failure: BaseException, line: str) -> None:
+    """Let Python print one line for this error, as commands do, if it ends the process."""
     stock = sys.excepthook
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if error is failure:
-            print(f"error: {error}", file=sys.stderr)
+            print(line, file=sys.stderr)
         else:
             stock(kind, error, trace)
 

@@ -106,9 +106,10 @@ def read_document(path: Path) -> Document:
 
 def _hint(lines: list[str], place: int) -> str:
     """Say what is wrong with a line, or with the one before, where YAML only sees the result."""
-    for number in (place, place - 1):
-        line = _QUOTED.sub("", lines[number]) if 0 <= number < len(lines) else ""
-        line = line.partition("#")[0]
+    code = [_QUOTED.sub("", line).partition("#")[0] for line in lines[: place + 1]]
+    earlier = [number for number, line in enumerate(code[:place]) if line.strip()]
+    for number in (place, *earlier[-1:]):
+        line = code[number] if number < len(code) else ""
         before, comma, _ = line.partition("，")
         if _FULL_WIDTH_START.match(line) or (comma and _LIST_START.search(before)):
             return f"; line {number + 1} has a full-width ： or ，: write : and a blank, or ,"

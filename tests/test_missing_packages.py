@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import paddleseg
@@ -62,6 +63,15 @@ def test_package_that_cannot_be_loaded(tmp_path):
     done = run_tool("tools/val.py", PYTHONPATH=path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(f" cannot import cv2: {LIBRARY}")
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_packages_are_imported(tmp_path):
+    path = without(tmp_path, "cv2", "raise KeyboardInterrupt\n")
+    done = run_tool("-m", "paddleseg_autoloss", "list", PYTHONPATH=path, PYTHONWARNINGS="ignore")
+    # A shell reports this as 130.
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.splitlines()[-1] == "stopped by SIGINT"
     assert "Traceback" not in done.stderr
 
 

@@ -51,6 +51,11 @@ class TestRefusals:
             ("a: 0x" + "f" * 200, "line 1: expected an integer of at most 100 digits"),
             ("? [a]\n: 1", "found unhashable key"),
             ("a: 1\nbatch_size：4\niters: 3", "; line 2 has a full-width ： or ，: write : and"),
+            (
+                "a: 1\nflag： no\n\n# a comment\nb: 3",
+                "; line 2 has a full-width ： or ，: write : and",
+            ),
+            ("a: 1\nflag： no\n\n\n\nb: 3", "; line 2 has a full-width ： or ，: write : and"),
             ("a:\n  batch_size：4", "line 2: expected : and a blank, or , but found a full-width"),
             ("loss: {type：X}", "line 1: expected : and a blank, or , but found a full-width"),
             ("coef: [0.2，0.8]", "line 1: expected : and a blank, or , but found a full-width"),

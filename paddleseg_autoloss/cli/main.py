@@ -9,6 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import nullcontext
 from types import ModuleType
+from typing import Any
 
 import paddleseg_autoloss
 from paddleseg_autoloss.cli import (
@@ -25,6 +26,7 @@ from paddleseg_autoloss.cli import (
 )
 from paddleseg_autoloss.cli import list as list_
 from paddleseg_autoloss.compat import quiet
+from paddleseg_autoloss.errors import did_you_mean
 from paddleseg_autoloss.flags import run_command
 
 __all__ = ["COMMANDS", "EXIT_STATUSES", "main", "parse_args", "tool_main"]
@@ -72,7 +74,7 @@ def tool_main(name: str) -> int:
         name: name of the command.
     """
     program = ("python", sys.argv[0])
-    parser = ArgumentParser(prog=" ".join(program), allow_abbrev=False)
+    parser = _Parser(prog=" ".join(program), allow_abbrev=False)
     _add_version(parser)
     _add_command(parser, name)
     return _run(parser, program, sys.argv[1:])
@@ -85,6 +87,19 @@ def parse_args(argv: Sequence[str]) -> Namespace:
         argv: the arguments after ``autoloss``; the first is the name of the command.
     """
     return _parser(("autoloss",)).parse_args(argv)
+
+
+class _Parser(ArgumentParser):
+    """Says which flag an unknown one may be, with the usage of its own command."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse arguments; one that is not known ends the process with status 2."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            hint = did_you_mean(flag, self._option_string_actions) if flag[:1] == "-" else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found, unknown
 
 
 def _run(parser: ArgumentParser, program: Sequence[str], words: Sequence[str]) -> int:
@@ -103,7 +118,7 @@ def _expand_home(args: Namespace) -> None:
 
 
 def _parser(program: Sequence[str]) -> ArgumentParser:
-    parser = ArgumentParser(
+    parser = _Parser(
         prog=" ".join(program),
         description="Automatic loss weighting for PaddleSeg.",
         epilog=_EXIT_STATUS,

@@ -13,7 +13,7 @@ from paddle import nn
 from paddleseg.cvlibs import Config, manager
 from paddleseg.utils import logger, utils
 
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.errors import CheckpointError, ConfigError
 from paddleseg_autoloss.flags import (
     default_device,
     non_negative_int,
@@ -259,12 +259,20 @@ def load_trained(model: nn.Layer, path: str) -> None:
     """Load the weights at ``--model_path``; a warning counts the missing tensors.
 
     Raises:
-        CheckpointError: the weights cannot be read, or none of them fits the network.
+        CheckpointError: the weights cannot be read, or belong to another network.
     """
+    own = model.state_dict()
     missing = load_weights(model, path, "--model_path")
+    for name, shape in missing.items():
+        if shape:
+            raise CheckpointError(
+                f"--model_path: expected {name} of shape {list(own[name].shape)}, as the network "
+                f"of the config has it, found {shape} in {path}; use the config of the training, "
+                "with the same num_classes"
+            )
     if missing:
         logger.warning(
-            f"--model_path: {path} lacks {missing} of the network's {len(model.state_dict())} "
+            f"--model_path: {path} lacks {len(missing)} of the network's {len(own)} "
             "tensors, which keep their random initial values: the results are not meaningful"
         )
 

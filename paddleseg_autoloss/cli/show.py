@@ -25,7 +25,7 @@ def run(args: Namespace) -> None:
     name = args.method
     for names, reason in LEFT_OUT.items():
         if name in names.split(", "):
-            raise ConfigError(f"method: {name} is left out: it {reason}")
+            raise ConfigError(f"method: {name} is left out: {reason}")
     if name not in METHODS:
         raise ConfigError(f"method: there is no {name!r}{did_you_mean(name, METHODS)}")
     print(text_entry(name))

@@ -28,7 +28,8 @@ def add_flags(parser: ArgumentParser) -> None:
     options.add_config(parser)
     add(
         "--model_path",
-        help="trained weights, such as output/best_model/model.pdparams; default: untrained",
+        help="trained weights, such as output/best_model/model.pdparams; default: those of the "
+        "config, random without model.pretrained",
     )
     options.add_num_workers(parser)
     options.add_device(parser)
@@ -76,7 +77,11 @@ def run(args: Namespace) -> Figures:
     model = build("model", lambda: builder.model)
     if args.model_path is not None:
         options.load_trained(model, args.model_path)
-        logger.info("Loaded trained weights successfully.")
+    elif not config.model_cfg.get("pretrained"):
+        logger.warning(
+            "--model_path: found none, so the network has its random initial values: the results "
+            "are not meaningful"
+        )
     val_dataset = build_val_dataset(config, builder)
     options.show_config(config)
     with reader_errors(), capture_figures() as figures:

@@ -57,7 +57,8 @@ def evaluate_run(folder: Path, device: str, num_workers: int, samples: int) -> N
     missing = load_weights(model, path, "run")
     if missing:
         raise CheckpointError(
-            f"run: expected all {total} tensors of the network in {path}, found {total - missing}"
+            f"run: expected all {total} tensors of the network in {path}, found "
+            f"{total - len(missing)}"
         )
     test_data = _val_dataset(test)
     figures = {"test": _figures(model, test, test_data, num_workers)}

@@ -320,7 +320,8 @@ class _Steps:
     def _forward(self, batch: dict[str, Any]) -> tuple[list[Tensor], Any]:
         outputs = outputs_for(self._model, batch)
         compute = getattr(self._model, "loss_computation", None) or stock_losses
-        compute(outputs, self._losses, batch)
+        with self._monitor.attached():
+            compute(outputs, self._losses, batch)
         values = self._monitor.collect()
         each = [v * term.coef for v, term in zip(values, self._terms) if v is not None]
         return each, outputs

@@ -92,7 +92,7 @@ class LossAggregator(nn.Layer):
             method has none.
         last_weights: the weights of the latest call, shape [K], detached; None before the first.
         last_gramian: the inner products of the gradients in the latest call, shape [K, K]; None if
-            no gradients were computed.
+            it computed none, as between two updates.
         scale_factor: factor by which ``reduction`` multiplies the total.
         network_parameters: the parameters that `bind` got; None before `bind`.
         features: what the layer of level ``"features"`` returned; None for other levels.
@@ -300,13 +300,11 @@ class LossAggregator(nn.Layer):
                 in lists and dicts.
 
         Raises:
-            ConfigError: the keys differ from the names, or the parameters or outputs for the
-                gradients are missing.
-            ConfigError: weights can be negative, only some of the losses depend on some of the
-                parameters, and the options make it impossible to set the weights to 0 for these
-                parameters.
-            ConfigError: a loss is negative, and the method neither accepts this nor learns its
-                weights.
+            ConfigError: the keys differ from the names; or the parameters or outputs for the
+                gradients are missing; or a loss is negative, and the method neither accepts this
+                nor learns its weights; or weights can be negative, only some of the losses depend
+                on some of the parameters, and the options make it impossible to set the weights to
+                0 for these parameters.
             TrainingDiverged: a gradient is NaN or infinite, there is no gradient scaler to skip the
                 step, and `in_session` is false.
             UnheldParameterError: the method learns its weights, training has begun, and no
@@ -330,6 +328,7 @@ class LossAggregator(nn.Layer):
             if self._observer is not None:
                 self._observer(values)
                 return values.sum()
+            self.last_gramian = self.not_finite = None
             given = LossesOfStep(in_order, values, outputs)
             values, weights, update = self._strategy.weigh(self, given)
             if self.constant_sum is None:

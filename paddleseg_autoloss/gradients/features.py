@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -69,10 +69,9 @@ class Features:
             self._calls.append(copies)
             return copies
 
-        self._hooks = [
-            before_each_step(model, lambda _: self.clear()),
-            layer.register_forward_post_hook(keep),
-        ]
+        self._hooks = ExitStack()
+        self._hooks.enter_context(before_each_step(model, lambda _: self.clear()))
+        self._hooks.callback(layer.register_forward_post_hook(keep).remove)
         self._below: set[int] | None = None
 
     def tensors(self) -> list[Tensor]:
@@ -149,8 +148,7 @@ class Features:
 
     def remove(self) -> None:
         """Remove the hooks from the network."""
-        for hook in self._hooks:
-            hook.remove()
+        self._hooks.close()
         self.clear()
 
 

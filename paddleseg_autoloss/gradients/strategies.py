@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -150,11 +151,19 @@ class FromLosses(Strategy):
         self._weighting = weighting
 
     def weigh(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
-        """Return the weights for the means of the losses over all cards."""
+        """Return the weights for the means of the losses over all cards.
+
+        A call that trains nothing leaves the method's memory as it was.
+        """
         shared = _mean_over_cards(losses.values)
         if aggregator.loss_range.refuses:
             aggregator.check_loss_range(shared)
-        return WeightedLosses(losses.values, self._weighting(shared))
+        if _trains(aggregator):
+            return WeightedLosses(losses.values, self._weighting(shared))
+        with _buffers_restored(self._weighting):
+            # Use a copy, because some methods return one of their buffers.
+            weights = self._weighting(shared).clone()
+        return WeightedLosses(losses.values, weights)
 
 
 class Gradients(NamedTuple):
@@ -369,7 +378,7 @@ class FromAlignments(FromGradients):
             TrainingDiverged: see `FromGradients.weigh`.
         """
         is_due = _is_due(aggregator)
-        if aggregator.has_looked and aggregator.training and paddle.is_grad_enabled():
+        if aggregator.has_looked and _trains(aggregator):
             return self._update(aggregator, losses)
         if is_due:
             _check_looked(aggregator)
@@ -418,10 +427,9 @@ class FromDifferences(FromAlignments):
         """
         update = None
         is_due = _is_due(aggregator)
-        if aggregator.training and paddle.is_grad_enabled():
+        if _trains(aggregator):
             if is_due:
                 _check_looked(aggregator)
-            aggregator.not_finite = None
             if aggregator.has_looked:
                 update = self._take_direction(aggregator, losses)
         return WeightedLosses(losses.values, aggregator.weights.clone(), update)
@@ -598,9 +606,25 @@ def factor_to_sum(weights: Tensor, constant_sum: float) -> Tensor:
     return constant_sum / weights.detach().abs().sum().clip(min=1e-30)
 
 
+def _trains(aggregator: LossAggregator) -> bool:
+    """Whether this call is a step of training and no evaluation."""
+    return aggregator.training and paddle.is_grad_enabled()
+
+
+@contextmanager
+def _buffers_restored(layer: nn.Layer) -> Iterator[None]:
+    """Context after which the buffers of a layer are as before."""
+    before = [(buffer, buffer.clone()) for buffer in layer.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.set_value(value)
+
+
 def _is_due(aggregator: LossAggregator) -> bool:
     """Count the calls of training, and return whether this one updates the weights."""
-    if not (aggregator.training and paddle.is_grad_enabled()):
+    if not _trains(aggregator):
         return False
     calls = int(aggregator.calls)
     aggregator.calls.set_value(np.asarray(calls + 1))
@@ -670,7 +694,6 @@ def _checked(
     """Check that the Gramian and the losses are finite and in the range of the method."""
     aggregator.last_gramian = products
     is_finite = bool(np.isfinite(products).all() and np.isfinite(on_host).all())
-    aggregator.not_finite = None
     if not is_finite:
         aggregator.not_finite = _name_not_finite(aggregator.names, on_host, products)
         if jacobian.scale is None and not aggregator.in_session:

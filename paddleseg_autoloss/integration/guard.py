@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import paddle
@@ -17,7 +18,7 @@ from paddleseg_autoloss.integration.running_statistics import RunningStatistics
 from paddleseg_autoloss.integration.state import LossState
 from paddleseg_autoloss.integration.stopping import StopRequest
 from paddleseg_autoloss.ranks import any_rank
-from paddleseg_autoloss.tensors import describe_broken
+from paddleseg_autoloss.tensors import as_leaf, describe_broken
 
 __all__ = ["StepGuard"]
 
@@ -44,7 +45,7 @@ class StepGuard:
         skips: whether to skip such a step and to continue with the next batch and learning rate;
             otherwise the run stops.
         evaluate: computes the losses of other outputs for the same batch and returns the value of
-            every term; it changes no state.
+            every term; the guard restores what this changes.
 
     Attributes:
         snapshot: copy of the losses' state before the step; set it before the losses are computed.
@@ -73,7 +74,10 @@ class StepGuard:
         self._in_a_row = 0
         self.snapshot: dict[str, dict[str, Tensor]] = {}
         self.outputs: Any = None
-        self._hook = self._statistics.keep_before_each_step()
+
+    def attached(self) -> AbstractContextManager[None]:
+        """Context in which the state of the network before each step is kept."""
+        return self._statistics.kept_before_each_step()
 
     def shown(self, losses: list[Tensor]) -> list[Tensor]:
         """Return the losses for PaddleSeg's log and curves.
@@ -167,9 +171,7 @@ class StepGuard:
         outputs = self.outputs
         if not isinstance(outputs, list) or not all(isinstance(x, Tensor) for x in outputs):
             return None
-        leaves = [x.detach() for x in outputs]
-        for leaf, output in zip(leaves, outputs):
-            leaf.stop_gradient = output.stop_gradient
+        leaves = [as_leaf(x) for x in outputs]
         trained = [leaf for leaf in leaves if not leaf.stop_gradient]
         if not trained:
             return None
@@ -189,10 +191,6 @@ class StepGuard:
     def undo_forward(self) -> None:
         """Restore the state from before the latest forward pass of training."""
         self._statistics.undo()
-
-    def remove(self) -> None:
-        """Remove the hooks from the network."""
-        self._hook.remove()
 
 
 def _is_on_gpu(tensors: list[Tensor]) -> bool:

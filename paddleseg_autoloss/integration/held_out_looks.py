@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import paddle
@@ -61,11 +61,10 @@ class HeldOutLooks:
         }
         self._statistics = RunningStatistics(model)
         self._is_looking = False
-        self._hook = before_each_step(model, lambda _: self._look_if_due())
 
-    def remove(self) -> None:
-        """Remove the hook from the network."""
-        self._hook.remove()
+    def attached(self) -> AbstractContextManager[None]:
+        """Context in which there is a look before each step that needs it."""
+        return before_each_step(self.model, lambda _: self._look_if_due())
 
     def undo(self) -> None:
         """Forget the look before a step that is not taken: the run that goes on takes it again."""

@@ -57,7 +57,9 @@ def load_tensors(path: str, what: str = "pretrained") -> Any:
         raise CheckpointError(f"{what}: cannot read {path}: {typed_line(error)}") from error
 
 
-def load_weights(model: nn.Layer, pretrained_model: str | None, what: str = "pretrained") -> int:
+def load_weights(
+    model: nn.Layer, pretrained_model: str | None, what: str = "pretrained"
+) -> dict[str, list[int]]:
     """Load the tensors of a weight file that fit into a network, as PaddleSeg does.
 
     Args:
@@ -66,19 +68,24 @@ def load_weights(model: nn.Layer, pretrained_model: str | None, what: str = "pre
         what: the flag or config key that names the file, for error messages.
 
     Returns:
-        The number of the network's tensors for which the file has no matching tensor.
+        The network's tensors for which the file has no matching tensor, each with the shape that
+        it has in the file; the shape is empty if the file has none of this name.
 
     Raises:
         CheckpointError: the file cannot be read or downloaded, or none of its tensors fits.
     """
     if pretrained_model is None:
         _stock_load_pretrained_model(model, None)
-        return 0
+        return {}
     path = _local(pretrained_model, what)
     weights = load_tensors(path, what)
     own = model.state_dict()
-    found = sum(_fits(weights, name, value, what, path) for name, value in own.items())
-    if own and not found:
+    missing = {
+        name: list(weights[name].shape) if name in weights else []
+        for name, value in own.items()
+        if not _fits(weights, name, value, what, path)
+    }
+    if own and len(missing) == len(own):
         raise CheckpointError(
             f"{what}: found none of the {len(own)} tensors of {type(model).__name__} in {path}"
         )
@@ -87,7 +94,7 @@ def load_weights(model: nn.Layer, pretrained_model: str | None, what: str = "pre
             _stock_load_pretrained_model(model, path)
     except Exception as error:
         raise CheckpointError(f"{what}: cannot load {path}: {typed_line(error)}") from error
-    return len(own) - found
+    return missing
 
 
 def guard_loaders() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,15 @@ class TermMonitor:
         self._same = np.zeros(len(terms), "int64")
         self._last_raw = np.full(len(terms), np.nan)
         self._constants: set[int] = set()
-        layers = {id(term.layer): term.layer for term in terms}.values()
-        self._hooks = [layer.register_forward_post_hook(self._record) for layer in layers]
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Context in which the values of the losses are kept for `collect`."""
+        layers = {id(term.layer): term.layer for term in self.terms}.values()
+        with ExitStack() as stack:
+            for layer in layers:
+                stack.callback(layer.register_forward_post_hook(self._record).remove)
+            yield
 
     def _record(self, layer: nn.Layer, inputs: Any, output: Any) -> None:
         # A loss inside a model's own loss_computation may return something other than one number.
@@ -92,6 +100,7 @@ class TermMonitor:
 
         Raises:
             TrainingDiverged: a number of the step before is NaN or infinite, and was not read yet.
+            ConfigError: a loss of that step is negative, and its method does not accept this.
         """
         self.check_latest()
         self.iteration += 1
@@ -177,11 +186,6 @@ class TermMonitor:
     def gradient_window(self) -> list[PairRow]:
         """Return the norms and angles since the last call, one row per pair of losses."""
         return [row for s in self.gradients for row in s.window(self.iteration)]
-
-    def close(self) -> None:
-        """Remove the hooks from the losses."""
-        for hook in self._hooks:
-            hook.remove()
 
 
 def _loss_ranges(terms: Sequence[Term]) -> list[LossRange]:

@@ -44,7 +44,8 @@ def hold_parameters(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
         parameters: trainable parameters; they are added after the others, so checkpoints without
             them still fit.
     """
-    parameters = list(parameters)
+    # One loss object of several heads has the same parameters at several paths.
+    parameters = list({id(p): p for p in parameters}.values())
     groups = optimizer._param_groups
     # Without groups, _param_groups and _parameter_list are the same flat list.
     held = groups[-1]["params"] if isinstance(groups[0], dict) else groups

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import paddle
 from paddle import Tensor, nn
+
+from paddleseg_autoloss.hooks import before_each_step
 
 __all__ = ["RunningStatistics"]
 
@@ -54,19 +57,9 @@ class RunningStatistics:
             self.restore()
             paddle.set_rng_state(self._random)
 
-    def keep_before_each_step(self) -> Any:
-        """Copy the values before every forward pass in training mode.
-
-        Returns:
-            A hook; its ``remove()`` ends the copying.
-        """
-
-        # PaddleSeg deep-copies the model for EMA; a bound method would copy this object too.
-        def keep_statistics(layer: nn.Layer, _: Any) -> None:
-            if layer is self.model and layer.training and paddle.is_grad_enabled():
-                self.keep()
-
-        return self.model.register_forward_pre_hook(keep_statistics)
+    def kept_before_each_step(self) -> AbstractContextManager[None]:
+        """Context in which the values before each step are copied."""
+        return before_each_step(self.model, lambda _: self.keep())
 
     def forget(self) -> None:
         """Free the copied values."""

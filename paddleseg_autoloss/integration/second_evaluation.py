@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import paddle
@@ -28,7 +28,10 @@ class SecondEvaluation:
         self._inputs: tuple[Any, ...] = ()
         self._random: Any = None
         self._is_due = False
-        self._hook = before_each_step(model, self._keep)
+
+    def attached(self) -> AbstractContextManager[None]:
+        """Context in which the inputs of each step are kept."""
+        return before_each_step(self.model, self._keep)
 
     def _keep(self, inputs: tuple[Any, ...]) -> None:
         self._inputs, self._random = inputs, paddle.get_rng_state()
@@ -59,7 +62,3 @@ class SecondEvaluation:
         finally:
             self._statistics.undo()
             self._statistics.forget()
-
-    def remove(self) -> None:
-        """Remove the hook from the network."""
-        self._hook.remove()

@@ -32,6 +32,7 @@ from paddleseg_autoloss.integration.stopping import StopRequest
 from paddleseg_autoloss.integration.terms import aggregators_of, terms_of
 from paddleseg_autoloss.ranks import broadcast, is_writing_rank, mean_over_ranks
 from paddleseg_autoloss.seams import replaced
+from paddleseg_autoloss.tensors import as_leaf
 
 __all__ = ["TrainingSession", "stock_losses"]
 
@@ -145,7 +146,7 @@ class TrainingSession:
         self.monitor.record(values, result)
         if self._detaches and isinstance(outputs, list):
             for index, output in enumerate(outputs):
-                outputs[index] = output.detach() if isinstance(output, Tensor) else output
+                outputs[index] = as_leaf(output) if isinstance(output, Tensor) else output
         if self.monitor.iteration % self.save_interval == 0:
             self.reseed()
         return self.guard.shown(result) if self.guard.skips else result
@@ -311,13 +312,10 @@ class TrainingSession:
         """Attach the session to PaddleSeg's loop; call the loop inside this context."""
         with ExitStack() as stack:
             stack.push(self.report.close_curves)
-            stack.callback(self.monitor.close)
             stack.callback(self._release)
-            stack.callback(self.guard.remove)
-            if self.second_evaluation is not None:
-                stack.callback(self.second_evaluation.remove)
-            if self.looks is not None:
-                stack.callback(self.looks.remove)
+            for part in (self.monitor, self.guard, self.looks, self.second_evaluation):
+                if part is not None:
+                    stack.enter_context(part.attached())
             self._hold_loss_parameters()
             self._bind_network()
             for owner, name, value in [*self.step_seams(), *stand_ins(self)]:

@@ -6,18 +6,22 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import paddle
 
 from paddleseg_autoloss.errors import TrainingStopped
+from paddleseg_autoloss.ranks import is_writing_rank
 from paddleseg_autoloss.signals import handled_signals
 
 __all__ = ["StopRequest"]
 
 #: Seconds in which more signals count as the same one: Paddle's launcher sends three in a row.
 _SAME_REQUEST = 1.0
+_ANNOUNCEMENT = (
+    b"stopping: the iteration that was reached is saved; a second signal ends the process at once\n"
+)
 
 
 class StopRequest:
@@ -50,6 +54,7 @@ class StopRequest:
             return
         if self.number is None:
             self.number, self._since = number, time.monotonic()
+            _announce()
             # The same signal may end the readers, which must not interrupt the step.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         elif time.monotonic() - self._since > _SAME_REQUEST:
@@ -79,6 +84,13 @@ class StopRequest:
         """Return the error that ends the training."""
         # If the signal was sent to another card, its number is not known here.
         return TrainingStopped(self.number or signal.SIGTERM)
+
+
+def _announce() -> None:
+    # A signal may come in the midst of another write to standard error, which print refuses.
+    if is_writing_rank():
+        with suppress(OSError):
+            os.write(2, _ANNOUNCEMENT)
 
 
 def _die_of(number: int) -> None:

@@ -104,6 +104,11 @@ def test_resume(trained, fundus):
     assert "iter: 8/8" in result.stdout
 
 
+def test_val_without_weights_says_so(fundus):
+    warning = "--model_path: found none, so the network has its random initial values"
+    assert warning in call("val", *demo(fundus)).stdout
+
+
 @pytest.mark.parametrize(
     "flags",
     [

@@ -81,11 +81,22 @@ def test_help_shows_every_default(name, capsys):
     assert all(flag in out for action in actions(name) for flag in action.option_strings)
 
 
-@pytest.mark.parametrize("words", [["train", "--iter", "3"], ["compare", "--sample=2"]])
-def test_flags_have_no_abbreviations(words, capsys):
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["train", "--iter", "3"], "; did you mean --iters?"),
+        (["compare", "--sample=2"], "; did you mean --samples?"),
+        (["train", "--do_evall", "--save_intervl", "20"], "; did you mean --do_eval?"),
+        (["val", "--qqqqq"], ""),
+        (["list", "everything"], ""),
+    ],
+)
+def test_unknown_flags_name_the_nearest(words, hint, capsys):
+    """And flags have no abbreviations."""
     status, _, err = printed(capsys, *words)
     assert status == 2
-    assert err.endswith(f"unrecognized arguments: {' '.join(words[1:])}\n")
+    assert f"usage: autoloss {words[0]} [-h]" in err
+    assert err.endswith(f"unrecognized arguments: {' '.join(words[1:])}{hint}\n")
 
 
 @pytest.mark.parametrize(

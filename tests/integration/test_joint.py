@@ -210,7 +210,7 @@ class TestEveryTermOfEveryHead:
             outputs = model(paddle.rand([2, 3, 16, 16]))
             data = {"label": paddle.randint(0, 2, [2, 16, 16])}
             (total,) = model.loss_computation(outputs, losses, data)
-            assert all(x.stop_gradient for x in outputs)
+            assert all(x.is_leaf for x in outputs)
             total.backward()
         assert model.body[0].weight.grad is not None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import re
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ from paddleseg.cvlibs import Config, SegBuilder
 from support import ROOT, TinyNet, adam, call, run_tool, run_training
 
 from paddleseg_autoloss.checks import build
+from paddleseg_autoloss.cli.options import load_trained
 from paddleseg_autoloss.comparison.evaluation import evaluate_run
 from paddleseg_autoloss.errors import CheckpointError, ConfigError
 from paddleseg_autoloss.integration.loading import load_tensors, load_weights
@@ -160,7 +162,7 @@ class TestDownload:
         monkeypatch.setattr(paddleseg.utils.seg_env, "PRETRAINED_MODEL_HOME", str(home))
         source, model = TinyNet(), TinyNet()
         paddle.save(source.state_dict(), str(tmp_path / "run/model.pdparams"))
-        assert load_weights(model, f"{served}/run/model.pdparams") == 0
+        assert load_weights(model, f"{served}/run/model.pdparams") == {}
         for name, value in source.state_dict().items():
             np.testing.assert_array_equal(model.state_dict()[name].numpy(), value.numpy())
 
@@ -197,9 +199,25 @@ class TestFit:
     def test_some_fit(self, tmp_path, capfd):
         """As in PaddleSeg: warnings, and the count."""
         path = self.saved(tmp_path, lambda name, x: x if "body" in name else paddle.ones([5]))
-        assert load_weights(TinyNet(), path) == 2
+        assert load_weights(TinyNet(), path) == {"heads.0.weight": [5], "heads.0.bias": [5]}
         shown = capfd.readouterr()
         assert "There are 6/8 variables loaded into TinyNet" in shown.out + shown.err
+
+    @pytest.mark.parametrize("classes", [1, 3, 19])
+    def test_another_number_of_classes(self, tmp_path, classes):
+        """Training may begin with such weights; figures and pictures of them mean nothing."""
+        shape = [classes, 8, 1, 1]
+
+        def change(name, value):
+            return paddle.ones(shape) if name == "heads.0.weight" else value
+
+        path = self.saved(tmp_path, change)
+        message = (
+            f"--model_path: expected heads.0.weight of shape [2, 8, 1, 1], as the network of the "
+            f"config has it, found {shape} in {path}; use the config of the training"
+        )
+        with pytest.raises(CheckpointError, match=re.escape(message)):
+            load_trained(TinyNet(), path)
 
     @pytest.mark.parametrize(
         ("content", "message"),

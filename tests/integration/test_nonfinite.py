@@ -190,6 +190,24 @@ def test_the_default_stops_with_everything_as_before_the_step(tmp_path, place, v
     assert_nothing_changed(model.states[BAD_STEP - 1], model.states[BAD_STEP])
 
 
+@pytest.mark.parametrize("method", ["PCGrad", "DWA", "GradNorm"])
+def test_the_loss_to_blame_is_found_beside_a_method_on_another_head(tmp_path, method):
+    """Methods that need exact gradients let the graph of the outputs go."""
+
+    class Broken(CrossEntropyLoss):
+        def forward(self, logit, label, semantic_weights=None):
+            logit = logit * 1.0
+            if not logit.stop_gradient:
+                logit.register_hook(lambda g: g * float("nan"))
+            return super().forward(logit, label, semantic_weights)
+
+    def losses():
+        return [getattr(paddleseg_autoloss, method)(ce_and_dice()), Broken()]
+
+    with pytest.raises(TrainingDiverged, match=r"the gradient of head1/Broken is NaN"):
+        run_training(tmp_path, 2, losses, lambda: TinyNet(2), coef=[1, 1])
+
+
 @pytest.mark.parametrize("policy", ["skip", "stop"])
 def test_an_overflow_under_a_gradient_scaler_is_left_to_it(tmp_path, policy):
     """That of a GPU on a CPU: only its check of the device is replaced."""

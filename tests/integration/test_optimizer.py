@@ -54,6 +54,20 @@ def step(model, weighting, losses=(0.2, 3.0)):
 
 
 @pytest.mark.parametrize("custom", [None, CUSTOM], ids=["flat", "groups"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_parameter_that_is_given_twice_takes_one_step(name, custom):
+    """One loss object for several heads gives its parameters once for each."""
+    model, weighting = Net(), AutoWeighting(2, lr_mult=MULT)
+    optimizer = make(name, model, custom_cfg=custom)
+    hold_parameters(optimizer, weighting.parameters() * 2)
+    hold_parameters(optimizer, weighting.parameters())
+    step(model, weighting)
+    optimizer.step()
+    expected = 1 - RATE * MULT * FIRST_STEP[name](np.array([1 - 0.2, 1 - 3.0]))
+    np.testing.assert_allclose(weighting.c.numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("custom", [None, CUSTOM], ids=["flat", "groups"])
 @pytest.mark.parametrize(
     "clip", [None, {"name": "ClipGradByGlobalNorm", "clip_norm": 1e-3}], ids=["unclipped", "clip"]
 )

@@ -183,11 +183,12 @@ def test_each_evaluation_sees_the_same_buffers():
 
     model = Counting()
     second = SecondEvaluation(model)
-    model(paddle.zeros([1]))
-    with second.of_latest_batch() as outputs:
-        assert [float(outputs()) for _ in range(3)] == [2, 2, 2]
+    with second.attached():
+        model(paddle.zeros([1]))
+        with second.of_latest_batch() as outputs:
+            assert [float(outputs()) for _ in range(3)] == [2, 2, 2]
     assert float(model.passes) == 1
-    second.remove()
+    assert not model._forward_pre_hooks
 
 
 def test_methods_that_do_not_look_again_remember_nothing_of_it():

@@ -22,6 +22,7 @@ from support.training import (
     adam,
     ce_and_dice,
     learned,
+    mixed,
     run_training,
     state_arrays,
 )
@@ -148,6 +149,20 @@ class TestLearning:
         rows = history(tmp_path)
         assert len({row["raw"] for row in rows}) == 4
 
+    def test_a_shared_component_takes_one_step_for_each_of_the_run(self, tmp_path):
+        """The gradient of c at 1 is 1 - L for each head, and SGD adds them up once."""
+
+        def sgd(model):
+            return paddle.optimizer.SGD(0.01, parameters=model.parameters())
+
+        _, types, _ = run_training(
+            tmp_path, 1, lambda: [AutoWeightedLoss(ce_and_dice())] * 2,
+            model=lambda: TinyNet(2), optimizer=sgd, coef=[1, 1], log_iters=1,
+        )  # fmt: skip
+        raw = np.array([float(row["raw"]) for row in history(tmp_path)]).reshape(2, 2)
+        c = types[0].aggregator.weighting.c.numpy()
+        np.testing.assert_allclose(c, 1 - 0.01 * (1 - raw).sum(axis=0), rtol=1e-5)
+
     def test_component_inside_of_a_mixed_loss(self, tmp_path):
         def losses():
             inner = AutoWeightedLoss(ce_and_dice(), names=["ce", "dice"])
@@ -230,6 +245,15 @@ class TestLearning:
     def test_batch_larger_than_the_data_set(self, tmp_path):
         with pytest.raises(ConfigError, match=r"batch_size: expected at most 6, .* found 7"):
             run_training(tmp_path, 2, batch_size=7)
+
+    def test_a_session_that_never_begins_leaves_no_hooks(self, tmp_path):
+        model, losses = TinyNet(), {"types": mixed(), "coef": [1], "on_nonfinite": "skip"}
+        losses["loss_aggregator"] = {"type": "FAMO", "exact": True}
+        inner = losses["types"][0].losses
+        for _ in range(2):
+            TrainingSession(model, Squares(), adam(model), losses, str(tmp_path), 0, 100)
+        layers = [model, *inner, losses["types"][0]]
+        assert not any(x._forward_pre_hooks or x._forward_post_hooks for x in layers)
 
     def test_evaluation_on_the_training_set_sees_every_image_after_a_resume(self, tmp_path):
         data, model = Squares(length=4), TinyNet()

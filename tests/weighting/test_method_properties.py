@@ -15,6 +15,7 @@ from paddleseg_autoloss.errors import ConfigError, TrainingDiverged
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.weighting import (
     METHODS,
+    AlignmentWeighting,
     CAGradWeighting,
     JacobianWeighting,
     LossWeighting,
@@ -472,3 +473,47 @@ def test_learned_parameters_are_trained_by_an_optimizer(name):
     aggregator(losses).backward()
     sgd.step()
     assert not np.array_equal(learned.numpy(), before)
+
+
+class TestEvaluation:
+    """A validation loss is computed with the method, and trains nothing."""
+
+    @staticmethod
+    def weights_of_training(name: str, evaluate) -> np.ndarray:
+        count = usual(name)
+        names = [str(i) for i in range(count)]
+        aggregator = LossAggregator(names, make(name, count))
+        x = paddle.ones([COLUMNS])
+        x.stop_gradient = False
+        if aggregator.uses_gradients:
+            optimizer = paddle.optimizer.Adam(1e-3, parameters=[x])
+            aggregator.bind([x], optimizer)
+        aggregator.held_by_optimizer = aggregator.in_session = True
+        seen = []
+        for losses, jacobian in batches(count, steps=5):
+            rows = paddle.to_tensor(jacobian, dtype="float32")
+            values = paddle.to_tensor(losses, dtype="float32")
+            each = dict(zip(names, values + (rows * (x - x.detach())).sum(axis=1)))
+            if aggregator.needs_look:
+                look = each["0"] if isinstance(aggregator.weighting, AlignmentWeighting) else values
+                aggregator.look(look)
+            aggregator(each).backward()
+            x.clear_gradient()
+            seen.append(aggregator.last_weights.numpy())
+            evaluate(aggregator, {key: 3 * value.detach() for key, value in each.items()})
+        return np.array(seen)
+
+    @pytest.mark.parametrize("name", METHODS)
+    def test_it_changes_nothing(self, name):
+        def without_gradients(aggregator, losses):
+            with paddle.no_grad():
+                aggregator(losses)
+
+        def in_evaluation_mode(aggregator, losses):
+            aggregator.eval()
+            aggregator(losses)
+            aggregator.train()
+
+        plain = self.weights_of_training(name, lambda *_: None)
+        for evaluate in (without_gradients, in_evaluation_mode):
+            np.testing.assert_array_equal(self.weights_of_training(name, evaluate), plain)
