@@ -41,7 +41,7 @@ _WIDTH = 100
 _PAIR = ["CrossEntropyLoss", "DiceLoss"]
 _GOOD = [0.2, 0.8]
 _SEEN = (
-    "For CrossEntropyLoss and DiceLoss, 0.2:0.8 trained to a better mIoU than 0.8:0.2 on three of "
+    "for CrossEntropyLoss and DiceLoss, 0.2:0.8 trained to a better mIoU than 0.8:0.2 on three of "
     "four data sets, and to about the same on one"
 )
 
@@ -177,7 +177,8 @@ def coefficient_advice(diagnosis: Diagnosis) -> list[str]:
         diagnosis: the figures.
 
     Returns:
-        One paragraph for each loss with zero gradient, and one on the coefficients.
+        One paragraph for each loss with zero gradient; one on a mix to keep or to try, if it is
+        known; and one on the balanced coefficients.
     """
     absent = [
         _missing_gradient(diagnosis, i) for i, live in enumerate(diagnosis.has_gradient) if not live
@@ -187,16 +188,16 @@ def coefficient_advice(diagnosis: Diagnosis) -> list[str]:
         return [*absent, f"{present}. No head has two losses to balance."]
     return [
         *absent,
+        *_seen(diagnosis),
         f"{present}; within a head, the lengths of coef x gradient "
         f"differ by up to a factor of {_imbalance(diagnosis):.3g}. With the coefficients below "
         "they are equal, and each head's gradient keeps its length, so the learning rate can "
         f"stay. This is measured over {diagnosis.steps} steps of one run: gradients change "
-        "during training, and equal lengths are a neutral start, not an optimum."
-        f"{_seen(diagnosis)}",
+        "during training, and equal lengths are a neutral start, not an optimum.",
     ]
 
 
-def _seen(diagnosis: Diagnosis) -> str:
+def _seen(diagnosis: Diagnosis) -> list[str]:
     """Return what is known of the losses of a head, if they are the pair that was compared."""
     names = [type(term.layer).__name__ for term in diagnosis.terms]
     found = []
@@ -206,9 +207,10 @@ def _seen(diagnosis: Diagnosis) -> str:
             shares = [coefs[name] / (sum(coefs.values()) or 1.0) for name in _PAIR]
             found.append(all(abs(one - other) < 0.01 for one, other in zip(shares, _GOOD)))
     if not found:
-        return ""
-    advice = "this config has it: keep it" if all(found) else "try it beside these"
-    return f" {_SEEN}: {advice}."
+        return []
+    if all(found):
+        return [f"Keep this mix: {_SEEN}. The balanced coefficients below are for comparison only."]
+    return [f"Try 0.2:0.8 first: {_SEEN}."]
 
 
 def _missing_gradient(diagnosis: Diagnosis, index: int) -> str:
