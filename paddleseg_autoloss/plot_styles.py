@@ -21,6 +21,7 @@ __all__ = [
     "SINGLE",
     "WORSE",
     "class_color",
+    "label_iterations",
     "line_style",
     "mark_every",
     "set_scale",
@@ -111,6 +112,24 @@ def shortened(name: str, width: int = _NAME_WIDTH) -> str:
         'a name of\nsome length'
     """
     return "\n".join(textwrap.wrap(name, width, max_lines=_NAME_LINES, placeholder=" …"))
+
+
+def label_iterations(axes: Any) -> None:
+    """Name the x axis "iteration", and mark whole numbers on it.
+
+    Args:
+        axes: a panel of Matplotlib.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> axes = Figure().subplots()
+        >>> _ = axes.plot([10, 11, 12], [0.5, 0.4, 0.4])
+        >>> label_iterations(axes)
+        >>> axes.get_xticks().tolist()
+        [9.0, 10.0, 11.0, 12.0, 13.0]
+    """
+    axes.set_xlabel("iteration")
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def set_scale(axes: Any, values: Sequence[float]) -> None:

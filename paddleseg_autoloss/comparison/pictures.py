@@ -22,6 +22,7 @@ from paddleseg_autoloss.plot_styles import (
     SINGLE,
     WORSE,
     class_color,
+    label_iterations,
     line_style,
     set_scale,
     shortened,
@@ -154,7 +155,8 @@ def _draw_curves(
     line = _plot(axes, list(mean.items()), _MOST_OF_MEAN, color=MEAN, lw=2, marker="o", ms=3)
     _note_values(notes, line, "validation mIoU")
     margin = 0.05 * (limits[1] - limits[0]) or 0.05
-    axes.set(xlabel="iteration", ylim=(limits[0] - margin, limits[1] + margin))
+    label_iterations(axes)
+    axes.set_ylim(limits[0] - margin, limits[1] + margin)
 
 
 def weight_panels(results: Results) -> list[Panel]:
@@ -191,7 +193,8 @@ def _draw_weights(
         line = _plot(axes, list(mean.items()), _MOST_OF_MEAN, label=label, lw=2, **style)
         line.set_markersize(4)
         _note_values(notes, line, term)
-    axes.set(xlabel="iteration", ylabel="weight")
+    label_iterations(axes)
+    axes.set_ylabel("weight")
     set_scale(axes, every.weight)
     axes.legend(fontsize="x-small")
 

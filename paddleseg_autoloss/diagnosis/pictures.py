@@ -12,7 +12,7 @@ from paddleseg_autoloss.diagnosis.advice import MOST_PAIRS
 from paddleseg_autoloss.diagnosis.numbers import Diagnosis
 from paddleseg_autoloss.documents import Notes, Panel
 from paddleseg_autoloss.escaping import escape_math
-from paddleseg_autoloss.plot_styles import line_style, mark_every, set_scale
+from paddleseg_autoloss.plot_styles import label_iterations, line_style, mark_every, set_scale
 
 __all__ = ["diagnosis_panels"]
 
@@ -60,7 +60,7 @@ def _draw_norms(diagnosis: Diagnosis, axes: Any, notes: Notes) -> None:
     for index in np.flatnonzero(diagnosis.has_gradient):
         norms = diagnosis.norms[:, index]
         _draw_curve(axes, notes, diagnosis, index, diagnosis.terms[index].name, norms)
-    axes.set_xlabel("iteration")
+    label_iterations(axes)
     set_scale(axes, diagnosis.norms[:, diagnosis.has_gradient].ravel())
     _add_legend(axes)
 
@@ -71,7 +71,8 @@ def _draw_cosines(diagnosis: Diagnosis, axes: Any, notes: Notes) -> None:
         angles = diagnosis.cosines[:, names.index(pair.first), names.index(pair.second)]
         _draw_curve(axes, notes, diagnosis, index, pair.names, angles)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(xlabel="iteration", ylim=(-1.05, 1.05))
+    label_iterations(axes)
+    axes.set_ylim(-1.05, 1.05)
     _add_legend(axes)
 
 

@@ -18,6 +18,7 @@ from paddleseg_autoloss.fonts import choose_fonts
 from paddleseg_autoloss.integration.gradient_statistics import PairRow
 from paddleseg_autoloss.plot_styles import (
     SINGLE,
+    label_iterations,
     line_style,
     mark_every,
     set_scale,
@@ -166,7 +167,7 @@ class WeightHistory:
             legend |= self._plot_cosines(axes[1][1])
             self._plot_conflicts(axes[1][2])
         for one in figure.axes:
-            one.set_xlabel("iteration")
+            label_iterations(one)
             one.grid(alpha=0.3)
         figure.legend(
             legend.values(),
