@@ -120,6 +120,20 @@ class Plan:
         """The seeds that train every variant with every learning rate."""
         return self.seeds[: self.lr_seeds]
 
+    @property
+    def other_differences(self) -> dict[str, list[Any]]:
+        """Config keys beside those of the losses whose values differ, with the different values."""
+        settings = [_settings(variant.config) for variant in self.variants]
+        values: dict[str, list[Any]] = {}
+        for own in settings:
+            for key in sorted({key for one in settings for key in one}):
+                found = values.setdefault(key, [])
+                if own.get(key) not in found:
+                    found.append(own.get(key))
+        if self.lr_grid is not None:
+            values.pop("lr_scheduler.learning_rate", None)
+        return {key: found for key, found in values.items() if len(found) > 1}
+
     def runs(self) -> list[Run]:
         """Return the runs that do not depend on the choice of the learning rates.
 
@@ -159,3 +173,18 @@ class Plan:
     def variant(self, name: str) -> Variant:
         """Return a variant by its name."""
         return next(variant for variant in self.variants if variant.name == name)
+
+
+#: Config keys that say how the losses are weighed.
+_OF_LOSSES = {"loss", "loss_aggregator", "held_out", "on_nonfinite"}
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a config by ``key`` or ``section.key``, without those of the losses."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and key not in _OF_LOSSES:
+            found |= {f"{key}.{name}": own for name, own in value.items()}
+        elif key not in _OF_LOSSES:
+            found[key] = value
+    return found

@@ -105,6 +105,8 @@ def _add_state(document: Document, results: Results) -> None:
     if plan.validation == 0:
         text += " (no images were held out: the validation curves show the test images)"
     document.add(Paragraph(text + "."))
+    if plan.other_differences:
+        document.add(Paragraph(sentences.describe_other_differences(plan.other_differences)))
 
 
 def _differences(results: Results) -> dict[str, dict[str, Difference]]:

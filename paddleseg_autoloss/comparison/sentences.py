@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from paddleseg_autoloss.comparison.data import HeldOutImages
 from paddleseg_autoloss.comparison.plan import Plan, Run
 from paddleseg_autoloss.comparison.results import RARE
 from paddleseg_autoloss.comparison.statistics import LEVEL, POWER, TREND_LEVEL, Difference, Trend
+from paddleseg_autoloss.errors import shown
 
 __all__ = [
     "CHECKS",
@@ -22,6 +24,7 @@ __all__ = [
     "describe_difference",
     "describe_loss_trends",
     "describe_off",
+    "describe_other_differences",
     "describe_other_images",
     "describe_own_collapse",
     "describe_rare",
@@ -87,6 +90,22 @@ def describe_collapse(collapsed: Mapping[str, Sequence[int]], runs: int) -> str:
         "metrics say nothing about the losses, so comparisons with them show no interval, no p "
         f"value and no gap. They are: {names}. Train for more iterations, and check the learning "
         "rate and the labels."
+    )
+
+
+def describe_other_differences(values: Mapping[str, Sequence[Any]]) -> str:
+    """Say in which keys beside those of the losses the variants differ.
+
+    Args:
+        values: the different values of each of these keys.
+    """
+    keys = ", ".join(
+        f"{key} ({' or '.join('none' if one is None else shown(one) for one in found)})"
+        for key, found in values.items()
+    )
+    return (
+        f"The variants differ in more than their losses, so a difference need not come from these: "
+        f"{keys}."
     )
 
 

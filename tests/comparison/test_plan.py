@@ -164,6 +164,29 @@ def test_plan_from_train_configs(parse):
     assert plan.seeds == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("changed", "grid", "found"),
+    [
+        ({}, None, {}),
+        ({"loss": {"types": [{"type": "CrossEntropyLoss"}], "coef": [1]}}, None, {}),
+        ({"held_out": 0.2}, None, {}),
+        ({"batch_size": 3, "iters": 8}, None, {"batch_size": [2, 3], "iters": [4, 8]}),
+        ({"optimizer": {"beta1": 0.5}}, None, {"optimizer.beta1": [None, 0.5]}),
+        (
+            {"lr_scheduler": {"learning_rate": 0.5}}, None,
+            {"lr_scheduler.learning_rate": [0.002, 0.5]},
+        ),
+        ({"lr_scheduler": {"learning_rate": 0.5}}, [0.1], {}),
+    ],
+)  # fmt: skip
+def test_what_differs_beside_the_losses(changed, grid, found, parse, tmp_path, base):
+    other = tmp_path / "other.yml"
+    other.write_text(yaml.safe_dump({"_base_": str(base), **changed}))
+    variants = [{"config": str(base)}, {"config": str(other)}]
+    plan = parse(comparison_file(tmp_path, base=str(base), variants=variants, lr_grid=grid))
+    assert plan.other_differences == found
+
+
 def test_flags_go_before_the_file(parse, tmp_path):
     plan = parse(comparison_file(tmp_path, seeds=[4], iters=9), "--seeds", 2, "--validation", 0.5)
     assert (plan.seeds, plan.validation) == ((0, 1), 0.5)
