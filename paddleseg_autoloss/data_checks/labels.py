@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from paddleseg.transforms import Compose
 from PIL import Image, UnidentifiedImageError
 
 from paddleseg_autoloss.data_checks.image_limit import describe
+from paddleseg_autoloss.data_checks.randomness import preserve_randomness
 
 __all__ = [
     "NOTES",
@@ -325,14 +325,3 @@ def _reason(path: Path, error: Exception) -> str:
     if not path.exists():
         return "it is missing"
     return describe(error) or type(error).__name__
-
-
-@contextmanager
-def preserve_randomness() -> Iterator[None]:
-    """Restore the random state after a user's data set has drawn random numbers."""
-    state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(numpy_state)

@@ -13,8 +13,9 @@ import paddleseg
 from PIL import Image
 
 from paddleseg_autoloss.data_checks.cache import Memory
-from paddleseg_autoloss.data_checks.labels import Facts, LabelReader, preserve_randomness
+from paddleseg_autoloss.data_checks.labels import Facts, LabelReader
 from paddleseg_autoloss.data_checks.parallel import in_threads
+from paddleseg_autoloss.data_checks.randomness import preserve_randomness
 
 __all__ = ["MOST_FILES", "Sample", "chosen_samples", "survey"]
 

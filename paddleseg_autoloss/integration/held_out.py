@@ -18,7 +18,7 @@ from paddleseg.utils import logger
 from paddleseg_autoloss.checks import checked_integer, number_hint
 from paddleseg_autoloss.data_checks import read_batch
 from paddleseg_autoloss.data_checks.examination import classes_in
-from paddleseg_autoloss.data_checks.labels import preserve_randomness
+from paddleseg_autoloss.data_checks.randomness import seeded_randomness
 from paddleseg_autoloss.data_checks.split import held_out_names
 from paddleseg_autoloss.errors import CheckpointError, ConfigError, DataError, shown
 from paddleseg_autoloss.integration.config_keys import check_keys
@@ -214,7 +214,8 @@ class HeldOutBatches(Iterator[dict[str, Tensor]]):
     the images of training is cut to their size, at a place that the seed determines, so a batch
     needs no more memory than one of training.  If the images of a batch still differ in size, they
     are padded at the bottom and on the right: the image with 0, which is near the mean after
-    ``Normalize``, and the label with ``ignore_index``.
+    ``Normalize``, and the label with ``ignore_index``.  Where transforms draw random numbers, they
+    draw them from the seed, and the random state stays as it is.
 
     Each image is drawn once before any image is drawn again.  The batch depends on the seed, the
     number of batches before and the rank only: a resumed run goes on where it stopped, and several
@@ -283,8 +284,7 @@ class HeldOutBatches(Iterator[dict[str, Tensor]]):
         """Return the next batch: ``img``, ``label`` and perhaps ``edge``."""
         start = (self.drawn * self._ranks + self._rank) * self.batch_size
         places = range(start, start + self.batch_size)
-        with preserve_randomness():
-            samples = [self._cut(self._sample(self._index(place)), place) for place in places]
+        samples = [self._cut(self._sample(self._index(place)), place) for place in places]
         self.drawn += 1
         heights, widths = zip(*(sample["img"].shape[-2:] for sample in samples))
         size = (max(heights), max(widths))
@@ -303,7 +303,8 @@ class HeldOutBatches(Iterator[dict[str, Tensor]]):
     def _sample(self, index: int) -> dict[str, np.ndarray]:
         if index in self._cache:
             return self._cache[index]
-        batch = read_batch(self.dataset, [index])
+        with seeded_randomness(self.seed, index):
+            batch = read_batch(self.dataset, [index])
         arrays = {name: np.asarray(batch[name])[0] for name in _ARRAYS if name in batch}
         image, label = arrays["img"].shape[-2:], arrays["label"].shape[-2:]
         if image != label:
@@ -322,7 +323,9 @@ class HeldOutBatches(Iterator[dict[str, Tensor]]):
         if self._training is None:
             return sample
         if not self._largest:
-            self._largest = np.asarray(read_batch(self._training, [0])["img"]).shape[-2:]
+            with seeded_randomness(self.seed):
+                batch = read_batch(self._training, [0])
+            self._largest = np.asarray(batch["img"]).shape[-2:]
         random = np.random.default_rng([self.seed, place, 1])
         slices: list[Any] = [...]
         for length, most in zip(sample["img"].shape[-2:], self._largest):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,10 +10,10 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
-from paddle.base.core import default_cpu_generator
 from paddleseg.models.losses import BootstrappedCrossEntropyLoss, MixedLoss
 
 from paddleseg_autoloss.data_checks import read_batch
+from paddleseg_autoloss.data_checks.randomness import preserve_randomness
 from paddleseg_autoloss.errors import AutoLossError, ConfigError, paddle_reason
 from paddleseg_autoloss.integration.layouts import first_output, layout_of, to_layout_of
 from paddleseg_autoloss.integration.running_statistics import RunningStatistics
@@ -96,22 +95,15 @@ def _targets(losses: dict[str, Any]) -> list[Any]:
 @contextmanager
 def _preserve_state(model: nn.Layer, losses: dict[str, Any]) -> Iterator[None]:
     """Restore all state that reading images and computing losses changes."""
-    # Even on a GPU, some functions use the random generator of the CPU.
-    of_cpu = default_cpu_generator()
-    of_device, state_of_cpu = paddle.get_rng_state(), of_cpu.get_state()
-    of_python, of_numpy = random.getstate(), np.random.get_state()
     statistics = [RunningStatistics(layer) for layer in (model, *loss_layers(losses).values())]
     for one in statistics:
         one.keep()
-    try:
-        yield
-    finally:
-        for one in statistics:
-            one.restore()
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
-        of_cpu.set_state(state_of_cpu)
-        paddle.set_rng_state(of_device)
+    with preserve_randomness():
+        try:
+            yield
+        finally:
+            for one in statistics:
+                one.restore()
 
 
 class _InOrder(nn.Layer):

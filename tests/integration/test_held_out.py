@@ -242,12 +242,72 @@ def test_images_are_read_once_while_memory_lasts(tmp_path, monkeypatch):
     assert sorted(Counter(dataset.read).values()) == [1, 1, 3, 3]
 
 
-def test_drawing_leaves_random_states_alone(squares):
-    squares.transforms.transforms = [Resize((16, 16), interp="RANDOM"), Normalize()]
-    before = np.random.get_state()[1].copy(), random.getstate()
-    next(HeldOutBatches(squares, batch_size=2))
-    np.testing.assert_array_equal(np.random.get_state()[1], before[0])
-    assert random.getstate() == before[1]
+#: How transforms draw a number from 0 to 7.
+DRAWS = {
+    "python": lambda: random.randrange(8),
+    "numpy": lambda: np.random.randint(8),
+    "paddle": lambda: int(paddle.randint(8, shape=[])),
+}
+
+
+class RandomSize(Resize):
+    """A transform to one of eight sizes."""
+
+    def __init__(self, draw) -> None:
+        super().__init__()
+        self._draw = draw
+
+    def __call__(self, data):
+        self.target_size = (8 + self._draw(), 8 + self._draw())
+        return super().__call__(data)
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+class TestRandomTransforms:
+    """What is drawn depends on the seed, the batches before and the rank, however they draw."""
+
+    def other_states(self):
+        for seed in range(4):
+            random.seed(seed)
+            np.random.seed(seed)
+            paddle.seed(seed)
+            yield seed
+
+    def test_training_of_random_sizes(self, squares, tmp_path, draw):
+        training = made(tmp_path, [RandomSize(draw), Normalize()])
+        found = {
+            next(HeldOutBatches(squares, 2, training=training))["img"].numpy().tobytes()
+            for _ in self.other_states()
+        }
+        assert len(found) == 1
+        sizes = {
+            tuple(next(HeldOutBatches(squares, 1, seed, training))["img"].shape)
+            for seed in range(8)
+        }
+        assert len(sizes) > 1
+
+    def test_held_out_images_of_random_sizes(self, squares, draw):
+        """A resumed run has no image in memory."""
+        squares.transforms.transforms = [RandomSize(draw), Normalize()]
+        whole = HeldOutBatches(squares, batch_size=1)
+        drawn = [next(whole)["img"].numpy() for _ in range(10)]
+        assert len({image.shape for image in drawn}) > 1
+        for start in self.other_states():
+            resumed = HeldOutBatches(squares, batch_size=1)
+            resumed.drawn = start
+            for expected in drawn[start:]:
+                np.testing.assert_array_equal(next(resumed)["img"].numpy(), expected)
+
+    def test_the_random_state_stays(self, squares, tmp_path, draw):
+        squares.transforms.transforms = [RandomSize(draw), Normalize()]
+        training = made(tmp_path, [RandomSize(draw), Normalize()])
+        drawn = []
+        for reads in (False, True):
+            next(self.other_states())
+            if reads:
+                next(HeldOutBatches(squares, batch_size=2, training=training))
+            drawn.append([draw() for _ in range(8)])
+        assert drawn[0] == drawn[1]
 
 
 def test_classes_without_a_held_out_image_are_named(tmp_path, capsys):
