@@ -25,6 +25,7 @@ __all__ = [
     "check_image",
     "decoding_fault",
     "describe_notes",
+    "has_16_bits",
     "image_note",
     "image_size",
     "reader_of",
@@ -199,7 +200,7 @@ def image_note(path: str) -> str:
     """
     try:
         with Image.open(path) as image:
-            if _has_16_bits(image, path):
+            if has_16_bits(image, path):
                 return "16 bits"
             # Without this test, PIL would decode a PNG to search for tags after its pixels.
             has_tags = "exif" in image.info or image.format == "TIFF"
@@ -213,7 +214,13 @@ def image_note(path: str) -> str:
         return "16 bits" if _is_deep(path) else ""
 
 
-def _has_16_bits(image: Any, path: str) -> bool:
+def has_16_bits(image: Any, path: str) -> bool:
+    """Whether an image has 16 bits for each channel.
+
+    Args:
+        image: the image, opened with PIL and not read.
+        path: of the image.
+    """
     if image.format == "PPM":
         # Numbers of this format have any limit up to 65535.
         return _is_deep(path)

@@ -11,48 +11,35 @@ import numpy as np
 from PIL import Image
 
 from paddleseg_autoloss.errors import ConfigError, DataError
+from paddleseg_autoloss.own_images.mask_files import (
+    MOST_CLASSES,
+    MaskFacts,
+    codes_of,
+    colour_of,
+    lossy_format,
+    values_of,
+)
 
 __all__ = [
     "IGNORE",
     "Classes",
-    "MaskFacts",
     "classes_of",
     "convert",
-    "count_values",
-    "look_at",
     "parse_palette",
 ]
 
 #: Value of the pixels that do not count, PaddleSeg's default.
 IGNORE = 255
-#: Masks that hold more values than this are photographs, or came through JPEG.
-_MOST_CLASSES = 64
 #: Values up to this one are numbers of classes; higher ones are grey levels, if many are missing.
 _LAST_CLASS_NUMBER = 31
 #: Modes of Pillow whose arrays PaddleSeg trains on as they are.
 _PLAIN_MODES = ("L", "P")
 _MODES_WITH_ALPHA = ("LA", "PA", "RGBA")
 _BYTE = 256
-_LOSSY = (".jpg", ".jpeg", ".jpe")
-
-
-@dataclass(frozen=True)
-class MaskFacts:
-    """What one mask holds.
-
-    Args:
-        size: height and width.
-        mode: of Pillow.
-        colours: how many pixels have each colour, red, green and blue.
-        values: how many pixels have each number, or None in a colour mask without numbers.
-        palette: the colours of the numbers, in a palette mask.
-    """
-
-    size: tuple[int, int]
-    mode: str
-    colours: dict[tuple[int, ...], int]
-    values: dict[int, int] | None
-    palette: tuple[tuple[int, ...], ...] = ()
+#: JPEG changes levels in areas of one colour by less than this, and makes them differ by this.
+_NOISE, _RIPPLE = 32, 2
+#: JPEG compresses blocks of so many rows and columns.
+_BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -104,66 +91,6 @@ def parse_palette(words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     return tuple(entries)
 
 
-def look_at(path: Path) -> MaskFacts:
-    """Count the numbers and colours of a mask.
-
-    Raises:
-        OSError: the mask cannot be read; others for damaged files.
-    """
-    with Image.open(path) as image:
-        values = _values(image)
-        size = (image.height, image.width)
-        if values is None:
-            return MaskFacts(size, image.mode, _count_colours(image), None)
-        counts = count_values(values)
-        if image.mode == "P":
-            colours = _palette(image)
-            seen = {colours[value]: 0 for value in counts}
-            for value, number in counts.items():
-                seen[colours[value]] += number
-            return MaskFacts(size, image.mode, seen, counts, tuple(colours))
-        return MaskFacts(size, image.mode, {(v, v, v): n for v, n in counts.items()}, counts)
-
-
-def _values(image: Image.Image) -> np.ndarray | None:
-    """Return the numbers of a mask: of a grey or palette image, or of a colour image in grey."""
-    array = np.asarray(image)
-    if array.ndim == 2:
-        if array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
-            raise OSError("expected whole numbers, found fractions")
-        return array if array.dtype == np.uint8 else array.astype(np.int64)
-    colours = np.asarray(image.convert("RGB"))
-    is_grey = (colours[..., :1] == colours).all()
-    return colours[..., 0] if is_grey else None
-
-
-def count_values(values: np.ndarray) -> dict[int, int]:
-    """Return how many pixels have each number."""
-    if values.dtype == np.uint8:
-        numbers = np.bincount(values.reshape(-1), minlength=_BYTE)
-        return {int(value): int(numbers[value]) for value in np.flatnonzero(numbers)}
-    found, numbers = np.unique(values, return_counts=True)
-    return dict(zip(found.tolist(), numbers.tolist()))
-
-
-def _codes(image: Image.Image) -> np.ndarray:
-    colours = np.asarray(image.convert("RGB")).astype(np.int64)
-    return colours[..., 0] * _BYTE**2 + colours[..., 1] * _BYTE + colours[..., 2]
-
-
-def _count_colours(image: Image.Image) -> dict[tuple[int, ...], int]:
-    found, numbers = np.unique(_codes(image), return_counts=True)
-    # Of a photograph, enough to see that it is one.
-    pairs = zip(found[: 4 * _MOST_CLASSES].tolist(), numbers.tolist())
-    return {(code // _BYTE**2, code // _BYTE % _BYTE, code % _BYTE): n for code, n in pairs}
-
-
-def _palette(image: Image.Image) -> list[tuple[int, ...]]:
-    flat = image.getpalette("RGB") or []
-    flat = flat + [0] * (3 * _BYTE - len(flat))
-    return [tuple(flat[3 * index : 3 * index + 3]) for index in range(_BYTE)]
-
-
 def classes_of(
     facts: Sequence[MaskFacts], paths: Sequence[Path], palette: tuple[tuple[int, ...], ...] | None
 ) -> Classes:
@@ -175,8 +102,8 @@ def classes_of(
         palette: what the user says, or None to go by what occurs.
 
     Raises:
-        DataError: the masks hold one value or colour only, or too many; or one of them is JPEG, and
-            there is no palette.
+        DataError: there is no palette, and the masks hold one value or colour only, or too many;
+            or one of them is JPEG; or white has several numbers.
     """
     if palette is not None:
         ignores = len(palette[0]) == 1 and (IGNORE,) not in palette
@@ -187,6 +114,7 @@ def classes_of(
         return Classes(tuple(sorted(found)), is_identity=False)
     values = {value for one in facts for value in one.values or ()}
     _check_entries(values, facts, paths, "values")
+    _check_white(facts, paths)
     return _classes_of_numbers(values, all(one.mode in _PLAIN_MODES for one in facts))
 
 
@@ -212,21 +140,21 @@ def _check_entries(
         DataError: they are too many, or one only, or come from JPEG.
     """
     palette = f"such as --palette {'0 255' if noun == 'values' else '0,0,0 255,0,0'}"
-    if len(found - {IGNORE}) > _MOST_CLASSES:
+    if len(found - {IGNORE}) > MOST_CLASSES:
         held = [len((one.colours if noun == "colours" else one.values) or ()) for one in facts]
         fullest = paths[held.index(max(held))]
         raise DataError(
-            f"MASKS: expected at most {_MOST_CLASSES} {noun} in all masks, found more, as in "
+            f"MASKS: expected at most {MOST_CLASSES} {noun} in all masks, found more, as in "
             f"{fullest}; are these photographs (IMAGES comes before MASKS), or JPEG, which changes "
             f"{noun}? Say with --palette what stands for each class, {palette}"
         )
-    jpeg = next(filter(_is_jpeg, paths), None)
-    if jpeg is not None:
-        raise DataError(
-            f"MASKS: {jpeg} is JPEG, which changes the {noun} at the borders of classes; say with "
-            f"--palette what stands for each class, {palette}: a pixel then belongs to the class "
-            "whose entry is nearest"
-        )
+    for one, path in zip(facts, paths):
+        if one.lossy_format:
+            raise DataError(
+                f"MASKS: {path} is {one.lossy_format}, which changes the {noun} at the borders of "
+                f"classes; say with --palette what stands for each class, {palette}: a pixel then "
+                "belongs to the class whose entry is nearest"
+            )
     if len(found) == 1:
         (only,) = found
         shown = only if noun == "values" else ",".join(map(str, only))
@@ -237,8 +165,25 @@ def _check_entries(
         )
 
 
-def _is_jpeg(path: Path) -> bool:
-    return path.suffix.lower() in _LOSSY
+def _check_white(facts: Sequence[MaskFacts], paths: Sequence[Path]) -> None:
+    """Check that white is not 1 in some masks and 255, which would be ignored, in others.
+
+    Raises:
+        DataError: it is.
+    """
+    numbered = [path for one, path in zip(facts, paths) if one.is_white_a_number]
+    grey = [path for one, path in zip(facts, paths) if _is_black_and_white(one)]
+    if numbered and grey:
+        raise DataError(
+            f"MASKS: white is 255 in {grey[0]}, but another number in {numbered[0]}, which has 1 "
+            "bit or a palette; save all masks with 8 bits and no palette, or say with --palette "
+            "what stands for each class"
+        )
+
+
+def _is_black_and_white(facts: MaskFacts) -> bool:
+    values = set(facts.values or ())
+    return not facts.palette and IGNORE in values and values <= {0, IGNORE}
 
 
 def _classes_of_numbers(values: set[int], are_plain: bool) -> Classes:
@@ -254,13 +199,14 @@ def _classes_of_numbers(values: set[int], are_plain: bool) -> Classes:
 def _last_class_number(numbers: Sequence[int]) -> int:
     """Return up to which value these are numbers of classes, and no grey levels."""
     few_are_missing = 4 * len(numbers) >= 3 * numbers[-1]
-    return _MOST_CLASSES - 1 if few_are_missing else _LAST_CLASS_NUMBER
+    return MOST_CLASSES - 1 if few_are_missing else _LAST_CLASS_NUMBER
 
 
 def convert(path: Path, classes: Classes) -> np.ndarray:
     """Return a mask as numbers of classes, 8 bits each.
 
-    In JPEG, which changes values, a pixel belongs to the class whose entry is nearest to it.
+    In JPEG, which changes values, a pixel belongs to the class whose entry is nearest to it, or is
+    ignored if 255 is nearer.
 
     Args:
         path: of the mask.
@@ -270,11 +216,12 @@ def convert(path: Path, classes: Classes) -> np.ndarray:
         DataError: the mask holds something that stands for no class.
     """
     with Image.open(path) as image:
-        codes, entries = _in_codes(image, classes)
-        if _is_jpeg(path):
-            return _nearest(image, classes)
+        if lossy_format(image, path):
+            return _nearest(np.asarray(image.convert("RGB"), np.int32), path, classes)
+        codes = _codes(image, path, classes)
     result = np.full(codes.shape, IGNORE, np.uint8)
     known = np.zeros(codes.shape, bool)
+    entries = codes_of(np.array(classes.entries)) if classes.is_coloured else classes.entries
     for number, entry in enumerate(entries):
         chosen = codes == entry
         result[chosen] = number
@@ -282,32 +229,62 @@ def convert(path: Path, classes: Classes) -> np.ndarray:
     if classes.has_ignored:
         known |= codes == IGNORE
     if not known.all():
-        raise DataError(
-            f"{path}: found {_shown(int(codes[~known][0]), classes)}, which --palette does not "
-            "name; a class is a grey level such as 127 or a colour such as 255,0,0"
-        )
+        code = int(codes[~known][0])
+        raise _unnamed(path, colour_of(code) if classes.is_coloured else (code,))
     return result
 
 
-def _in_codes(image: Image.Image, classes: Classes) -> tuple[np.ndarray, list[int]]:
-    if classes.is_coloured:
-        entries = [r * _BYTE**2 + g * _BYTE + b for r, g, b in classes.entries]
-        return _codes(image), entries
-    values = _values(image)
-    return np.asarray(image.convert("L")) if values is None else values, [
-        entry[0] for entry in classes.entries
-    ]
+def _codes(image: Image.Image, path: Path, classes: Classes) -> np.ndarray:
+    """Return the colours of a mask as one number each, or its numbers if the classes have some.
 
-
-def _nearest(image: Image.Image, classes: Classes) -> np.ndarray:
-    mode = "RGB" if classes.is_coloured else "L"
-    pixels: Any = np.asarray(image.convert(mode), np.int32)
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    distances = [((pixels - np.array(entry)) ** 2).sum(-1) for entry in classes.entries]
-    return np.argmin(distances, axis=0).astype(np.uint8)
-
-
-def _shown(code: int, classes: Classes) -> str:
+    Raises:
+        DataError: the mask has colours, but the classes have none.
+    """
+    values = None if classes.is_coloured else values_of(image, path)
+    if values is not None:
+        return values
+    colours = np.asarray(image.convert("RGB"))
     if not classes.is_coloured:
-        return f"the value {code}"
-    return f"the colour {code // _BYTE**2},{code // _BYTE % _BYTE},{code % _BYTE}"
+        is_coloured = (colours != colours[..., :1]).any(-1)
+        raise _unnamed(path, colours[is_coloured][0])
+    return codes_of(colours)
+
+
+def _nearest(pixels: np.ndarray, path: Path, classes: Classes) -> np.ndarray:
+    """Return for each pixel the class whose entry is nearest, or 255.
+
+    Raises:
+        DataError: an area has a colour that is near no entry.
+    """
+    candidates = dict(enumerate(classes.entries))
+    is_apart = all(IGNORE - entry[0] >= _NOISE for entry in classes.entries)
+    if classes.has_ignored and is_apart:
+        candidates[IGNORE] = (IGNORE,)
+    nearest = np.zeros(pixels.shape[:2], np.uint8)
+    least = np.full(pixels.shape[:2], np.iinfo(np.int64).max)
+    for number, entry in candidates.items():
+        distance = ((pixels - np.array(entry)) ** 2).sum(-1)
+        closer = distance < least
+        nearest[closer], least[closer] = number, distance[closer]
+    far = _blocks(least[..., None]).min((1, 3))[..., 0] > 3 * _NOISE**2
+    blocks = _blocks(pixels)
+    is_flat = (np.ptp(blocks, axis=(1, 3)) <= _RIPPLE).all(-1)
+    if (far & is_flat).any():
+        raise _unnamed(path, blocks.mean((1, 3))[far & is_flat][0].round().astype(int))
+    return nearest
+
+
+def _blocks(pixels: np.ndarray) -> np.ndarray:
+    """Return the whole blocks of JPEG: their rows, rows in each, columns, columns in each."""
+    height, width = (length // _BLOCK for length in pixels.shape[:2])
+    whole = pixels[: height * _BLOCK, : width * _BLOCK]
+    return whole.reshape(height, _BLOCK, width, _BLOCK, pixels.shape[-1])
+
+
+def _unnamed(path: Path, entry: Sequence[int]) -> DataError:
+    """Return the error for a value or a colour that stands for no class."""
+    noun = "colour" if len(entry) > 1 else "value"
+    return DataError(
+        f"{path}: found the {noun} {','.join(map(str, entry))}, which --palette does not name; a "
+        "class is a grey level such as 127 or a colour such as 255,0,0"
+    )
