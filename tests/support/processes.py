@@ -21,6 +21,20 @@ sys.path.insert(0, {str(TESTS)!r})
 from support.training import *
 paddle.seed(1)
 """
+#: How a script begins that runs on several ranks: it has `folder`, `rank` and `report`.
+RANK_HEAD = (
+    SCRIPT_HEAD
+    + """
+import json
+
+paddle.set_device("cpu")
+folder, rank = Path(sys.argv[1]), int(paddle.distributed.ParallelEnv().rank)
+
+
+def report(found):
+    (folder / f"rank{rank}.json").write_text(json.dumps(found))
+"""
+)
 
 
 def run_tool(*arguments: str | Path, cwd: Path = ROOT, **environment: str):
@@ -63,7 +77,7 @@ def launch(folder, text, count: int):
 
     Args:
         folder: folder of the script and of the logs.
-        text: the script; its argument is the folder.
+        text: the script, which begins with `RANK_HEAD`; its argument is the folder.
         count: number of ranks.
     """
     script = folder / "script.py"
