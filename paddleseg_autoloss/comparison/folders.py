@@ -270,6 +270,12 @@ class RunFolder:
             elif path.name not in _CONFIGS:
                 path.unlink()
 
+    def clear_evaluation(self) -> None:
+        """Delete the evaluation and the error, and keep the trained network."""
+        # The error is last: without it, a run that is killed here would keep a broken evaluation.
+        for name in ("samples.npz", "evaluation.log", "evaluation.json", "error.txt"):
+            (self.path / name).unlink(missing_ok=True)
+
     def checkpoint(self) -> Path | None:
         """Return the newest good checkpoint, or None."""
         return newest_good_checkpoint(self.path)

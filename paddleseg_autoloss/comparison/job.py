@@ -117,8 +117,7 @@ class Job:
     def _work(self, source: RunFolder | None) -> Generator[None, None, None]:
         """Do all remaining work of the run; yield while one of its processes is running."""
         folder = self.folder
-        if self._must_start_again():
-            folder.clear()
+        self._discard_leftovers()
         if source is not None and not source.is_done:
             raise ConfigError(
                 f"retrain_of: {source.run} failed, so there are no weights to train with"
@@ -131,11 +130,14 @@ class Job:
             yield from self._run(folder.path / "evaluation.log", self._commands.evaluate(folder))
         folder.write_result(_versions(), self._commands.args.device)
 
-    def _must_start_again(self) -> bool:
-        """Whether to train from the start: after a failure, or with a script of the user."""
+    def _discard_leftovers(self) -> None:
+        """Delete what a failed run, or a stopped script of the user, cannot go on from."""
         folder = self.folder
-        has_script = folder.run.variant.script is not None
-        return folder.error_path.is_file() or (has_script and not folder.model_path.is_file())
+        has_failed, is_trained = folder.error_path.is_file(), folder.model_path.is_file()
+        if has_failed and is_trained:
+            folder.clear_evaluation()
+        elif has_failed or (folder.run.variant.script is not None and not is_trained):
+            folder.clear()
 
     def _train(self) -> Generator[None, None, None]:
         folder, iterations = self.folder, self.folder.run.config["iters"]

@@ -239,7 +239,7 @@ def _add_failures(document: Document, results: Results) -> None:
     if not failed:
         return
     document.add(Heading("Failed runs"))
-    document.add(Paragraph("They are trained again when the comparison is continued."))
+    document.add(Paragraph(sentences.FAILURES))
     for folder in failed:
         document.add(Paragraph(f"{folder.run}:"), Code((folder.error() or "").strip()))
 

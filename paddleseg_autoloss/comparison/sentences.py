@@ -17,6 +17,7 @@ __all__ = [
     "CLASSES",
     "COSTS",
     "CURVES",
+    "FAILURES",
     "RATES",
     "SAMPLES",
     "describe_bound",
@@ -63,6 +64,10 @@ RATES = (
     "rate is left."
 )
 CURVES = "Thin: single runs. Thick: their mean."
+FAILURES = (
+    "When the comparison is continued, they are trained again. A run whose network is trained, and "
+    "whose evaluation failed, is only evaluated again; delete its model.pdparams to train it again."
+)
 SAMPLES = (
     "Each class but the first, class 0, has a contour. The predictions are those of the first "
     "finished seed."

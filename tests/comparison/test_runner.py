@@ -58,7 +58,7 @@ def started(parse, tmp_path, base, monkeypatch):
                 # An empty dict, as paddle.save writes it.
                 (folder.path / name / file).write_bytes(b"\x80\x04}.")
         Job(folder, None, {}, job_commands)
-        return folder, commands.pop()
+        return folder, commands.pop() if commands else None
 
     return start_run
 
@@ -94,6 +94,38 @@ def test_a_failed_run_starts_afresh(started):
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.yml", "config_test.yml"]
 
 
+EVALUATION = package_command("paddleseg_autoloss.comparison.evaluation")
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["train.py", "a script of one's own"])
+def test_a_failed_evaluation_does_not_cost_the_training(started, index):
+    folder, _ = started(index, "iter_4")
+    # A script starts afresh, so its checkpoint comes later.
+    (folder.path / "iter_4").mkdir(exist_ok=True)
+    (folder.path / "iter_4" / "model.pdparams").write_bytes(b"trained")
+    assert folder.keep_model()
+    (folder.path / "samples.npz").write_bytes(b"half")
+    folder.write_error("exit status 1: cannot write samples.npz: no space left", folder.log_path)
+    _, command = started(index)
+    assert command[: len(EVALUATION)] == EVALUATION
+    assert folder.model_path.read_bytes() == b"trained"
+    assert not folder.error_path.exists()
+    assert not (folder.path / "samples.npz").exists()
+
+
+def test_a_damaged_evaluation_is_made_again(started):
+    """It is there, but the result cannot be written from it."""
+    folder, _ = started(0, "iter_4")
+    assert folder.keep_model()
+    folder.log_path.write_text("iter: 4/4, loss: 1, batch_cost: 1, x")
+    folder.evaluation_path.write_text("{")
+    assert started(0)[1] is None
+    assert "evaluation.json" in folder.error()
+    _, command = started(0)
+    assert command[: len(EVALUATION)] == EVALUATION
+    assert folder.model_path.is_file()
+
+
 def test_a_script_of_ones_own_is_never_resumed(started, tmp_path):
     """What its checkpoints leave out cannot be known."""
     _, command = started(1, "iter_2")
@@ -111,8 +143,7 @@ def test_a_trained_run_is_evaluated(started):
     folder, _ = started(0, "iter_4", "best_model")
     assert folder.keep_model()
     _, command = started(0)
-    program = package_command("paddleseg_autoloss.comparison.evaluation")
-    assert command[: len(program)] == program
+    assert command[: len(EVALUATION)] == EVALUATION
     assert folder.model_path.is_file()
     assert not list(folder.path.glob("iter_*"))
     assert not (folder.path / "best_model").exists()
