@@ -102,6 +102,32 @@ def test_p_against_all_outcomes(sets, count):
     assert agreed.f == math.inf
 
 
+@pytest.mark.parametrize("with_ties", [False, True])
+@pytest.mark.parametrize(("sets", "count"), [(4, 3), (2, 4), (6, 2), (6, 3)])
+def test_p_by_permutation_against_all_orders(sets, count, with_ties):
+    """The last one has 46656 orders, of which 9999 are drawn."""
+    draws = np.random.default_rng(sets + count)
+    for _ in range(3):
+        ranks = ranks_of(draws.integers(0, 3 if with_ties else 10**9, (sets, count)))
+        squares = (all_orders(ranks).sum(axis=1) ** 2).sum(axis=1)
+        expected = (squares >= (ranks.sum(axis=0) ** 2).sum() - 1e-9).mean()
+        is_drawn = math.factorial(count) ** sets > 9999
+        # Four standard errors of a share of the draws.
+        tolerance = 4 * math.sqrt(0.25 / 9999) if is_drawn else 1e-12
+        assert friedman(ranks).p == pytest.approx(expected, abs=tolerance)
+
+
+def test_p_of_many_data_sets_is_never_zero():
+    assert friedman(no_ties(20, 5)).p == pytest.approx(1 / 10000)
+
+
+def test_p_by_permutation_needs_no_newer_scipy(monkeypatch):
+    """SciPy's own test takes its generator by another name before 1.15."""
+    monkeypatch.delattr(stats, "permutation_test")
+    for sets, count in ((3, 3), (4, 3), (8, 5)):
+        assert 0 < friedman(no_ties(sets, count)).p < 0.05
+
+
 def test_known_values_of_the_exact_distribution():
     """Friedman 1937, table V, for 3 treatments and 4 blocks: 0.042 at 6.5 and 0.0046 at 8."""
     at = friedman(np.array([[1, 2, 3], [1, 2, 3], [1, 3, 2], [1, 2, 3]]))
