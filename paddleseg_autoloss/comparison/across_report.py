@@ -234,13 +234,15 @@ def _describe_average(average: Difference, on_each: Mapping[str, Difference]) ->
 
 
 def _why_untested(on_each: Mapping[str, Difference]) -> str:
-    untested = {key: d for key, d in on_each.items() if math.isnan(d.p_t)}
-    return ", ".join(
-        f"a network on {key} has learned nothing"
-        if difference.collapsed
-        else f"{key} has {_count(len(difference.seeds), 'seed')}"
-        for key, difference in untested.items()
-    )
+    return ", ".join(_why(key, d) for key, d in on_each.items() if math.isnan(d.p_t))
+
+
+def _why(key: str, difference: Difference) -> str:
+    if difference.collapsed:
+        return f"a network on {key} has learned nothing"
+    if difference.sd == 0:
+        return f"the spread on {key} is zero"
+    return f"{key} has {_count(len(difference.seeds), 'seed')}"
 
 
 def _word(difference: Difference) -> str:

@@ -156,9 +156,18 @@ def describe_difference(difference: Difference, tests: int) -> str:
     if len(difference.seeds) == 1:
         points = _POINTS * difference.mean
         return f"{points:+.1f} points in a single pair of runs, which shows nothing"
-    if not any(difference.values):
-        return "the same figure in every pair of runs, which shows nothing"
+    if difference.sd == 0:
+        return _describe_equal(difference.mean)
     return _describe_test(difference, tests)
+
+
+def _describe_equal(mean: float) -> str:
+    if mean == 0:
+        return "the same figure in every pair of runs, which shows nothing"
+    return (
+        f"{_POINTS * mean:+.1f} points in every pair of runs: the spread is zero, nothing can be "
+        "tested"
+    )
 
 
 def _describe_test(difference: Difference, tests: int) -> str:

@@ -9,6 +9,7 @@ part of the spread that both have in common cancels in their difference.  With t
   with ties too and cannot go below :math:`2 / 2^n`;
 - with several variants they are corrected by Holm's method: the
   probability of at least one false alarm among all of them is at most 5 %;
+- without spread, :math:`s = 0`, there is no interval and no test: the runs do not behave as draws;
 - the smallest gap is the true difference that the t-test would find with a probability of 80 %,
   at the level of Holm's first of m steps, 5 % / m, if the differences have the same spread as here.
 """
@@ -54,12 +55,13 @@ _QUANTILES = 4000
 class Difference:
     """The difference of a variant to the baseline, over the seeds that both have.
 
-    There is no test with fewer than two seeds, if a value is undefined, or if a network of a pair
-    has collapsed; then all numbers except the mean are NaN.
+    There is no test with fewer than two seeds, if a value is undefined, if a network of a pair has
+    collapsed, or if all differences are equal; then all numbers are NaN, except for the mean, and
+    for the standard deviation of equal differences, which is 0.
 
     Args:
         seeds: the seeds.
-        values: the variant's value minus the baseline's, for each seed.
+        values: the variant's value minus the baseline's, for each seed, rounded to `DIGITS`.
         mean: their mean; NaN if there is no seed.
         sd: their standard deviation.
         low: lower end of the 95 % confidence interval of the mean.
@@ -161,12 +163,14 @@ def paired(
         (0, 1, 2) 0.02 -0.0048 0.0448
     """
     seeds = tuple(seed for seed in values if seed in baseline)
-    differences = np.array([values[seed] - baseline[seed] for seed in seeds])
+    differences = np.round([values[seed] - baseline[seed] for seed in seeds], DIGITS)
     as_tuple = tuple(map(float, differences))
     mean = float(differences.mean()) if seeds else math.nan
     unusable = tuple(seed for seed in seeds if seed in collapsed)
     if len(seeds) < 2 or unusable or math.isnan(mean):
         return Difference(seeds, as_tuple, mean, collapsed=unusable)
+    if np.ptp(differences) == 0:
+        return Difference(seeds, as_tuple, mean, sd=0.0)
     sd = float(differences.std(ddof=1))
     half = float(stats.t.isf(LEVEL / 2, len(seeds) - 1)) * sd / math.sqrt(len(seeds))
     return Difference(
@@ -176,17 +180,9 @@ def paired(
         sd,
         mean - half,
         mean + half,
-        _p_of_t(differences),
+        float(stats.ttest_1samp(differences, 0).pvalue),
         p_of_signed_ranks(differences),
     )
-
-
-def _p_of_t(differences: np.ndarray) -> float:
-    if not differences.any():
-        return 1.0
-    if np.ptp(differences) == 0:
-        return 0.0
-    return float(stats.ttest_1samp(differences, 0).pvalue)
 
 
 def p_of_signed_ranks(differences: np.ndarray) -> float:
@@ -286,7 +282,7 @@ def compare(
             p_t_holm=p,
             p_wilcoxon_holm=w,
             gap=smallest_gap(difference.sd, len(difference.seeds), LEVEL / tests)
-            if not math.isnan(difference.sd)
+            if not math.isnan(p)
             else math.nan,
         )
         for (name, difference), p, w in zip(found.items(), p_t, p_wilcoxon)
@@ -311,21 +307,19 @@ def average(differences: Sequence[Difference]) -> Difference:
 
     Example:
         >>> pairs = [{0: 0.82, 1: 0.84, 2: 0.83}, {0: 0.61, 1: 0.64, 2: 0.62}]
-        >>> zero = {0: 0.8, 1: 0.8, 2: 0.8}, {0: 0.6, 1: 0.6, 2: 0.6}
-        >>> found = average([paired(*both) for both in zip(pairs, zero)])
+        >>> baseline = [{0: 0.80, 1: 0.81, 2: 0.82}, {0: 0.60, 1: 0.60, 2: 0.61}]
+        >>> found = average([paired(*both) for both in zip(pairs, baseline)])
         >>> print(round(found.mean, 4), round(found.low, 4), round(found.high, 4))
-        0.0267 0.0111 0.0423
+        0.02 0.0023 0.0377
     """
     sets = len(differences)
     means = tuple(difference.mean for difference in differences)
     mean = float(np.mean(means))
     numbers = tuple(range(sets))
-    shares = np.array([d.sd**2 / max(len(d.seeds), 1) for d in differences])
-    total = float(shares.sum())
-    if math.isnan(total):
+    if any(math.isnan(difference.p_t) for difference in differences):
         return Difference(numbers, means, mean)
-    if total == 0:
-        return Difference(numbers, means, mean, low=mean, high=mean, p_t=float(mean == 0))
+    shares = np.array([d.sd**2 / len(d.seeds) for d in differences])
+    total = float(shares.sum())
     degrees = total**2 / sum(v**2 / (len(d.seeds) - 1) for v, d in zip(shares, differences))
     error = math.sqrt(total) / sets
     half = float(stats.t.isf(LEVEL / 2, degrees)) * error

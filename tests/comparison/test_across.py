@@ -32,12 +32,15 @@ NOISE = np.array([-0.01, 0.0, 0.01])
 
 
 def write_results(folder, means, noise=NOISE, **columns):
-    """Write ``results.csv``; ``means`` has for each variant its test mIoU, or a row by rate."""
+    """Write ``results.csv``; ``means`` has for each variant its test mIoU, or a row by rate.
+
+    Each variant has the deviations in an order of its own, so that the differences have a spread.
+    """
     rows = []
-    for name, by_rate in means.items():
+    for i, (name, by_rate) in enumerate(means.items()):
         by_rate = by_rate if isinstance(by_rate, dict) else {0.1: (by_rate, by_rate)}
         for rate, (validation, test) in by_rate.items():
-            for seed, deviation in enumerate(noise):
+            for seed, deviation in enumerate(np.roll(noise, i)):
                 rows.append(
                     {
                         "variant": name, "learning_rate": rate, "seed": seed, "status": "done",
@@ -182,6 +185,16 @@ class TestSeeds:
         assert "nothing was tested on average, because s2 has 1 seed" in report
         assert "no difference seen" not in report
 
+    def test_equal_differences_are_not_tested(self, tmp_path):
+        folders = [
+            write_results(tmp_path / f"s{i}", {"base": 0.5, "Auto": 0.6 + i / 10}, np.zeros(2))
+            for i in range(2)
+        ]
+        across = read_across(folders, None)
+        assert points_table(across).iloc[0].tolist() == ["Auto", "+10.00", "+20.00"]
+        (text,) = findings(across)
+        assert text.endswith("because the spread on s0 is zero, the spread on s1 is zero")
+
 
 class TestFewDataSets:
     """The p value of a pair of mean ranks is too small if the two vary more than the others."""
@@ -321,7 +334,7 @@ class TestNames:
             assert list(found.columns) == ["variant", "set0", "variant"]
             assert list(found.iloc[:, 0]) == names
         assert list(points_table(across).iloc[:, 2]) == [
-            "+10.00 [10.00, 10.00] ▲", "+20.00 [20.00, 20.00] ▲",
+            "+10.00 [5.70, 14.30] ▲", "+20.00 [15.70, 24.30] ▲",
         ]  # fmt: skip
 
 
@@ -463,11 +476,11 @@ def test_the_command(four, tmp_path, monkeypatch):
     assert "> **Warning:** Some networks predict at most one class" in report
     assert "Auto on flat (seed 0, 1, 2)" in report
     assert "on average, because a network on flat has learned nothing" in report
-    assert "| Auto | +20.00 [20.00, 20.00] ▲ |" in report
+    assert "| Auto | +20.00 [15.70, 24.30] ▲ |" in report
     assert "+12.00 (collapsed) |" in report
     page = (tmp_path / "output/across/report.html").read_text()
     assert page.count("<svg") == 6
-    assert "Auto, seed 1: +20.00 points" in page
+    assert "Auto, seed 1: +18.00 points" in page
     assert (tmp_path / "output/across/figures/differences.png").is_file()
     rows = table(tmp_path / "output/across/across.csv")
     assert len(rows) == 6 * 3

@@ -111,12 +111,13 @@ def test_rare_classes_have_a_table(parse, tmp_path, base):
     folders = pretend(plan, tmp_path / "out", lambda run: (0.5, 0.5))
     for folder in folders:
         rare = 0.2 + 0.1 * (folder.run.variant.name == "AutoWeightedLoss") + 0.001 * folder.run.seed
+        rare += 0.001 * (folder.run.variant.name == "AutoWeightedLoss" and folder.run.seed == 2)
         test = {"class_IoU": [0.9, 0.6, rare], "class_share": [0.7, 0.25, 0.05]}
         result = folder.result()
         write_json(folder.result_path, result | {"test": result["test"] | test})
     results = Results(plan, folders)
     assert results.by_seed("AutoWeightedLoss", "test_rare_mIoU") == pytest.approx(
-        {0: 0.3, 1: 0.301, 2: 0.302}
+        {0: 0.3, 1: 0.301, 2: 0.303}
     )
     table = class_table(results)
     assert list(table) == ["variant", "2 (5.0%)", "1 (25.0%)", "0 (70.0%)"]
@@ -127,7 +128,7 @@ def test_rare_classes_have_a_table(parse, tmp_path, base):
     write_report(results, tmp_path / "out")
     report = (tmp_path / "out/report.md").read_text().split("## Classes")[1]
     assert "below 0.2 times that of classes of equal size" in report
-    assert "| AutoWeightedLoss | ▲ better | 3 | +10.00 |" in report
+    assert "| AutoWeightedLoss | ▲ better | 3 | +10.03 |" in report
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,11 @@ def test_average_without_a_test_or_without_spread():
     same, single = paired({0: 0.5, 1: 0.5, 2: 0.5}, zero), paired({0: 0.1}, zero)
     assert math.isnan(average([same, single]).p_t)
     assert average([same, single]).mean == pytest.approx(0.3)
-    assert (average([same, same]).low, average([same, same]).p_t) == (0.5, 0)
-    assert average([paired(zero, zero)] * 2).p_t == 1
+    spread = paired({0: 0.5, 1: 0.6, 2: 0.5}, zero)
+    assert average([spread, spread]).p_t < 0.05
+    for others in ([same, same], [spread, same], [paired(zero, zero)] * 2):
+        assert math.isnan(average(others).p_t)
+        assert math.isnan(average(others).low)
 
 
 def test_wilcoxon_has_a_floor():
@@ -92,13 +95,42 @@ def test_too_few_pairs_and_equal_figures():
     assert math.isnan(paired({0: 1.0}, {1: 1.0}).mean)
     assert paired({0: 1.5}, {0: 1.0}).mean == 0.5
     same = compare({"a": {0: 1.0, 1: 2.0}, "b": {0: 1.0, 1: 2.0}}, "a")["b"]
-    assert (same.p_t, same.p_wilcoxon) == (1, 1)
+    assert math.isnan(same.p_t)
     nothing = "the same figure in every pair of runs, which shows nothing"
     assert describe_difference(same, 1) == nothing
     single = compare({"a": {0: 0.5}, "b": {0: 0.51}}, "a")["b"]
     assert describe_difference(single, 1).startswith("+1.0 points in a single pair")
     none = compare({"a": {0: 0.5}, "b": {1: 0.51}}, "a")["b"]
     assert "no pair" in describe_difference(none, 1)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([0.625, 0.75], [0.5, 0.625]),
+        ([0.82, 0.62], [0.80, 0.60]),
+        ([0.3, 0.7, 0.4, 0.6], [0.1, 0.5, 0.2, 0.4]),
+    ],
+    ids=["equal doubles", "equal but for rounding", "four seeds"],
+)
+def test_differences_without_spread_are_not_tested(ours, theirs):
+    """No p of 0 and no smallest gap of 0 points from two seeds."""
+    figures = {
+        "base": dict(enumerate(theirs)),
+        "equal": dict(enumerate(ours)),
+        "other": dict(enumerate(np.array(ours) + [0.1, *[0.0] * (len(ours) - 1)])),
+    }
+    found = compare(figures, "base")
+    equal, other = found["equal"], found["other"]
+    numbers = (equal.low, equal.high, equal.p_t, equal.p_t_holm, equal.p_wilcoxon, equal.gap)
+    assert all(map(math.isnan, numbers))
+    assert not equal.is_significant
+    # Holm's correction counts the tests that there are.
+    assert other.p_t_holm == other.p_t
+    assert describe_difference(equal, 1) == (
+        f"{100 * equal.mean:+.1f} points in every pair of runs: the spread is zero, nothing can be "
+        "tested"
+    )
 
 
 def test_holm_by_hand():
