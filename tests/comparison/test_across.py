@@ -16,6 +16,7 @@ from support.records import table
 from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.comparison.across import Across, DataSet, read_across
 from paddleseg_autoloss.comparison.across_report import (
+    _describe_test,
     findings,
     mean_table,
     points_table,
@@ -194,6 +195,57 @@ class TestSeeds:
         assert points_table(across).iloc[0].tolist() == ["Auto", "+10.00", "+20.00"]
         (text,) = findings(across)
         assert text.endswith("because the spread on s0 is zero, the spread on s1 is zero")
+
+
+class TestCollapsed:
+    """A network that has learned nothing makes no winner."""
+
+    @pytest.fixture
+    def twelve(self, tmp_path):
+        """Auto is better on every data set, and Sum is worse."""
+        means = ({"base": 0.5, "Auto": 0.6 + i / 100, "Sum": 0.4 - i / 100} for i in range(12))
+        return [write_results(tmp_path / f"s{i}", m) for i, m in enumerate(means)]
+
+    def shown(self, folders):
+        across = read_across(folders, None)
+        texts = [_describe_test(across), say_what_it_can_show(across), *findings(across)]
+        return rank_table(across).set_index("variant").finding.to_dict(), "\n".join(texts)
+
+    @pytest.mark.parametrize("seeds", [(0, 1, 2), (1,)])
+    def test_baseline(self, seeds, twelve):
+        collapse(twelve[3], "base", seeds)
+        finding, report = self.shown(twelve)
+        assert finding == {"Auto": "-", "base": "-", "Sum": "-"}
+        assert "No variant was compared with base over the data sets." in report
+        assert "Whether the variants differ over these 12 data sets was not tested" in report
+        assert report.count("not compared over the data sets (mean rank") == 2
+        for word in ("over the data sets seen", "a hint", "better over", "worse over"):
+            assert word not in report
+
+    @pytest.mark.parametrize("everywhere", [True, False])
+    def test_variant(self, everywhere, twelve):
+        """The other one is compared, and Holm's correction counts it alone."""
+        for folder in twelve if everywhere else twelve[:1]:
+            collapse(folder, "Sum", [0])
+        finding, _ = self.shown(twelve)
+        assert finding == {"Auto": "▲ better", "base": "-", "Sum": "-"}
+        pairs = read_across(twelve, None).pairs
+        assert pairs["Auto"].p_holm == pairs["Auto"].p
+        assert math.isnan(pairs["Sum"].p)
+        assert math.isnan(pairs["Sum"].p_alone_holm)
+        assert math.isnan(pairs["Sum"].points.low)
+
+    def test_a_seed_that_does_not_count(self, twelve):
+        collapse(twelve[0], "base", [1])
+        change(twelve[0], lambda t: t[(t.variant != "Auto") | (t.seed != 1)])
+        assert read_across(twelve, None).pairs["Auto"].is_seen
+
+
+def collapse(folder, name, seeds):
+    """Let networks of a variant have learned nothing."""
+    change(
+        folder, lambda t: t.assign(collapsed=t.collapsed | (t.variant == name) & t.seed.isin(seeds))
+    )
 
 
 class TestFewDataSets:
