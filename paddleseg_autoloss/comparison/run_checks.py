@@ -13,7 +13,7 @@ from paddleseg_autoloss.comparison import sentences
 from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.plan import Variant
 from paddleseg_autoloss.comparison.results import METRICS, Results
-from paddleseg_autoloss.comparison.statistics import Difference, Trend, trend
+from paddleseg_autoloss.comparison.statistics import Difference, Trend, mean_curve, trend
 from paddleseg_autoloss.weighting import METHODS, Weighting
 
 __all__ = ["LEAST_FALL", "LEAST_RISE", "check_runs", "end_of_losses", "end_of_validation"]
@@ -66,13 +66,16 @@ def _collapse(results: Results, name: str) -> Iterator[str]:
 def end_of_validation(results: Results, name: str) -> Trend | None:
     """Return the change of the validation mIoU over the last third of the iterations.
 
+    All runs share the validation images and the schedule.  So this is the trend of the mean over
+    the runs: their points at one iteration are not independent.
+
     Args:
         results: results of the comparison.
         name: a variant.
     """
-    curves = [folder.validation_curve() for folder in results.folders_of(name)]
+    mean = mean_curve(folder.validation_curve() for folder in results.folders_of(name))
     start = _last_third(results, name)
-    return trend({i: value for i, value in curve.items() if i > start} for curve in curves)
+    return trend({i: value for i, value in mean.items() if i > start})
 
 
 def _last_third(results: Results, name: str) -> float:
@@ -102,7 +105,7 @@ def end_of_losses(results: Results, name: str) -> dict[str, Trend]:
     for term, curve in means.groupby("term", sort=False):
         scale = abs(curve.mean())
         shares = (curve / scale).droplevel("term") if scale > 0 else pd.Series(dtype=float)
-        if (change := trend([dict(shares.items())])) is not None:
+        if (change := trend(dict(shares.items()))) is not None:
             found[str(term)] = change
     return found
 

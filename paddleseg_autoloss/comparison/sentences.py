@@ -40,9 +40,10 @@ __all__ = [
 CHECKS = (
     "Looked for: networks that predict one class; a validation mIoU that changes by 0.5 points or "
     "more over the last third of the iterations, or a training loss that changes by 10 % or more, "
-    f"where a straight line has a slope whose {1 - TREND_LEVEL:.0%} interval, in brackets, leaves "
-    "out 0; learned weights at a bound of their method; losses with less than 10 % of the mean "
-    "weight and less than 1 % of the total; seeds whose standard deviation is larger than the "
+    "where a straight line through the mean over the seeds has a slope whose "
+    f"{1 - TREND_LEVEL:.0%} interval, in brackets, leaves out 0 (the points of a curve count as "
+    "independent); learned weights at a bound of their method; losses with less than 10 % of the "
+    "mean weight and less than 1 % of the total; seeds whose standard deviation is larger than the "
     "difference."
 )
 CLASSES = (

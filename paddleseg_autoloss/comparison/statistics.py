@@ -33,6 +33,7 @@ __all__ = [
     "average",
     "compare",
     "holm",
+    "mean_curve",
     "p_of_signed_ranks",
     "paired",
     "smallest_gap",
@@ -96,10 +97,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Trend:
-    """The change along a straight line through curves.
+    """The change along a straight line through a curve.
 
     Args:
-        change: from the first to the last point, in the unit of the curves.
+        change: from the first to the last point, in the unit of the curve.
         low: lower end of its 99 % confidence interval.
         high: its upper end.
     """
@@ -114,37 +115,50 @@ class Trend:
         return self.low > 0 or self.high < 0
 
 
-def trend(curves: Iterable[Mapping[int, float]]) -> Trend | None:
-    r"""Fit straight lines with the same slope and an intercept for each curve, by least squares.
+def trend(curve: Mapping[int, float]) -> Trend | None:
+    r"""Fit a straight line through a curve, by least squares.
 
-    With :math:`n` points :math:`(x, y)` on :math:`m` curves, and the mean of its curve subtracted
-    from each, the slope is :math:`b = \sum x y / \sum x^2` and its standard error
-    :math:`\sqrt{\sum (y - b x)^2 / (n - m - 1) / \sum x^2}`; the interval is that of Student's t.
-    So the points are taken as independent around the lines.
+    With :math:`n` points :math:`(x, y)`, and the mean of all subtracted from each, the slope is
+    :math:`b = \sum x y / \sum x^2` and its standard error
+    :math:`\sqrt{\sum (y - b x)^2 / (n - 2) / \sum x^2}`; the interval is that of Student's t.  So
+    the points are taken as independent around the line.
 
     Args:
-        curves: the value for each iteration; a NaN does not count.
+        curve: the value for each iteration; a NaN does not count.
 
     Returns:
-        The change over the iterations of the longest curve, or None with too few points for an
-        interval.
+        The change over the iterations of the curve, or None with too few points for an interval.
 
     Example:
-        >>> found = trend([{10: 1.0, 20: 2.1, 30: 2.9}, {10: 5.0, 20: 6.0, 30: 7.0}])
+        >>> found = trend({10: 1.0, 20: 2.1, 30: 2.9, 40: 4.0})
         >>> print(round(found.change, 3), round(found.low, 3), round(found.high, 3))
-        1.95 1.504 2.396
+        2.94 1.677 4.203
     """
-    points = [np.array([p for p in curve.items() if np.isfinite(p[1])]) for curve in curves]
-    points = [one for one in points if len(one) > 1]
-    freedom = sum(map(len, points)) - len(points) - 1
+    points = np.array([point for point in curve.items() if np.isfinite(point[1])])
+    freedom = len(points) - 2
     if freedom < 1:
         return None
-    x, y = np.concatenate([one - one.mean(axis=0) for one in points]).T
+    x, y = (points - points.mean(axis=0)).T
     slope = (x @ y) / (x @ x)
     error = math.sqrt(((y - slope * x) ** 2).sum() / freedom / (x @ x))
-    span = max(np.ptp(one[:, 0]) for one in points)
     half = float(stats.t.isf(TREND_LEVEL / 2, freedom)) * error
-    return Trend(*(float(span * value) for value in (slope, slope - half, slope + half)))
+    return Trend(*(float(np.ptp(x) * value) for value in (slope, slope - half, slope + half)))
+
+
+def mean_curve(curves: Iterable[Mapping[int, float]]) -> dict[int, float]:
+    """Return the mean of curves at the iterations at which all of them have a finite value.
+
+    Args:
+        curves: the value for each iteration; a curve without points does not count.
+
+    Example:
+        >>> mean_curve([{10: 1.0, 20: 2.0}, {10: 2.0, 20: 4.0, 30: 5.0}, {}])
+        {10: 1.5, 20: 3.0}
+    """
+    known = [curve for curve in curves if curve]
+    shared = [i for i in known[0] if all(i in curve for curve in known)] if known else []
+    means = {i: float(np.mean([curve[i] for curve in known])) for i in shared}
+    return {i: mean for i, mean in means.items() if math.isfinite(mean)}
 
 
 def paired(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import json
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from visualdl import LogWriter
 
 from paddleseg_autoloss.comparison import report
 from paddleseg_autoloss.comparison.results import Results
+from paddleseg_autoloss.comparison.run_checks import end_of_validation
 from paddleseg_autoloss.documents import Document
 from paddleseg_autoloss.files import write_json
 from paddleseg_autoloss.weighting import METHODS
@@ -137,6 +140,24 @@ def test_a_rise_within_the_noise(made):
     for folder in made.of(AUTO):
         made.set_curve(folder, 0.003 * np.arange(10) + 20 * np.roll(NOISE, folder.run.seed))
     assert others(made.report()) == []
+
+
+@pytest.mark.parametrize(
+    ("runs", "points", "shared"), [(5, 4, 1.0), (3, 7, 1.0), (10, 4, 2.0), (5, 4, 0.0)]
+)
+def test_false_alarms_of_curves_that_share_their_noise(runs, points, shared):
+    """All runs see the same validation images, so a point is high or low for all of them."""
+    draws, curves = np.random.default_rng(0), [{}] * runs
+    folders = [SimpleNamespace(validation_curve=lambda i=i: curves[i]) for i in range(runs)]
+    variant = SimpleNamespace(config={"iters": points})
+    plan = SimpleNamespace(variant=lambda name: variant)
+    results = SimpleNamespace(folders_of=lambda name: folders, plan=plan)
+    alarms, tries = 0, 2000
+    for _ in range(tries):
+        noise = draws.normal(size=(runs, points)) + shared * draws.normal(size=points)
+        curves = [dict(enumerate(row, start=points)) for row in noise.tolist()]
+        alarms += end_of_validation(results, "any").is_significant
+    assert alarms / tries == pytest.approx(0.01, abs=3 * math.sqrt(0.01 * 0.99 / tries))
 
 
 def test_losses_that_still_change(made):
