@@ -171,8 +171,10 @@ def _add_differences(
     document.add(Heading(f"Paired differences to {baseline}"))
     panels = difference_panels(main, baseline, METRICS[0])
     document.add(Chart("differences", text, panels))
-    for metric, found in differences.items():
-        document.add(Paragraph(f"{metric}:"), Table(tables.difference_table(found)))
+    document.add(Paragraph(f"{METRICS[0]}:"), Table(tables.difference_table(main)))
+    document.add(Paragraph(sentences.OTHER_METRICS))
+    for metric in METRICS[1:]:
+        document.add(Paragraph(f"{metric}:"), Table(tables.interval_table(differences[metric])))
 
 
 def _add_classes(document: Document, results: Results) -> None:
@@ -183,7 +185,7 @@ def _add_classes(document: Document, results: Results) -> None:
     rare = _differences_in(results, "test_rare_mIoU")
     if any(d.seeds and not np.isnan(d.mean) for d in rare.values()):
         text = sentences.describe_rare(results.plan.baseline)
-        document.add(Paragraph(text), Table(tables.difference_table(rare)))
+        document.add(Paragraph(text), Table(tables.interval_table(rare)))
 
 
 def _add_rates(document: Document, results: Results) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from paddleseg_autoloss.comparison.data import HeldOutImages
 from paddleseg_autoloss.comparison.plan import Plan, Run
-from paddleseg_autoloss.comparison.results import RARE
+from paddleseg_autoloss.comparison.results import METRICS, RARE
 from paddleseg_autoloss.comparison.statistics import LEVEL, POWER, TREND_LEVEL, Difference, Trend
 from paddleseg_autoloss.errors import shown
 
@@ -18,6 +18,7 @@ __all__ = [
     "COSTS",
     "CURVES",
     "FAILURES",
+    "OTHER_METRICS",
     "RATES",
     "SAMPLES",
     "describe_bound",
@@ -68,6 +69,10 @@ CURVES = "Thin: single runs. Thick: their mean."
 FAILURES = (
     "When the comparison is continued, they are trained again. A run whose network is trained, and "
     "whose evaluation failed, is only evaluated again; delete its model.pdparams to train it again."
+)
+OTHER_METRICS = (
+    f"Only {METRICS[0]} is tested, so the correction counts one test for each variant. Other "
+    "metrics have intervals without a test: one that leaves out 0 is no finding."
 )
 SAMPLES = (
     "Each class but the first, class 0, has a contour. The predictions are those of the first "
@@ -360,7 +365,7 @@ def describe_rare(baseline: str) -> str:
     """
     return (
         f"Paired differences to {baseline} in the mean IoU of the rare classes, whose share of the "
-        f"pixels is below {RARE:g} times that of classes of equal size:"
+        f"pixels is below {RARE:g} times that of classes of equal size; they are not tested:"
     )
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "cost_table",
     "difference_table",
     "fixed_mixes",
+    "interval_table",
     "rate_table",
     "result_table",
     "run_table",
@@ -145,6 +146,15 @@ def difference_table(differences: Mapping[str, Difference]) -> pd.DataFrame:
         }
         for name, d in differences.items()
     )
+
+
+def interval_table(differences: Mapping[str, Difference]) -> pd.DataFrame:
+    """Return the paired difference of each variant to the baseline, without tests.
+
+    Args:
+        differences: differences of each variant to the baseline, as shares; the table has points.
+    """
+    return difference_table(differences)[["variant", "pairs", "mean, points", "95 % interval"]]
 
 
 def _mean(difference: Difference) -> str:

@@ -53,8 +53,8 @@ def report_of(parse, tmp_path, base):
 
 def difference_rows(report: str) -> dict[str, list[str]]:
     """The first table of paired differences: variant, then mean, interval, p values, gap."""
-    lines = report.split("\nmIoU:\n", 1)[1].split("\nDice:\n")[0].strip().splitlines()[2:]
-    rows = [line.strip("| ").split(" | ") for line in lines]
+    lines = report.split("\nmIoU:\n", 1)[1].split("\nDice:\n")[0].splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
     return {row[0]: row[3:] for row in rows}
 
 
@@ -114,7 +114,7 @@ def test_undefined_figures_are_shown_as_such(value, report_of):
     results_table = report.split("\n## Results\n\n")[1].split("\n\n")[0]
     assert results_table.count("| undefined |") == 3
     kappa = report.split("\nKappa:\n\n")[1].split("\n\n")[0]
-    assert kappa.count("| undefined | - | - | - | - | - | - |") == 2
+    assert kappa.count("| undefined | - |") == 2
     assert "nan" not in report.lower()
 
 

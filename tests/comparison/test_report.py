@@ -128,7 +128,26 @@ def test_rare_classes_have_a_table(parse, tmp_path, base):
     write_report(results, tmp_path / "out")
     report = (tmp_path / "out/report.md").read_text().split("## Classes")[1]
     assert "below 0.2 times that of classes of equal size" in report
-    assert "| AutoWeightedLoss | ▲ better | 3 | +10.03 |" in report
+    assert "| AutoWeightedLoss | 3 | +10.03 | [9.89, 10.18] |" in report
+
+
+@pytest.mark.parametrize("metric", ["mIoU", "Dice", "Kappa", "rare_mIoU"])
+def test_only_the_metric_of_the_comparison_has_findings(metric, parse, tmp_path, base):
+    """Holm's correction counts its tests alone; here one metric is better, and the others equal."""
+    plan = parse(comparison_file(tmp_path, base=str(base), seeds=3))
+    folders = pretend(plan, tmp_path / "out", lambda run: (0.5, 0.5 + 0.01 * run.seed))
+    for folder in folders:
+        is_auto, seed = folder.run.variant.name == "AutoWeightedLoss", folder.run.seed
+        better = 0.5 + 0.01 * seed + is_auto * (0.1 + 0.001 * (seed == 2))
+        test = {"class_share": [0.7, 0.25, 0.05], "class_IoU": [0.9, 0.6, 0.2]}
+        test |= {"class_IoU": [0.9, 0.6, better]} if metric == "rare_mIoU" else {metric: better}
+        result = folder.result()
+        write_json(folder.result_path, result | {"test": result["test"] | test})
+    write_report(Results(plan, folders), tmp_path / "out")
+    report = (tmp_path / "out/report.md").read_text()
+    assert report.count("| ▲ better |") == (metric == "mIoU")
+    assert report.count("| p (t) |") == 1
+    assert report.count("Only mIoU is tested") == 1
 
 
 @pytest.mark.parametrize(
