@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from paddleseg.utils import logger
 from tqdm import tqdm
@@ -75,8 +76,10 @@ class Runner:
             progress.update(finished + sum(job.iteration() for job in self._jobs) - progress.n)
 
     def _stop(self) -> None:
-        for job in self._jobs:
-            job.stop()
+        """Stop all jobs, also after one that cannot be stopped."""
+        with ExitStack() as stack:
+            for job in self._jobs:
+                stack.callback(job.stop)
 
     def _start_jobs(self) -> None:
         """Start waiting runs, up to the number of jobs."""

@@ -14,6 +14,7 @@ from support.processes import ROOT
 from paddleseg_autoloss.comparison.engines import LocalEngine
 from paddleseg_autoloss.comparison.folders import prepare
 from paddleseg_autoloss.comparison.job import Commands, Job
+from paddleseg_autoloss.comparison.runner import Runner
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.installation import package_command
 
@@ -147,6 +148,30 @@ def test_a_trained_run_is_evaluated(started):
     assert folder.model_path.is_file()
     assert not list(folder.path.glob("iter_*"))
     assert not (folder.path / "best_model").exists()
+
+
+@pytest.mark.parametrize("broken", [{0}, {1}, {0, 1, 2}])
+def test_all_jobs_are_stopped_although_some_cannot_be(broken):
+    stopped = []
+
+    def job(number):
+        def stop():
+            stopped.append(number)
+            if number in broken:
+                raise OSError(f"job {number}")
+
+        return Namespace(stop=stop, is_over=lambda: False, iteration=lambda: 0)
+
+    def start(folder, source):
+        if folder.number == 3:
+            raise RuntimeError("the comparison breaks off")
+        return job(folder.number)
+
+    runs = [Namespace(key=i, source=None, config={"iters": 1}) for i in range(4)]
+    folders = [Namespace(number=i, run=run, is_done=False) for i, run in enumerate(runs)]
+    with pytest.raises(OSError, match="job"):
+        Runner(folders, Namespace(start=start, most_jobs=4, poll=0)).run()
+    assert sorted(stopped) == [0, 1, 2]
 
 
 def test_cards_are_shared_out(parse, tmp_path, base, monkeypatch):
