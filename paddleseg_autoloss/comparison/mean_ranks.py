@@ -207,21 +207,20 @@ def least_visible_distance(ranks: np.ndarray, tests: int) -> float:
     return float(min(seen, default=math.inf))
 
 
-def critical_difference(count: int, sets: int, level: float = LEVEL) -> float:
+def critical_difference(count: int, sets: int) -> float:
     r"""Return Nemenyi's critical difference, :math:`q_\alpha \sqrt{k (k + 1) / (6 N)}`.
 
-    Two variants whose mean ranks are further apart differ, in a test of all pairs that assumes many
-    data sets.  :math:`q_\alpha` is the quantile of the studentized range divided by
-    :math:`\sqrt 2` (Demšar, table 5a).
+    Two variants whose mean ranks are further apart differ, in a test of all pairs at the level
+    `LEVEL` that assumes many data sets.  :math:`q_\alpha` is the quantile of the studentized range
+    divided by :math:`\sqrt 2` (Demšar, table 5a).
 
     Args:
         count: k, the number of variants.
         sets: N, the number of data sets.
-        level: the level of the test.
 
     Example:
         >>> round(critical_difference(4, 14), 2)  # Demšar's example
         1.25
     """
-    q = float(stats.studentized_range.isf(level, count, np.inf)) / math.sqrt(2)
+    q = float(stats.studentized_range.isf(LEVEL, count, np.inf)) / math.sqrt(2)
     return q * math.sqrt(count * (count + 1) / (6 * sets))

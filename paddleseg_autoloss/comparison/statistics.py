@@ -241,14 +241,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def smallest_gap(sd: float, count: int, level: float = LEVEL, power: float = POWER) -> float:
-    """Return the true mean difference that a paired t-test finds with a given probability.
+def smallest_gap(sd: float, count: int, level: float) -> float:
+    """Return the true mean difference that a paired t-test finds with the probability `POWER`.
 
     Args:
         sd: standard deviation of the differences, at least 0.
         count: number of differences, at least 2.
-        level: level of the two-sided test, in (0, 1).
-        power: the probability, in (``level``, 1).
+        level: level of the two-sided test, in (0, `POWER`).
     """
     critical = stats.t.isf(level / 2, count - 1)
     # SciPy's noncentral t is NaN for large values, which occur with few runs and small levels.
@@ -257,7 +256,7 @@ def smallest_gap(sd: float, count: int, level: float = LEVEL, power: float = POW
 
     def missing(shift: float) -> float:
         found = stats.norm.sf(bounds - shift) + stats.norm.cdf(-bounds - shift)
-        return float(found.mean()) - power
+        return float(found.mean()) - POWER
 
     largest = float(bounds.max()) + 10
     return optimize.brentq(missing, 0.0, largest) * sd / math.sqrt(count)
