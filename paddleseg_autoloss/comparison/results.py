@@ -190,6 +190,11 @@ def read_results(path: str | Path) -> pd.DataFrame:
             f"{path}: expected the results of a comparison: {one_line(error)}"
         ) from error
     names = rows[0][1] if rows else []
+    if len(names) == 1 and ";" in names[0]:
+        raise DataError(
+            f"{path}: expected commas between the columns and points in the numbers, found "
+            "semicolons; restore the file with --report_only, or save it with commas"
+        )
     for name in _REQUIRED:
         if name not in names:
             raise DataError(f"{path}: expected a column {name}, found none")

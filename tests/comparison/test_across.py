@@ -176,7 +176,8 @@ class TestSeeds:
     def test_what_was_left_out_and_not_tested_is_said(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         folders = [
-            write_results(tmp_path / f"s{i}", {"base": 0.5, "Auto": 0.6 + i / 10}) for i in range(3)
+            write_results(tmp_path / f"s{i}", {"base": 0.5 + i / 99, "Auto": 0.6 + i / 10})
+            for i in range(3)
         ]
         change(folders[2], lambda t: t[(t.variant == "base") | (t.seed == 1)])
         compare("--across", *folders)
@@ -439,6 +440,14 @@ class TestDamaged:
         with pytest.raises(DataError, match="expected a single column 'seed', found several"):
             read_across(four, None)
 
+    @pytest.mark.parametrize("point", [".", ","])
+    def test_semicolons(self, tmp_path, four, point):
+        """As spreadsheets save it where a comma is the decimal point."""
+        path = tmp_path / "set1" / "results.csv"
+        pd.read_csv(path).to_csv(path, index=False, sep=";", decimal=point)
+        with pytest.raises(DataError, match=r"results.csv: expected commas between the columns"):
+            read_across(four, None)
+
     def test_what_other_programs_write(self, tmp_path, four):
         """A byte order mark, blank lines, capitals, and whole numbers with a point."""
         path = tmp_path / "set1" / "results.csv"
@@ -492,6 +501,10 @@ class TestRefused:
             lambda t: t,
             lambda t: t[::-1],
             lambda t: pd.concat([t, t[:1].assign(seed=9, status="missing", test_mIoU="")]),
+            # Trained for more seeds, a row lost, a figure edited.
+            lambda t: pd.concat([t, t.assign(seed=t.seed + 10, test_mIoU=t.test_mIoU - 0.01)]),
+            lambda t: t[1:],
+            lambda t: t.assign(test_mIoU=[0.123, *t.test_mIoU[1:]]),
         ],
     )
     def test_a_copy(self, tmp_path, four, edit):
