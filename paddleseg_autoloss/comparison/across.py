@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -64,6 +65,9 @@ class DataSet:
 @dataclass(frozen=True)
 class Pair:
     """A variant and the baseline over all data sets.
+
+    There is no test if a network of one of them has collapsed on a data set; then the p values, and
+    the intervals of ``points`` and ``here``, are NaN.
 
     Args:
         rank: mean rank of the variant.
@@ -175,6 +179,18 @@ class Across:
         return ranks_of(self.means)
 
     @cached_property
+    def collapsed(self) -> dict[str, list[int]]:
+        """For each variant, the numbers of the data sets with a network that has collapsed."""
+        return {
+            name: [
+                number
+                for number, data_set in enumerate(self.data_sets)
+                if set(data_set.collapsed[name]).intersection(self.seeds[data_set.name])
+            ]
+            for name in self.variants
+        }
+
+    @cached_property
     def test(self) -> Friedman:
         """The test whether all variants are alike."""
         return friedman(self.ranks)
@@ -192,12 +208,19 @@ class Across:
         """Each variant and the baseline over the data sets, without the seeds."""
         column = self.variants.index(self.baseline)
         means = {name: dict(enumerate(self.means[:, j])) for j, name in enumerate(self.variants)}
-        points = compare(means, self.baseline)
+        points = compare(means, self.baseline, self.collapsed)
         here = self._averages()
         others = [j for j in range(len(self.variants)) if j != column]
+        usable = [not points[self.variants[j]].collapsed for j in others]
         ranks = self.ranks.mean(axis=0)
-        p_values = [p_of_pair(abs(ranks[j] - ranks[column]), self.ranks) for j in others]
-        alone = [p_of_signed_ranks(self.means[:, j] - self.means[:, column]) for j in others]
+        p_values = [
+            p_of_pair(abs(ranks[j] - ranks[column]), self.ranks) if is_usable else math.nan
+            for j, is_usable in zip(others, usable)
+        ]
+        alone = [
+            p_of_signed_ranks(self.means[:, j] - self.means[:, column]) if is_usable else math.nan
+            for j, is_usable in zip(others, usable)
+        ]
         return {
             self.variants[j]: Pair(
                 rank=float(ranks[j]),

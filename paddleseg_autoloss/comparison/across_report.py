@@ -153,6 +153,11 @@ def _is_p(p: float) -> str:
 
 
 def _describe_test(across: Across) -> str:
+    if any(across.collapsed.values()):
+        return (
+            f"Whether the variants differ over these {len(across.data_sets)} data sets was not "
+            "tested, because a network has learned nothing."
+        )
     test = across.test
     verdict = "differ" if test.p < LEVEL else "do not visibly differ"
     return (
@@ -167,7 +172,9 @@ def _describe_test(across: Across) -> str:
 def say_what_it_can_show(across: Across) -> str:
     """Return the sentences on what so many data sets can show at most."""
     sets, count = across.ranks.shape
-    tests = count - 1
+    tests = sum(not math.isnan(pair.p) for pair in across.pairs.values())
+    if not tests:
+        return f"No variant was compared with {across.baseline} over the data sets."
     least = least_visible_distance(across.ranks, tests)
     corrected = f" times {tests} by Holm's correction" if tests > 1 else ""
     needed = next(n for n in itertools.count(1) if tests * 2 / 2**n < LEVEL)
@@ -215,6 +222,8 @@ def _describe_pair(across: Across, name: str, pair: Pair) -> str:
 
 
 def _describe_verdict(across: Across, pair: Pair) -> str:
+    if math.isnan(pair.p):
+        return "not compared over the data sets"
     word = "better" if pair.distance > 0 else "worse"
     if pair.is_seen:
         return f"{word} over the data sets"
@@ -290,6 +299,8 @@ def _cells(pair: Pair) -> dict[str, str]:
 
 
 def _finding(pair: Pair) -> str:
+    if math.isnan(pair.p):
+        return "-"
     if pair.has_hint and not pair.is_seen:
         return f"hint: {'better' if pair.distance > 0 else 'worse'}"
     return show_finding(pair.is_seen, pair.distance)
@@ -303,8 +314,9 @@ def _explain_ranks(across: Across) -> str:
         f"{LEVEL:g}. p (ranks, Holm) is the exact probability of such a distance of mean ranks "
         f"from {across.baseline} if all variants are alike, with the ties that were found, after "
         "Holm's correction. It is too small for two variants that vary more than the others, so "
-        "it alone is a hint. p (Wilcoxon, Holm) is that of the two by themselves, exact too. "
-        "Points are hundredths, the mean over the data sets. Two "
+        "it alone is a hint. p (Wilcoxon, Holm) is that of the two by themselves, exact too. A "
+        f"variant is not compared if, on a data set, a network of it or of {across.baseline} has "
+        "learned nothing. Points are hundredths, the mean over the data sets. Two "
         "questions have two intervals. What is to be expected on another data set? The interval "
         "over data sets and Wilcoxon's test take each data set as one number. Is there a "
         "difference on these data sets? The interval over seeds and its p take the data sets as "
