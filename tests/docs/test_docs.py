@@ -29,6 +29,7 @@ LAYERS = [
     "errors",
     "conflicts",
     "missing_packages",
+    "late_imports",
     "escaping",
     "files",
     "locks",
