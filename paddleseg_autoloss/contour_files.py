@@ -16,7 +16,7 @@ from PIL import Image
 
 from paddleseg_autoloss.contours import IGNORED, classes_in, draw_contours, enlarged, side_by_side
 from paddleseg_autoloss.data_checks.image_limit import describe
-from paddleseg_autoloss.data_checks.labels import image_size
+from paddleseg_autoloss.data_checks.images import image_size
 from paddleseg_autoloss.data_checks.lists import ListFile
 from paddleseg_autoloss.data_checks.parallel import in_threads
 from paddleseg_autoloss.errors import ConfigError, DataError, OutputError, one_line, shown

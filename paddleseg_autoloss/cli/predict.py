@@ -19,9 +19,8 @@ from paddleseg.utils import logger, utils
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.cli import options
 from paddleseg_autoloss.contour_files import PICTURE_FOLDERS, contours_of_predictions, find_masks
-from paddleseg_autoloss.data_checks import check_files
 from paddleseg_autoloss.data_checks.image_files import find_images
-from paddleseg_autoloss.data_checks.labels import NOTES, decoding_fault, describe_notes, image_note
+from paddleseg_autoloss.data_checks.images import NOTES, describe_notes, look_at_image
 from paddleseg_autoloss.errors import ConfigError, DataError
 from paddleseg_autoloss.installation import CONFIG_DIR
 from paddleseg_autoloss.integration.checkpoint import check_writable
@@ -87,14 +86,13 @@ def run(args: Namespace) -> None:
     if image_dir is not None:
         # PaddleSeg removes this text from the paths; without the end, "a" is also part of "a..".
         image_dir = os.path.join(image_dir, "")
-    check_files("--image_path", Namespace(file_list=[(image,) for image in images]))
-    for image in images:
-        fault = decoding_fault(image)
-        if fault:
-            raise DataError(f"--image_path: cannot read {image}: {fault}")
+    looks = {image: look_at_image(Path(image)) for image in images}
+    for image, look in looks.items():
+        if look.error:
+            raise DataError(f"--image_path: cannot read {image}: {look.error}")
     # Without masks an orientation does no harm.
     harmful = ["16 bits"] if args.masks is None else list(NOTES)
-    notes = [(image, note) for image in images if (note := image_note(image)) in harmful]
+    notes = [(image, look.note) for image, look in looks.items() if look.note in harmful]
     for note in describe_notes(notes):
         logger.warning(f"--image_path: {note}")
     logger.info(f"The number of images: {len(images)}")

@@ -11,7 +11,8 @@ from typing import Any
 from paddleseg.utils import logger
 
 from paddleseg_autoloss.data_checks.findings import Finding, Labels, findings_in
-from paddleseg_autoloss.data_checks.labels import Facts, check_image, reader_of
+from paddleseg_autoloss.data_checks.images import check_image
+from paddleseg_autoloss.data_checks.labels import Facts, reader_of
 from paddleseg_autoloss.data_checks.lists import ListFile
 from paddleseg_autoloss.data_checks.survey import MOST_FILES, Sample, chosen_samples, survey
 from paddleseg_autoloss.errors import DataError, one_line

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from paddleseg_autoloss.data_checks.labels import Facts, describe_notes
+from paddleseg_autoloss.data_checks.images import describe_notes
+from paddleseg_autoloss.data_checks.labels import Facts
 from paddleseg_autoloss.data_checks.survey import Sample
 
 __all__ = ["Finding", "Labels", "class_counts", "findings_in"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from paddleseg_autoloss.data_checks.labels import check_image, decoding_fault, image_size
+from paddleseg_autoloss.data_checks.images import check_image, look_at_image
 from paddleseg_autoloss.data_checks.lists import SEPARATORS
 from paddleseg_autoloss.data_checks.parallel import in_threads
 from paddleseg_autoloss.data_checks.split import Groups, divided_group
@@ -66,6 +66,8 @@ class Result:
         left_out: files that are not used.
         classes: what stands for each class.
         counts: how many pixels of each mask have each class, by the name of the pair.
+        notes: the images, each with what is to be noted of it; see
+            `paddleseg_autoloss.data_checks.images.NOTES`.
         plan: what the config says.
     """
 
@@ -75,6 +77,7 @@ class Result:
     left_out: list[LeftOut]
     classes: Classes
     counts: dict[str, Counter[int]]
+    notes: list[tuple[str, str]]
     plan: Plan
 
 
@@ -90,7 +93,7 @@ def make_folder(options: Options) -> Result:
     """
     _check_options(options)
     pairing = pair_by_name(options.images.resolve(), options.masks.resolve())
-    facts = _usable(pairing)
+    facts, notes = _usable(pairing)
     pairs = pairing.pairs
     _check_number(options, pairing)
     classes = classes_of([facts[p.name] for p in pairs], [p.mask for p in pairs], options.palette)
@@ -112,7 +115,7 @@ def make_folder(options: Options) -> Result:
         if pairing.left_out:
             write_file(folder / "left_out.txt", "".join(f"{one}\n" for one in pairing.left_out))
         write_file(folder / "config.yml", config_text(plan))
-    return Result(parts, together, divided, pairing.left_out, classes, counts, plan)
+    return Result(parts, together, divided, pairing.left_out, classes, counts, notes, plan)
 
 
 def _check_options(options: Options) -> None:
@@ -145,38 +148,42 @@ def _check_number(options: Options, pairing: Pairing) -> None:
         )
 
 
-def _usable(pairing: Pairing) -> dict[str, MaskFacts]:
-    """Keep the pairs that can be trained on; return what their masks hold, by their names."""
-    facts, kept = {}, []
+def _usable(pairing: Pairing) -> tuple[dict[str, MaskFacts], list[tuple[str, str]]]:
+    """Keep the pairs that can be trained on.
+
+    Returns:
+        What their masks hold, by their names, and the images with what is to be noted of them.
+    """
+    facts, notes, kept = {}, [], []
     for pair, found in zip(pairing.pairs, in_threads(_look, pairing.pairs, "images and masks")):
         if isinstance(found, LeftOut):
             pairing.left_out.append(found)
         else:
             kept.append(pair)
-            facts[pair.name] = found
+            facts[pair.name], note = found
+            notes.append((str(pair.image), note))
     pairing.pairs = kept
-    return facts
+    return facts, notes
 
 
-def _look(pair: Pair) -> MaskFacts | LeftOut:
+def _look(pair: Pair) -> tuple[MaskFacts, str] | LeftOut:
+    """Return what the mask holds and what is to be noted of the image, or what is wrong."""
     for path in (pair.image, pair.mask):
         if not _fits_in_list(path):
             return LeftOut(path, "its path has a line break, a blank at an end, or no UTF-8")
-        try:
-            check_image(path)
-            facts = look_at(path) if path == pair.mask else None
-            fault = "" if path == pair.mask else decoding_fault(str(path))
-        # Pillow has many errors for damaged files.
-        except Exception as error:
-            return LeftOut(path, f"cannot be read: {one_line(error) or type(error).__name__}")
-        if fault:
-            return LeftOut(path, f"cannot be read: {fault}")
-    assert facts is not None
-    size = image_size(str(pair.image))
-    if list(facts.size) != size:
-        found, expected = (f"{width} x {height}" for height, width in (facts.size, size or (0, 0)))
+    image = look_at_image(pair.image)
+    if image.error:
+        return LeftOut(pair.image, f"cannot be read: {image.error}")
+    try:
+        check_image(pair.mask)
+        facts = look_at(pair.mask)
+    # Pillow has many errors for damaged files.
+    except Exception as error:
+        return LeftOut(pair.mask, f"cannot be read: {one_line(error) or type(error).__name__}")
+    if list(facts.size) != image.size:
+        found, expected = (f"{width} x {height}" for height, width in (facts.size, image.size))
         return LeftOut(pair.mask, f"{found} pixels, but its image {pair.image} has {expected}")
-    return facts
+    return facts, image.note
 
 
 def _fits_in_list(path: Path) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from paddleseg_autoloss.data_checks.labels import has_16_bits
+from paddleseg_autoloss.data_checks.images import has_16_bits
 
 __all__ = [
     "MOST_CLASSES",

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from paddleseg_autoloss.data_checks.labels import describe_notes, image_note
+from paddleseg_autoloss.data_checks.images import describe_notes
 from paddleseg_autoloss.own_images.config import SAVE_INTERVAL
 from paddleseg_autoloss.own_images.folder import Options, Result
 from paddleseg_autoloss.own_images.masks import IGNORE
@@ -128,8 +128,7 @@ def _absent(options: Options, result: Result) -> Iterator[str]:
 
 def _noted(result: Result) -> Iterator[str]:
     """Name images that training sees in another way than their owner."""
-    images = [str(pair.image) for part in result.parts.values() for pair in part]
-    yield from (f"warning: {note}" for note in describe_notes(zip(images, map(image_note, images))))
+    yield from (f"warning: {note}" for note in describe_notes(result.notes))
 
 
 def _classes_in(result: Result, part: Sequence[Pair]) -> set[int]:

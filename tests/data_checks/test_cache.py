@@ -16,7 +16,7 @@ from PIL import Image
 from support.data import build, square, write_data
 from support.processes import ROOT, SCRIPT_HEAD, launched
 
-from paddleseg_autoloss.data_checks import cache, labels
+from paddleseg_autoloss.data_checks import cache, images
 from paddleseg_autoloss.data_checks.labels import LabelReader
 from paddleseg_autoloss.errors import DataError
 
@@ -85,10 +85,10 @@ def test_a_file_that_could_not_be_read_is_looked_at_again(root, name, monkeypatc
 
 
 def test_the_image_is_named_whose_size_cannot_be_read(root, monkeypatch):
-    def fail(path):
+    def fail(image):
         raise OSError("larger than OpenCV permits")
 
-    monkeypatch.setattr(labels, "image_size", fail)
+    monkeypatch.setattr(images, "_header", fail)
     with pytest.raises(DataError, match=r"0\.png.*larger than OpenCV permits"):
         looks(root)
 

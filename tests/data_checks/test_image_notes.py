@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 from support.data import build, square, write_config, write_data
+from support.own_images import write_folders
 from support.processes import call
 
-from paddleseg_autoloss.data_checks import labels
-from paddleseg_autoloss.data_checks.labels import decoding_fault, image_note
+from paddleseg_autoloss.cli.main import main
+from paddleseg_autoloss.data_checks import images
+from paddleseg_autoloss.data_checks.images import look_at_image
 
 pytestmark = pytest.mark.once
 
@@ -30,7 +33,7 @@ def test_images_of_16_bits(channels, ending, tmp_path):
     path = str(tmp_path / f"a{ending}")
     cv2.imwrite(path, np.full(shape, 4095, "uint16"))
     assert cv2.imread(path).max() in (15, 16)
-    assert image_note(path) == "16 bits"
+    assert look_at_image(Path(path)).note == "16 bits"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,7 @@ def test_images_of_16_bits(channels, ending, tmp_path):
 def test_images_of_16_bits_without_a_compression(header, pixels, tmp_path):
     path = tmp_path / "a.ppm"
     path.write_bytes(header + b"\x0f\xff" * pixels)
-    assert image_note(str(path)) == "16 bits"
+    assert look_at_image(path).note == "16 bits"
 
 
 def test_images_of_16_bits_that_pil_cannot_read(monkeypatch, tmp_path):
@@ -49,8 +52,8 @@ def test_images_of_16_bits_that_pil_cannot_read(monkeypatch, tmp_path):
     def refuse(path):
         raise UnidentifiedImageError(path)
 
-    monkeypatch.setattr(labels.Image, "open", refuse)
-    assert image_note(path) == "16 bits"
+    monkeypatch.setattr(images.Image, "open", refuse)
+    assert look_at_image(Path(path)).note == "16 bits"
 
 
 def test_16_bits_for_a_pixel_are_8_for_a_channel(tmp_path):
@@ -62,14 +65,14 @@ def test_16_bits_for_a_pixel_are_8_for_a_channel(tmp_path):
     path = tmp_path / "a.bmp"
     path.write_bytes(header + info + masks + bytes(8))
     assert cv2.imread(str(path)) is not None
-    assert image_note(str(path)) == ""
+    assert look_at_image(path).note == ""
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA", "CMYK"])
 def test_images_of_8_bits(mode, tmp_path):
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     Image.new(mode, (32, 32)).save(path)
-    assert image_note(str(path)) == ""
+    assert look_at_image(path).note == ""
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_images_of_8_bits(mode, tmp_path):
 def test_images_that_are_turned(ending, orientation, size, note, tmp_path):
     path = tmp_path / f"a{ending}"
     Image.new("RGB", size).save(path, exif=turned(orientation))
-    assert image_note(str(path)) == note
+    assert look_at_image(path).note == note
 
 
 def test_a_webp_is_named_only_if_opencv_turns_it(tmp_path):
@@ -95,7 +98,7 @@ def test_a_webp_is_named_only_if_opencv_turns_it(tmp_path):
     pixels[:16] = 255
     Image.fromarray(pixels).save(path, exif=turned(3), lossless=True)
     is_turned = cv2.imread(str(path))[0, 0, 0] == 0
-    assert (image_note(str(path)) != "") == is_turned
+    assert (look_at_image(path).note != "") == is_turned
 
 
 def test_a_data_set_names_them(tmp_path, capfd):
@@ -116,7 +119,7 @@ def test_what_only_pil_decodes(tmp_path):
     for name, kind in (("a.webp", "WEBP"), ("a.tif", "TIFF"), ("b.tif", "TIFF")):
         path = str(tmp_path / name)
         assert Image.open(path).format == kind
-        assert (decoding_fault(path) == "") == (cv2.imread(path) is not None), name
+        assert (look_at_image(Path(path)).error == "") == (cv2.imread(path) is not None), name
 
 
 def test_a_limit_of_opencv_is_named(monkeypatch, tmp_path):
@@ -125,10 +128,10 @@ def test_a_limit_of_opencv_is_named(monkeypatch, tmp_path):
 
     for name in ("a.ppm", "a.webp"):
         Image.new("RGB", (8, 8)).save(tmp_path / name, exif=turned(3))
-    monkeypatch.setattr(labels.cv2, "imread", refuse)
+    monkeypatch.setattr(images.cv2, "imread", refuse)
     for name in ("a.ppm", "a.webp"):
-        assert decoding_fault(str(tmp_path / name), every=True) == "too many pixels"
-        assert image_note(str(tmp_path / name)) == ""
+        assert look_at_image(tmp_path / name, decode=True).error == "too many pixels"
+        assert look_at_image(tmp_path / name).note == ""
 
 
 def test_a_tiff_whose_second_page_is_damaged(tmp_path):
@@ -141,7 +144,7 @@ def test_a_tiff_whose_second_page_is_damaged(tmp_path):
     struct.pack_into("<I", content, start + 2 + 12 * entries, 10**6)
     path.write_bytes(content)
     assert cv2.imread(str(path)) is not None
-    assert decoding_fault(str(path)) == ""
+    assert look_at_image(path).error == ""
 
 
 @pytest.mark.parametrize("command", ["train", "check"])
@@ -156,3 +159,36 @@ def test_commands_decode_as_training_does(command, tmp_path):
     assert done.returncode == 1
     said = done.stdout + done.stderr
     assert f"cannot read {tmp_path / '1.tif'}: OpenCV cannot decode it" in said
+
+
+class TestOpens:
+    """The file of an image is opened once, whatever is asked of it."""
+
+    @pytest.fixture
+    def opened(self, monkeypatch):
+        """The names of the files that PIL opens."""
+        names, stock = [], Image.open
+
+        def noted(path, *args, **kwargs):
+            names.append(Path(path).name)
+            return stock(path, *args, **kwargs)
+
+        monkeypatch.setattr(Image, "open", noted)
+        return names
+
+    def test_before_a_training(self, tmp_path, opened):
+        write_data(tmp_path, [square()] * 3)
+        build(tmp_path)
+        assert [opened.count(f"{index}.png") for index in range(3)] == [1, 1, 1]
+
+    def test_in_init(self, tmp_path, opened, capsys):
+        folders = write_folders(tmp_path, count=4)
+        assert main(["init", *map(str, folders), "--save_dir", str(tmp_path / "new")]) == 0
+        images = sorted(name for name in opened if name.endswith(".jpg"))
+        assert images == [f"眼底 {index:02d}.jpg" for index in range(4)]
+
+    def test_size_and_note_together(self, tmp_path, opened):
+        Image.new("RGB", (16, 32)).save(tmp_path / "a.jpg", exif=turned(3))
+        look = look_at_image(tmp_path / "a.jpg")
+        assert (look.size, look.note) == ([32, 16], "an EXIF orientation")
+        assert opened == ["a.jpg"]
