@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from paddleseg_autoloss.data_checks.randomness import preserve_randomness
 __all__ = [
     "Facts",
     "LabelReader",
+    "count_values",
     "reader_of",
 ]
 
@@ -147,9 +149,18 @@ def reader_of(dataset: Any) -> LabelReader | None:
 
 
 def _counts(label: np.ndarray) -> dict[str, int]:
-    if label.dtype == np.uint8:
-        numbers = np.bincount(label.reshape(-1), minlength=256)
-        return {str(value): int(numbers[value]) for value in np.flatnonzero(numbers)}
-    values, numbers = np.unique(label.astype(np.int64), return_counts=True)
-    pairs = zip(values[:_MOST_VALUES].tolist(), numbers.tolist())
+    pairs = islice(count_values(label).items(), _MOST_VALUES)
     return {str(value): number for value, number in pairs}
+
+
+def count_values(values: np.ndarray) -> dict[int, int]:
+    """Return how many pixels have each value, in ascending order of the values.
+
+    Args:
+        values: integers.
+    """
+    if values.dtype == np.uint8:
+        numbers = np.bincount(values.reshape(-1), minlength=256)
+        return {int(value): int(numbers[value]) for value in np.flatnonzero(numbers)}
+    found, numbers = np.unique(values.astype(np.int64), return_counts=True)
+    return dict(zip(found.tolist(), numbers.tolist()))

@@ -33,7 +33,7 @@ from itertools import combinations
 import numpy as np
 
 from paddleseg_autoloss.integration.gradient_statistics import conflict_rate, cosines
-from paddleseg_autoloss.integration.mix import Mix
+from paddleseg_autoloss.integration.mix import Mix, four_digits
 from paddleseg_autoloss.integration.terms import Term
 
 __all__ = ["Diagnosis", "LossFigures", "PairFigures", "Spread"]
@@ -204,8 +204,8 @@ class Diagnosis:
         for head in self.heads():
             own = self._balanced_coefs(head, norms)
             kept = np.flatnonzero(own) if own.any() else range(len(head))
-            coefs.append([_four_digits(own[i]) for i in kept])
-            head_coefs.append(_four_digits(self._head_coef(head, own, gramians)))
+            coefs.append([four_digits(own[i]) for i in kept])
+            head_coefs.append(four_digits(self._head_coef(head, own, gramians)))
             terms += [self.terms[head[i]] for i in kept]
         return Mix(coefs, head_coefs, terms)
 
@@ -280,7 +280,3 @@ def _median_length(gramians: np.ndarray, coefs: np.ndarray) -> float:
     """Return the median length of sum_i coef_i x gradient_i over the steps."""
     squares = np.einsum("i,nij,j->n", coefs, gramians, coefs)
     return float(np.median(np.sqrt(np.clip(squares, 0, None))))
-
-
-def _four_digits(value: float) -> float:
-    return float(f"{value:.4g}")

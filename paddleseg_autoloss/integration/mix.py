@@ -14,7 +14,7 @@ from paddleseg_autoloss.integration.builder import component_config
 from paddleseg_autoloss.integration.monitor import current_weights
 from paddleseg_autoloss.integration.terms import Term
 
-__all__ = ["Mix", "equivalent_mix"]
+__all__ = ["Mix", "equivalent_mix", "four_digits"]
 
 _NEGLIGIBLE = 1e-6
 
@@ -100,10 +100,15 @@ def equivalent_mix(losses: dict[str, list[Any]], terms: Sequence[Term]) -> Mix |
     shares = [[w / total for w in ws] for ws, total in zip(weights.values(), totals)]
     if any(share < -_NEGLIGIBLE for of_head in shares for share in of_head):
         return None
-    coefs = [[_round(max(share, 0.0)) for share in of_head] for of_head in shares]
+    coefs = [[four_digits(max(share, 0.0)) for share in of_head] for of_head in shares]
     scale = losses["coef"][0] / totals[0]
-    return Mix(coefs, [_round(total * scale) for total in totals], terms)
+    return Mix(coefs, [four_digits(total * scale) for total in totals], terms)
 
 
-def _round(value: float) -> float:
+def four_digits(value: float) -> float:
+    """Return a coefficient with the four digits that are written.
+
+    Args:
+        value: the coefficient.
+    """
     return float(f"{value:.4g}")

@@ -13,13 +13,14 @@ from pathlib import Path
 from PIL import Image
 
 from paddleseg_autoloss.data_checks.images import check_image, look_at_image
+from paddleseg_autoloss.data_checks.labels import count_values
 from paddleseg_autoloss.data_checks.lists import SEPARATORS
 from paddleseg_autoloss.data_checks.parallel import in_threads
 from paddleseg_autoloss.data_checks.split import Groups, divided_group
 from paddleseg_autoloss.errors import ConfigError, DataError, one_line
 from paddleseg_autoloss.files import check_save_dir, write_file
 from paddleseg_autoloss.own_images.config import Plan, config_text
-from paddleseg_autoloss.own_images.mask_files import MaskFacts, count_values, look_at
+from paddleseg_autoloss.own_images.mask_files import MaskFacts, look_at
 from paddleseg_autoloss.own_images.masks import Classes, classes_of, convert
 from paddleseg_autoloss.own_images.pairing import LeftOut, Pair, Pairing, pair_by_name
 

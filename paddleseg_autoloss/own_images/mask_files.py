@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 from paddleseg_autoloss.data_checks.images import has_16_bits
+from paddleseg_autoloss.data_checks.labels import count_values
 
 __all__ = [
     "MOST_CLASSES",
     "MaskFacts",
     "codes_of",
     "colour_of",
-    "count_values",
     "look_at",
     "lossy_format",
     "values_of",
@@ -133,19 +133,6 @@ def _check_whole(array: np.ndarray) -> None:
         raise OSError("expected whole numbers, found fractions")
     if not (np.abs(array) < _LARGEST).all():
         raise OSError("expected whole numbers, found infinity or numbers of 2^31 and more")
-
-
-def count_values(values: np.ndarray) -> dict[int, int]:
-    """Return how many pixels have each number.
-
-    Args:
-        values: integers.
-    """
-    if values.dtype == np.uint8:
-        numbers = np.bincount(values.reshape(-1), minlength=_BYTE)
-        return {int(value): int(numbers[value]) for value in np.flatnonzero(numbers)}
-    found, numbers = np.unique(values, return_counts=True)
-    return dict(zip(found.tolist(), numbers.tolist()))
 
 
 def codes_of(colours: np.ndarray) -> np.ndarray:
