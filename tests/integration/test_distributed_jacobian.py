@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 from support.calls import NAMES
-from support.processes import SCRIPT_HEAD, launched
+from support.processes import RANK_HEAD, launched
 
 RANKS = (
-    SCRIPT_HEAD
+    RANK_HEAD
     + """
 import copy
-import json
 from paddleseg_autoloss.gradients.aggregator import LossAggregator
 from paddleseg_autoloss.weighting import METHODS, JacobianWeighting
 
-paddle.set_device("cpu")
 paddle.distributed.init_parallel_env()
-rank = paddle.distributed.get_rank()
 random = np.random.default_rng(0)
 images = paddle.to_tensor(random.standard_normal((4, 6)), dtype="float32")
 wanted = paddle.to_tensor(random.standard_normal((4, 3)), dtype="float32")
@@ -50,7 +47,7 @@ for name, method in METHODS.items():
         "weights": aggregator.last_weights.tolist(),
         "gradient": gradient.tolist(), "expected": update.tolist(),
     }
-Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps(found))
+report(found)
 """
 )
 
