@@ -81,6 +81,8 @@ def findings_in(
             found.append(Finding(f"{key}: {sample.where}{fault.text}", fault.is_error))
     notes = describe_notes((sample.image, fact.note) for sample, fact in zip(samples, facts))
     found += [Finding(f"{key}: {note}", is_error=False) for note in notes]
+    if labels.ignore_index in labels.classes:
+        found.append(_ignored_class(key, labels))
     if not any(finding.is_error for finding in found) and any(fact.counts for fact in facts):
         found += [
             Finding(f"{key}: {finding.text}", finding.is_error)
@@ -158,6 +160,16 @@ def _remedy(labels: Labels, sample: Sample, values: list[int]) -> str:
     return "is num_classes right, or are these grey levels of a picture?"
 
 
+def _ignored_class(key: str, labels: Labels) -> Finding:
+    count, ignored = labels.num_classes, labels.ignore_index
+    return Finding(
+        f"{key}.ignore_index: {ignored} is a class of num_classes {count} too, so its pixels do "
+        "not count and its IoU is 0 or undefined; unless that is meant, choose another value, such "
+        f"as {max(255, count)}",
+        is_error=False,
+    )
+
+
 def _list_values(values: Sequence[int]) -> str:
     shown = ", ".join(map(str, values[:_MOST_SHOWN]))
     return shown if len(values) <= _MOST_SHOWN else f"{shown}, ... ({len(values)} values)"
@@ -179,7 +191,8 @@ def _faults_of_all(
         found.append(
             f"{noun} {_list_values(absent)} never {verb} in {_labels_seen(labels, samples)}"
         )
-    ignoring = [labels.ignore_index in one for one in values]
+    is_no_class = labels.ignore_index not in labels.classes
+    ignoring = [is_no_class and labels.ignore_index in one for one in values]
     with_foreground = [bool(one - {0, labels.ignore_index}) for one in values]
     if any(ignoring) and not any(a and b for a, b in zip(ignoring, with_foreground)):
         first = samples[ignoring.index(True)]

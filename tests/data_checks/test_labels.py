@@ -61,6 +61,18 @@ class TestValues:
         assert "found the values 0, 255, expected the classes 0 to 1 or ignore_index 254" in text
         assert text.endswith("are these 0/255 masks? Save 255 as 1")
 
+    @pytest.mark.parametrize(
+        ("ignored", "count", "advised"), [(0, 2, 255), (2, 3, 255), (7, 300, 300)]
+    )
+    def test_an_ignored_class(self, tmp_path, capsys, ignored, count, advised):
+        write_data(tmp_path, [square(value) for value in range(1, min(count, 4))])
+        build(tmp_path, "val", num_classes=count, ignore_index=ignored)
+        assert [text for text in said(capsys) if "ignore_index" in text] == [
+            f"val_dataset.ignore_index: {ignored} is a class of num_classes {count} too, so its "
+            "pixels do not count and its IoU is 0 or undefined; unless that is meant, choose "
+            f"another value, such as {advised}"
+        ]
+
     def test_some_labels_of_0_and_255(self, tmp_path, capsys):
         write_data(tmp_path, [square(1), square(255), square(255)])
         build(tmp_path)
