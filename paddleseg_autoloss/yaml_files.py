@@ -29,6 +29,10 @@ _MAX_DIGITS = 100
 _SUFFIXES = (".yml", ".yaml")
 _MERGE = "tag:yaml.org,2002:merge"
 _INTEGER = "tag:yaml.org,2002:int"
+_FLOAT = "tag:yaml.org,2002:float"
+#: Numbers to the base 8 and 60 in YAML 1.1: 010 is 8, and 1:30 is 90.
+_OCTAL = re.compile(r"[-+]?0[\d_]+")
+_SEXAGESIMAL = re.compile(r"[-+]?\d[\d_]*(:\d+)+(\.[\d_]*)?")
 #: What a Chinese keyboard writes for ``key: value``, and between numbers of a list.
 _FULL_WIDTH_KEY = re.compile(r"[A-Za-z_]\w*：.*", re.ASCII)
 _FULL_WIDTH_LIST = re.compile(r"[\d\s.e+-]*\d\s*，[\d\s，.e+-]*", re.ASCII)
@@ -81,8 +85,9 @@ def read_document(path: Path) -> Document:
 
     Raises:
         ConfigError: there is no such file or it is not YAML; or it has no top-level keys, a key
-            twice with two values, a tag other than those of plain data, more than `MAX_SIZE`
-            characters, more than `MAX_DEPTH` levels, or a value that contains itself.
+            twice with two values, a tag other than those of plain data, a number to the base 8 or
+            60, more than `MAX_SIZE` characters, more than `MAX_DEPTH` levels, or a value that
+            contains itself.
     """
     text = _text(path)
     try:
@@ -193,12 +198,26 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         if node.tag == _INTEGER and len(node.value) > _MAX_DIGITS:
             raise _refusal(f"expected an integer of at most {_MAX_DIGITS} digits", node)
+        if node.tag in (_INTEGER, _FLOAT):
+            _check_base(node)
         try:
             return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # The value does not fit its explicit or implicit tag, for example 2001-99-99.
             kind = node.tag.rpartition(":")[2]
             raise _refusal(f"this is not a valid {kind}", node) from error
+
+
+def _check_base(node: yaml.ScalarNode) -> None:
+    """Refuse numbers that YAML 1.1 reads in another way than people do."""
+    remedy = "if it is a name, write it in quotes"
+    if _OCTAL.fullmatch(node.value):
+        raise _refusal(
+            f"expected a number without a leading 0, with which YAML reads it to base 8; {remedy}",
+            node,
+        )
+    if _SEXAGESIMAL.fullmatch(node.value):
+        raise _refusal(f"expected no number with :, which YAML reads to base 60; {remedy}", node)
 
 
 def _is_full_width(node: yaml.ScalarNode, key: Any) -> bool:

@@ -50,6 +50,15 @@ class TestRefusals:
             ("a: " + "1" * 200, "line 1: expected an integer of at most 100 digits"),
             ("a: 0x" + "f" * 200, "line 1: expected an integer of at most 100 digits"),
             ("? [a]\n: 1", "found unhashable key"),
+            ("a: 1\niters: 012", "line 2: expected a number without a leading 0, with which YAML"),
+            ("coef: [010, 0.8]", "line 1: expected a number without a leading 0, with which YAML"),
+            ("a: -0_7", "line 1: expected a number without a leading 0, with which YAML reads it"),
+            ("a: 1\niters: 1:30", "line 2: expected no number with :, which YAML reads to base 60"),
+            ("coef: [1:30.5]", "line 1: expected no number with :, which YAML reads to base 60"),
+            (
+                "12:30:45: x",
+                "line 1: expected no number with :, which YAML reads to base 60; if it",
+            ),
             ("a: 1\nbatch_size：4\niters: 3", "; line 2 has a full-width ： or ，: write : and"),
             (
                 "a: 1\nflag： no\n\n# a comment\nb: 3",
@@ -89,6 +98,23 @@ class TestRefusals:
     def test_full_width_characters_and_colons_in_names(self, value, tmp_path):
         path = write(tmp_path, f"root: {value}")
         assert read_yaml(path) == {"root": value.strip("'")}
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("0", 0),
+            ("-0.5", -0.5),
+            ("0x10", 16),
+            ("0b11", 3),
+            ("1_000", 1000),
+            ("'010'", "010"),
+            ("007.png", "007.png"),
+            ('"1:30"', "1:30"),
+            ("C:07", "C:07"),
+        ],
+    )
+    def test_numbers_and_names_that_stay(self, text, value, tmp_path):
+        assert read_yaml(write(tmp_path, f"a: {text}")) == {"a": value}
 
     def test_files_that_are_no_yaml(self, tmp_path):
         secret = write(tmp_path, "root:x:0:0:secret:/root:/bin/bash\n", "passwd")

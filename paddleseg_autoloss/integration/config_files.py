@@ -8,6 +8,7 @@ from typing import Any
 
 from paddleseg.cvlibs.config import merge_config_dicts
 
+from paddleseg_autoloss.checks import checked_flag
 from paddleseg_autoloss.errors import ConfigError, shown
 from paddleseg_autoloss.yaml_files import MAX_SIZE, Document, read_document
 
@@ -40,9 +41,10 @@ class ConfigFiles:
         base wins.
 
         Raises:
-            ConfigError: a file cannot be read, is based on itself, or has a ``_base_`` that is not
-                a path or a list of paths; or there are more than `MAX_FILES` files, or more than
-                `MAX_SIZE` characters in all of them.
+            ConfigError: a file cannot be read, is based on itself, has a ``_base_`` that is not a
+                path or a list of paths, or an ``_inherited_`` that is neither true nor false; or
+                there are more than `MAX_FILES` files, or more than `MAX_SIZE` characters in all of
+                them.
         """
         return self._read(path, seen=())
 
@@ -50,6 +52,7 @@ class ConfigFiles:
         if path.resolve() in seen:
             raise ConfigError(f"_base_: {path} is based on itself")
         document = self._document(path, is_base=bool(seen))
+        _check_inheritance(path, document.content)
         self.definitions |= document.definitions
         content = document.content
         bases = content.pop("_base_", [])
@@ -78,6 +81,15 @@ class ConfigFiles:
                 f"_base_: expected at most {MAX_SIZE} characters in all files, found more"
             )
         return document
+
+
+def _check_inheritance(path: Path, own: dict[str, Any], key: str = "") -> None:
+    """Check that ``_inherited_`` is no text: "false" in quotes would be true."""
+    for name, value in own.items():
+        if name == "_inherited_":
+            checked_flag(f"{path}: {key}{name}", value)
+        elif isinstance(value, dict):
+            _check_inheritance(path, value, f"{key}{name}.")
 
 
 def _check_kinds(own: dict[str, Any], base: dict[str, Any], key: str = "") -> None:
