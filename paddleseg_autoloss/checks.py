@@ -23,6 +23,7 @@ __all__ = [
     "checked_preference",
     "checked_range",
     "checked_reference",
+    "checked_stride",
     "describe_integer",
     "is_integer",
     "is_name",
@@ -95,7 +96,12 @@ def checked_flag(name: str, value: Any) -> bool:
 
 
 def checked_integer(name: str, value: Any, least: int, most: float = math.inf) -> int:
-    """Return ``value`` as an int, or raise ConfigError if it is not an integer within bounds."""
+    """Return ``value`` as an int, or raise ConfigError if it is not an integer within bounds.
+
+    Without ``most`` the bound is `MOST_SEED`, as Paddle has no integers of any length.
+    """
+    if most == math.inf and is_integer(value, least=MOST_SEED + 1):
+        most = MOST_SEED
     if not is_integer(value, least, most):
         raise ConfigError(f"{name}: expected {describe_integer(least, most)}, found {shown(value)}")
     return int(value)
@@ -149,6 +155,20 @@ def is_name(value: Any) -> bool:
 def checked_reference(name: str, values: Sequence[float] | None, num_losses: int) -> list[float]:
     """Return the reference point of the losses; if ``values`` is None, all are 0."""
     return [0.0] * num_losses if values is None else checked_numbers(name, values, num_losses)
+
+
+def checked_stride(name: str, stride: Sequence[int], crop_size: Sequence[int]) -> Sequence[int]:
+    """Return the step of a sliding window.
+
+    Raises:
+        ConfigError: a step is larger than the window, so pixels between two windows are left out.
+    """
+    if any(step > size for step, size in zip(stride, crop_size)):
+        raise ConfigError(
+            f"{name}: expected at most crop_size {shown(list(crop_size))}, found "
+            f"{shown(list(stride))}: pixels between two windows would have no prediction"
+        )
+    return stride
 
 
 def one_for_each(name: str, value: Any, num_losses: int) -> list[Any]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import paddle
-from paddle import Tensor
+from paddle import Tensor, nn
+from paddle.optimizer import Optimizer
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.errors import ConfigError
-from paddleseg_autoloss.gradients.aggregator import LossAggregator
+from paddleseg_autoloss.errors import ConfigError, root_cause
+from paddleseg_autoloss.gradients.aggregator import LossAggregator, method_arguments
 from paddleseg_autoloss.integration.terms import Term
 from paddleseg_autoloss.tensors import as_vector
 from paddleseg_autoloss.weighting import METHODS
@@ -85,7 +86,10 @@ class JointAggregation:
         }
         if not self._checked:
             self._check(weighted, result)
-        return self.aggregator(weighted, outputs)
+        try:
+            return self.aggregator(weighted, outputs)
+        except ConfigError as error:
+            raise _named(error, self.aggregator) from error
 
     def _check(self, weighted: dict[str, Tensor], result: Sequence[Tensor]) -> None:
         for term in self.terms:
@@ -137,6 +141,30 @@ def _aggregator(config: Mapping[str, Any] | LossAggregator, names: list[str]) ->
     method = METHODS[config["type"]]
     shared = {key: options.pop(key) for key in options.keys() - own_arguments(method).keys()}
     try:
-        return LossAggregator(names, method(len(names), **options), **shared)
+        return _Configured(names, method(len(names), **options), **shared)
     except ConfigError as error:
         raise ConfigError(f"loss_aggregator.{error}") from error
+    except Exception as error:
+        raise ConfigError(f"loss_aggregator: {root_cause(error)}") from error
+
+
+class _Configured(LossAggregator):
+    """The aggregator of the config key, which its errors name."""
+
+    def bind(
+        self,
+        parameters: Iterable[Tensor],
+        optimizer: Optimizer | None = None,
+        model: nn.Layer | None = None,
+    ) -> None:
+        try:
+            super().bind(parameters, optimizer, model)
+        except ConfigError as error:
+            raise _named(error, self) from error
+
+
+def _named(error: ConfigError, aggregator: LossAggregator) -> ConfigError:
+    """Return an error with the config key before the argument that it begins with."""
+    known = {argument.name for argument in method_arguments(type(aggregator.weighting))}
+    is_of_config = isinstance(aggregator, _Configured) and str(error).partition(":")[0] in known
+    return ConfigError(f"loss_aggregator.{error}") if is_of_config else error

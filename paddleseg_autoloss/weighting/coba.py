@@ -13,6 +13,9 @@ from paddleseg_autoloss.weighting.base import HeldOutLossWeighting, with_floor
 
 __all__ = ["CoBaWeighting"]
 
+#: Longest window: all its losses are kept in memory and in every checkpoint.
+_MOST_WINDOW = 100_000
+
 
 class CoBaWeighting(HeldOutLossWeighting):
     r"""Weights from the slopes of the held-out losses (CoBa, Gong et al. 2024).
@@ -49,7 +52,7 @@ class CoBaWeighting(HeldOutLossWeighting):
 
     Args:
         num_losses: K, the number of losses.
-        window: N, looks in a slope, at least 2.
+        window: N, looks in a slope, from 2 to 100000.
         warmup: looks before the weights change, from 2 to N.
         tau: :math:`\tau`, how fast DF falls, at least 0.
         floor: the least share of each loss, from 0 to 1 / K; None for 1 / (10 K).
@@ -89,7 +92,7 @@ class CoBaWeighting(HeldOutLossWeighting):
     ) -> None:
         super().__init__(num_losses)
         self.warmup = checked_integer("warmup", warmup, least=2)
-        self.window = checked_integer("window", window, least=2)
+        self.window = checked_integer("window", window, least=2, most=_MOST_WINDOW)
         if self.window < self.warmup:
             raise ConfigError(
                 f"window: expected at least the {self.warmup} looks of warmup, found {self.window}"

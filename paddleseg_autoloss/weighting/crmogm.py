@@ -10,7 +10,7 @@ import paddle
 from paddle import Tensor
 
 from paddleseg_autoloss.checks import checked_range
-from paddleseg_autoloss.errors import ConfigError, did_you_mean
+from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.weighting.base import (
     GramianWeighting,
     JacobianWeighting,
@@ -185,6 +185,8 @@ def _find_method(name: str) -> type[Weighting]:
     # This import is here because the registry of methods imports this module.
     from paddleseg_autoloss.weighting import METHODS
 
+    if not isinstance(name, str):
+        raise ConfigError(f"method: expected a name, found {shown(name)}")
     if name not in METHODS:
         averageable = [key for key, kind in METHODS.items() if _why_not(key, kind) is None]
         raise ConfigError(f"method: there is no {name!r}{did_you_mean(name, averageable)}")

@@ -13,7 +13,7 @@ from paddleseg_autoloss.checks import (
     checked_integer,
     checked_numbers,
 )
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.errors import ConfigError, shown
 from paddleseg_autoloss.weighting.base import LossWeighting
 
 __all__ = ["ScheduledWeighting"]
@@ -44,8 +44,9 @@ class ScheduledWeighting(LossWeighting):
 
     Args:
         num_losses: K, the number of losses.
-        coef: the K first coefficients, at least 0; by default all are 1.
-        final_coef: the K last coefficients, at least 0, for any schedule except ``constant``.
+        coef: the K first coefficients, at least 0 and not all 0; by default all are 1.
+        final_coef: the K last coefficients, at least 0 and not all 0, for any schedule except
+            ``constant``.
         schedule: ``"constant"``, ``"linear"``, ``"cosine"`` or ``"step"``.
         start_iter: the last iteration with ``coef``; for ``step`` the first iteration with
             ``final_coef``.  Iterations are counted from 0, without those whose losses are not
@@ -53,8 +54,8 @@ class ScheduledWeighting(LossWeighting):
         end_iter: the first iteration with ``final_coef``, for ``linear`` and ``cosine``.
 
     Raises:
-        ConfigError: a list has the wrong length or a negative number, or the schedule lacks an
-            argument or has one that it does not use.
+        ConfigError: a list has the wrong length, a negative number or only zeros, or the schedule
+            lacks an argument or has one that it does not use.
 
     Examples:
         >>> import paddle
@@ -122,4 +123,9 @@ class ScheduledWeighting(LossWeighting):
 
 
 def _coefficients(name: str, values: Sequence[float], count: int) -> list[float]:
-    return checked_numbers(name, values, count, least=0)
+    found = checked_numbers(name, values, count, least=0)
+    if not any(found):
+        raise ConfigError(
+            f"{name}: expected a number above 0, found {shown(values)}: nothing trains"
+        )
+    return found

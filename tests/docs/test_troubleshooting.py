@@ -18,7 +18,7 @@ PACKAGE = ROOT / "paddleseg_autoloss"
 WARN = ("logger.warning", "warnings.warn")
 #: Texts that only put a key before the message of another place.
 PASSED_ON = re.compile(
-    r"(--resume_model: |save_dir: |_base_: |loss_aggregator\.|iteration )?(\.\.\.|[: ])*"
+    r"(--resume_model: |save_dir: |_base_: |loss_aggregator\.?|iteration )?(\.\.\.|[: ])*"
 )
 
 

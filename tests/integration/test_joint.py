@@ -238,6 +238,27 @@ class TestRefusals:
             ({"type": "AGDA"}, r"loss_aggregator.losses: AGDA expects 2 losses, found 4"),
             ({"type": "CAGrad", "calpha": -1}, r"loss_aggregator.calpha: expected a number of at"),
             ({"type": "PCGrad", "level": "x"}, r"loss_aggregator.level: expected one of"),
+            (
+                {"type": "CRMOGM", "method": ["MGDA"]},
+                r"loss_aggregator.method: expected a name, found \['MGDA'\]",
+            ),
+            (
+                {"type": "DWA", "window": 10**30},
+                r"loss_aggregator.window: expected an integer from",
+            ),
+            ({"type": "STCH", "warmup": 10**30}, r"loss_aggregator.warmup: expected an integer fr"),
+            (
+                {"type": "MGDA", "level": "features", "layer": "nope"},
+                r"loss_aggregator.layer: TinyNet has no layer 'nope'",
+            ),
+            (
+                {"type": "MGDA", "level": "features", "layer": "*"},
+                r"loss_aggregator.layer: expected one layer of TinyNet",
+            ),
+            (
+                {"type": "MGDA", "level": "features", "layer": "heads.0"},
+                r"loss_aggregator.layer: expected a layer that everything below it is used through",
+            ),
         ],
     )
     def test_arguments(self, aggregator, message, tmp_path):

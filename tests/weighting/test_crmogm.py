@@ -115,7 +115,9 @@ class TestCRMOGM:
             ({"alpha": 1.1}, "alpha: expected a number from 0 to 1, found 1.1"),
             ({"method": "CAgrad"}, "method: there is no 'CAgrad'; did you mean CAGrad?"),
             ({"method": "?"}, "method: there is no '?'"),
-            ({"method": 3}, "method: there is no 3"),
+            ({"method": 3}, "method: expected a name, found 3"),
+            ({"method": ["MGDA"]}, "method: expected a name, found ['MGDA']"),
+            ({"method": {"type": "MGDA"}}, "method: expected a name, found {'type': 'MGDA'}"),
             ({"method": "CRMOGM"}, "method: CRMOGM cannot average CRMOGM, which averages already"),
             (
                 {"method": "AutoLambda"},

@@ -12,6 +12,8 @@ from support.samplers import INF, NAN, walk
 
 from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.weighting import (
+    AGDAWeighting,
+    CoBaWeighting,
     COSMOSWeighting,
     DWAWeighting,
     FAMOWeighting,
@@ -187,6 +189,24 @@ STEP = {"final_coef": [1, 0], "schedule": "step", "start_iter": 5}
         ),
         (STCHWeighting, {"mu": 0}, "mu: expected a number of at least 0.001, found 0"),
         (STCHWeighting, {"warmup": 0}, "warmup: expected a positive integer, found 0"),
+        *(
+            (
+                method,
+                {name: value},
+                f"{name}: expected an integer from 1 to 4294967295, found {value}",
+            )
+            for method, name in [
+                (STCHWeighting, "warmup"),
+                (DWAWeighting, "window"),
+                (AGDAWeighting, "M"),
+            ]
+            for value in (2**32, 10**30)
+        ),
+        (
+            CoBaWeighting,
+            {"window": 10**6},
+            "window: expected an integer from 2 to 100000, found 1000000",
+        ),
         (SoftAdaptWeighting, {"beta": INF}, "beta: expected a number, found inf"),
         (
             SoftAdaptWeighting,
@@ -197,6 +217,21 @@ STEP = {"final_coef": [1, 0], "schedule": "step", "start_iter": 5}
         (UWOWeighting, {"num_losses": 0}, "num_losses: expected a positive integer, found 0"),
         (ScheduledWeighting, {"coef": [1]}, "coef: expected one for each of 2 losses, found 1"),
         (ScheduledWeighting, {"coef": 1}, "coef: expected a list of 2 numbers, found 1"),
+        (
+            ScheduledWeighting,
+            {"coef": [0, 0]},
+            "coef: expected a number above 0, found [0, 0]: nothing trains",
+        ),
+        (
+            ScheduledWeighting,
+            {**STEP, "coef": [0.0, -0.0]},
+            "coef: expected a number above 0, found [0.0, -0.0]: nothing trains",
+        ),
+        (
+            ScheduledWeighting,
+            {**FADE, "final_coef": [0, 0]},
+            "final_coef: expected a number above 0, found [0, 0]: nothing trains",
+        ),
         (
             ScheduledWeighting,
             {"coef": [1, -1]},
