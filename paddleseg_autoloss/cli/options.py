@@ -14,6 +14,8 @@ from paddleseg.cvlibs import Config, manager
 from paddleseg.utils import logger, utils
 
 from paddleseg_autoloss.errors import CheckpointError, ConfigError
+from paddleseg_autoloss.checks import checked_stride
+from paddleseg_autoloss.errors import ConfigError
 from paddleseg_autoloss.flags import (
     default_device,
     non_negative_int,
@@ -231,12 +233,15 @@ def check_window(args: Namespace) -> None:
     """Check the flags of `add_window`.
 
     Raises:
-        ConfigError: the size or the step of the window is missing, or ``--is_slide`` is.
+        ConfigError: the size or the step of the window is missing, or ``--is_slide`` is; or the
+            step is larger than the window.
     """
     if not args.is_slide and (args.crop_size or args.stride):
         raise ConfigError("--crop_size, --stride: expected --is_slide too")
     if args.is_slide and (args.crop_size is None or args.stride is None):
         raise ConfigError("--is_slide: expected --crop_size and --stride too")
+    if args.is_slide:
+        checked_stride("--stride", args.stride, args.crop_size)
 
 
 def window(args: Namespace) -> dict[str, Any]:

@@ -11,7 +11,14 @@ from paddleseg.core import evaluate
 from paddleseg.cvlibs import manager
 from paddleseg.utils import logger
 
-from paddleseg_autoloss.checks import checked_choice, checked_flag, checked_integer, checked_range
+from paddleseg_autoloss.checks import (
+    checked_choice,
+    checked_flag,
+    checked_integer,
+    checked_number,
+    checked_range,
+    checked_stride,
+)
 from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.gradients.aggregator import method_arguments
 from paddleseg_autoloss.integration.config_components import (
@@ -24,6 +31,7 @@ from paddleseg_autoloss.integration.config_components import (
     entries,
 )
 from paddleseg_autoloss.integration.config_keys import SECTIONS, check_keys, check_top_level
+from paddleseg_autoloss.integration.config_warnings import warn_of_normalization, warn_of_warmup
 from paddleseg_autoloss.integration.held_out import held_out_options, needs_held_out
 from paddleseg_autoloss.losses.targets import TARGETS
 from paddleseg_autoloss.weighting import METHODS
@@ -90,7 +98,7 @@ def check_config(config: dict[str, Any]) -> None:
     _check_model(config["model"])
     _check_agreement(config)
     _check_optimizer(config["optimizer"])
-    _check_schedule(config["lr_scheduler"])
+    _check_schedule(config["lr_scheduler"], config["iters"])
     for key in ("loss", "distill_loss"):
         if key in config:
             check_loss(key, config[key])
@@ -100,6 +108,8 @@ def check_config(config: dict[str, Any]) -> None:
     check_policy(config.get("on_nonfinite", "stop"))
     held_out_options(config.get("held_out"))
     _check_held_out(config)
+    warn_of_normalization(config)
+    warn_of_warmup(config)
 
 
 def _check_held_out(config: dict[str, Any]) -> None:
@@ -159,6 +169,22 @@ def _check_dataset(key: str, dataset: dict[str, Any]) -> None:
         if name in TRANSFORM_KEYS and value not in (None, []):
             for entry_key, entry in entries(f"{key}.{name}", value):
                 check_component(entry_key, entry, (manager.TRANSFORMS,))
+                if entry["type"] == "Normalize":
+                    _check_normalize(entry_key, entry)
+
+
+def _check_normalize(key: str, transform: dict[str, Any]) -> None:
+    """Check mean and standard deviation; PaddleSeg's own errors name no key."""
+    for name in transform.keys() & {"mean", "std"}:
+        values = transform[name]
+        if not isinstance(values, list) or not values:
+            found = shown(values)
+            raise ConfigError(f"{key}.{name}: expected a list of numbers, found {found}")
+        for value in values:
+            checked_number(f"{key}.{name}", value)
+    if 0 in transform.get("std", []):
+        found = shown(transform["std"])
+        raise ConfigError(f"{key}.std: expected numbers other than 0, found {found}")
 
 
 def _check_mode(key: str, dataset: dict[str, Any]) -> None:
@@ -221,6 +247,17 @@ def _check_optimizer(optimizer: dict[str, Any]) -> None:
         for name in optimizer["grad_clip_cfg"].keys() & {"clip_norm", "max"}:
             key = f"optimizer.grad_clip_cfg.{name}"
             checked_range(key, optimizer["grad_clip_cfg"][name], least=1e-30)
+        _check_clip_bounds("optimizer.grad_clip_cfg", optimizer["grad_clip_cfg"])
+
+
+def _check_clip_bounds(key: str, clip: dict[str, Any]) -> None:
+    """Check the bounds of ClipGradByValue; Paddle would compare them at the first step only."""
+    if {"min", "max"} <= clip.keys() and clip["min"] is not None:
+        least = checked_number(f"{key}.min", clip["min"])
+        if least >= clip["max"]:
+            raise ConfigError(
+                f"{key}.min: expected a number below max {clip['max']}, found {clip['min']}"
+            )
 
 
 def _check_parameter_group(key: str, group: Any) -> None:
@@ -234,7 +271,7 @@ def _check_parameter_group(key: str, group: Any) -> None:
         checked_range(f"{key}.{name}", group[name], least=0)
 
 
-def _check_schedule(schedule: dict[str, Any]) -> None:
+def _check_schedule(schedule: dict[str, Any], iters: int) -> None:
     kinds = {
         name: kind
         for name, kind in vars(paddle.optimizer.lr).items()
@@ -257,10 +294,23 @@ def _check_schedule(schedule: dict[str, Any]) -> None:
             checked_range(f"lr_scheduler.{key}", schedule[key], least=0)
     if schedule.get("learning_rate") == 0:
         raise ConfigError("lr_scheduler.learning_rate: expected a number above 0, found 0")
-    for key in ("decay_steps", "step_size", "T_max", "T_0"):
+    for key in ("decay_steps", "step_size", "T_max", "T_0", "total_steps"):
         if key in schedule:
             checked_integer(f"lr_scheduler.{key}", schedule[key], least=1)
+    if kind == "OneCycleLR" and schedule["total_steps"] < iters:
+        raise ConfigError(
+            f"lr_scheduler.total_steps: expected at least the {iters} iters, found "
+            f"{schedule['total_steps']}: OneCycleLR has no learning rate after its last step"
+        )
+    _check_lists(schedule)
     check_finite("lr_scheduler", schedule)
+
+
+def _check_lists(schedule: dict[str, Any]) -> None:
+    """Check that lists, such as milestones, are lists of numbers."""
+    for key, values in schedule.items():
+        for index, value in enumerate(values if isinstance(values, list) else []):
+            checked_number(f"lr_scheduler.{key}[{index}]", value)
 
 
 def check_loss(section: str, loss: dict[str, Any]) -> None:
@@ -357,8 +407,10 @@ def _check_test_config(options: dict[str, Any]) -> None:
     for name in ("crop_size", "stride"):
         if options.get(name) is not None:
             _check_pair(f"test_config.{name}", options[name])
-    if options.get("is_slide") and not (options.get("crop_size") and options.get("stride")):
-        raise ConfigError("test_config.is_slide: expected crop_size and stride too")
+    if options.get("is_slide"):
+        if not (options.get("crop_size") and options.get("stride")):
+            raise ConfigError("test_config.is_slide: expected crop_size and stride too")
+        checked_stride("test_config.stride", options["stride"], options["crop_size"])
 
 
 def _check_pair(key: str, pair: Any) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 from paddle import nn
 from paddle.optimizer import Optimizer
 from paddleseg.cvlibs import Config, SegBuilder
-from paddleseg.utils import utils
+from paddleseg.utils import logger, utils
 
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.data_checks import build_dataset
 from paddleseg_autoloss.data_checks.overlap import note_overlap
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 
 __all__ = ["Parts", "build_parts", "build_val_dataset"]
 
@@ -58,9 +58,33 @@ def build_parts(config: Config, args: Namespace, with_val_dataset: bool = False)
     # Keep this order: it determines the parameter names, by which checkpoints are resumed.
     build("lr_scheduler", lambda: builder.lr_scheduler)
     model = build("model", lambda: utils.convert_sync_batchnorm(builder.model, args.device))
+    _check_groups(config.optimizer_cfg.get("custom_cfg"), model)
     optimizer = build("optimizer", lambda: builder.optimizer)
     losses = build("loss", lambda: builder.loss)
     return Parts(train_dataset, val_dataset, model, optimizer, losses)
+
+
+def _check_groups(groups: list[dict[str, Any]] | None, model: nn.Layer) -> None:
+    """Check that each group of parameters has some; a parameter belongs to the first that fits.
+
+    Raises:
+        ConfigError: the first group has none, with which Paddle's optimizers fail.
+    """
+    left = [name for name, p in model.named_parameters() if not p.stop_gradient]
+    parts = dict.fromkeys(part for name in left for part in name.split("."))
+    tops = ", ".join(dict.fromkeys(name.partition(".")[0] for name in left))
+    for index, group in enumerate(groups or []):
+        others = [name for name in left if group["name"] not in name]
+        if len(others) == len(left):
+            text = (
+                f"optimizer.custom_cfg[{index}].name: expected a part of the names of trained "
+                f"parameters that no earlier group has, found {shown(group['name'])}; the names "
+                f"begin with {tops}{did_you_mean(group['name'], parts)}"
+            )
+            if index == 0:
+                raise ConfigError(text)
+            logger.warning(text)
+        left = others
 
 
 def build_val_dataset(config: Config, builder: SegBuilder) -> Any:

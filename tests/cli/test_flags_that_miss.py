@@ -87,6 +87,10 @@ def test_images_that_are_read_in_the_wrong_way(section, change, message, config)
         (["--aug_eval", "--scales", "0"], "expected a number above 0, found 0"),
         (["--aug_eval", "--scales", "20"], "expected a number from 0.1 to 10, found 20"),
         (["--crop_size", "32", "32"], "--crop_size, --stride: expected --is_slide too"),
+        (
+            ["--is_slide", "--crop_size", "32", "32", "--stride", "16", "33"],
+            "--stride: expected at most crop_size [32, 32], found [16, 33]: pixels between two",
+        ),
         (["--flip_vertical"], "--flip_vertical: expected --aug_eval too"),
         (["--json", "."], "--json: expected a file, found the folder ."),
     ],

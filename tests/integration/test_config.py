@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
-from paddleseg.cvlibs import SegBuilder
+from paddleseg.cvlibs import SegBuilder, manager
 from PIL import Image
 from support import ROOT, at, call
 
@@ -18,6 +20,7 @@ from paddleseg_autoloss.integration.config import (
     find_config,
     load_config,
 )
+from paddleseg_autoloss.integration.parts import build_parts
 
 CONFIGS = ROOT / "configs"
 SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yml"))
@@ -124,6 +127,46 @@ class TestComponents:
         with pytest.raises(ConfigError) as caught:
             build("loss", lambda: builder.loss)
         assert str(caught.value) == message
+
+    @pytest.mark.parametrize(
+        ("names", "found", "hint"),
+        [
+            (["bakcbone"], "'bakcbone'", "; did you mean backbone?"),
+            (["Head", "decode_head"], "'Head'", "; did you mean head?"),
+            (["_mean"], "'_mean'", ""),
+            (["backbone", "head", "backbone.1"], "'backbone.1'", None),
+            (["", "head"], "'head'", None),
+            (["backbone", "head"], None, None),
+        ],
+    )
+    def test_groups_without_parameters(self, names, found, hint, config, capfd, monkeypatch):
+        """Only an empty first group makes Paddle fail."""
+
+        class Net(paddle.nn.Layer):
+            def __init__(self, num_classes=2, in_channels=3):
+                super().__init__()
+                self.backbone = paddle.nn.Sequential(*[paddle.nn.Conv2D(3, 3, 1) for _ in "ab"])
+                self.head = paddle.nn.BatchNorm2D(3)
+
+        monkeypatch.setitem(manager.MODELS.components_dict, "Net", Net)
+        path = config(
+            lambda dic: dic.update(
+                model={"type": "Net"},
+                optimizer={"type": "SGD", "custom_cfg": [{"name": name} for name in names]},
+            )
+        )
+        args = Namespace(seed=None, device="cpu", num_workers=0)
+        if hint is None:
+            build_parts(load_config(path), args)
+            text = capfd.readouterr().out
+        else:
+            with pytest.raises(ConfigError) as caught:
+                build_parts(load_config(path), args)
+            text = str(caught.value)
+            assert text.startswith("optimizer.custom_cfg[0].name: expected a part of the names of")
+            assert text.endswith(f"found {found}; the names begin with backbone, head{hint}")
+        assert (f"no earlier group has, found {found};" in text) == (found is not None)
+        assert ("no earlier group has" in text) == (found is not None)
 
 
 class TestFiles:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from paddleseg.cvlibs import Config, SegBuilder
+from paddleseg.cvlibs import Config, SegBuilder, manager
 from paddleseg.cvlibs.config import parse_from_yaml
 from support import ROOT, at, call
 
@@ -31,6 +31,29 @@ def mixed(*keys, value):
         dic["loss"]["types"] = [loss]
 
     return change
+
+
+def one_cycle(**options):
+    schedule = {"type": "OneCycleLR", "max_learning_rate": 0.1}
+    return at("lr_scheduler", value={**schedule, **options})
+
+
+def milestones(values):
+    schedule = {"type": "MultiStepDecay", "learning_rate": 0.1, "milestones": values}
+    return at("lr_scheduler", value=schedule)
+
+
+def clip(most, least):
+    value = {"name": "ClipGradByValue", "max": most, "min": least}
+    return at("optimizer", "grad_clip_cfg", value=value)
+
+
+def window(crop_size, stride):
+    return at("test_config", value={"is_slide": True, "crop_size": crop_size, "stride": stride})
+
+
+def normalize(section="train_dataset", **numbers):
+    return at(section, "transforms", 1, value={"type": "Normalize", **numbers})
 
 
 def message_of(path: str, **overrides) -> str:
@@ -265,6 +288,41 @@ class TestValues:
             (at("lr_scheduler", "power", value=float("inf")), "lr_scheduler.power: expected a num"),
             (at("lr_scheduler", "warmup_iters", value=1), "lr_scheduler.warmup_iters: expected wa"),
             (at("lr_scheduler", value={"type": "io"}), "lr_scheduler.type: there is no 'io'"),
+            (
+                one_cycle(total_steps=1),
+                "lr_scheduler.total_steps: expected at least the 2 iters, found 1: OneCycleLR has",
+            ),
+            (
+                one_cycle(total_steps="2"),
+                "lr_scheduler.total_steps: expected a positive integer",
+            ),
+            (
+                one_cycle(total_steps=2.0),
+                "lr_scheduler.total_steps: expected a positive integer",
+            ),
+            (milestones(["1"]), "lr_scheduler.milestones[0]: expected a number, found '1'"),
+            (milestones([1, None]), "lr_scheduler.milestones[1]: expected a number, found None"),
+            (
+                at(
+                    "lr_scheduler",
+                    value={"type": "PiecewiseDecay", "boundaries": [1], "values": ["a", 1]},
+                ),
+                "lr_scheduler.values[0]: expected a number, found 'a'",
+            ),
+            (clip(1.0, 2.0), "optimizer.grad_clip_cfg.min: expected a number below max 1.0, fou"),
+            (clip(1.0, 1.0), "optimizer.grad_clip_cfg.min: expected a number below max 1.0, fou"),
+            (clip(1, "0"), "optimizer.grad_clip_cfg.min: expected a number, found '0'"),
+            (
+                window([32, 32], [33, 32]),
+                "test_config.stride: expected at most crop_size [32, 32], found [33, 32]: pixels",
+            ),
+            (window([64, 32], [64, 64]), "test_config.stride: expected at most crop_size [64, 32]"),
+            (window([8, 8], [99, 99]), "test_config.stride: expected at most crop_size [8, 8], f"),
+            (normalize(std=[0.5, 0, 0.5]), "train_dataset.transforms[1].std: expected numbers ot"),
+            (normalize(std=[0.0]), "train_dataset.transforms[1].std: expected numbers other than"),
+            (normalize(std=["0.5"]), "train_dataset.transforms[1].std: expected a number, found"),
+            (normalize(mean=0.5), "train_dataset.transforms[1].mean: expected a list of numbers,"),
+            (at("iters", value=10**30), "iters: expected an integer from 1 to 4294967295, found 1"),
             (at("optimizer", "weight_decay", value=-0.1), "optimizer.weight_decay: expected a num"),
             (at("optimizer", "type", value="Dataset"), "optimizer.type: there is no 'Dataset'"),
             (
@@ -366,6 +424,97 @@ class TestValues:
     def test_a_loss_for_all_outputs(self, config):
         assert len(load_config(config(at("loss", "coef", value=[1, 0]))).dic["loss"]["types"]) == 2
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            one_cycle(total_steps=2),
+            milestones([1, 900]),
+            clip(1.0, -0.5),
+            clip(1.0, None),
+            window([32, 32], [32, 16]),
+            at("test_config", value={"crop_size": [8, 8], "stride": [9, 9]}),
+        ],
+    )
+    def test_at_the_bounds(self, change, config):
+        assert load_config(config(change)).iters == 2
+
+
+class TestWarnings:
+    @staticmethod
+    def said(path, capfd):
+        load_config(path)
+        return [line for line in capfd.readouterr().out.splitlines() if "WARNING" in line]
+
+    @pytest.mark.parametrize(
+        ("train", "val", "expected", "found"),
+        [
+            (
+                [{"type": "Normalize"}],
+                [],
+                "Normalize with mean [0.5] and std [0.5]",
+                "no Normalize",
+            ),
+            (
+                [],
+                [{"type": "Normalize", "mean": [0.1, 0.2, 0.3]}],
+                "no Normalize",
+                "Normalize with mean [0.1, 0.2, 0.3] and std [0.5]",
+            ),
+            (
+                [{"type": "Normalize", "std": [0.5] * 3}],
+                [{"type": "Normalize", "std": [0.5, 0.5, 0.1]}],
+                "Normalize with mean [0.5] and std [0.5, 0.5, 0.5]",
+                "Normalize with mean [0.5] and std [0.5, 0.5, 0.1]",
+            ),
+            (
+                [{"type": "Normalize"}] * 2,
+                [{"type": "Normalize"}],
+                "Normalize with mean [0.5] and std [0.5] and Normalize with mean [0.5] and std [0",
+                "Normalize with mean [0.5] and std [0.5]",
+            ),
+        ],
+    )
+    def test_another_normalization(self, train, val, expected, found, config, capfd):
+        def change(dic):
+            dic["train_dataset"]["transforms"] = train
+            dic["val_dataset"]["transforms"] = val
+
+        (warning,) = self.said(config(change), capfd)
+        assert f"val_dataset.transforms: expected {expected}" in warning
+        assert f" as in train_dataset.transforms, found {found}: the network was not" in warning
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            normalize(),
+            normalize(mean=[0.5] * 3, std=[0.5]),
+            lambda dic: [dic[f"{one}_dataset"].update(transforms=[]) for one in ("train", "val")],
+            lambda dic: dic.pop("val_dataset"),
+            lambda dic: dic["val_dataset"].pop("transforms"),
+        ],
+    )
+    def test_the_same_normalization(self, change, config, capfd):
+        assert self.said(config(change), capfd) == []
+
+    def test_own_transforms_may_normalize(self, config, capfd, monkeypatch):
+        own = type("OwnTransform", (), {"__call__": lambda self, sample: sample})
+        monkeypatch.setitem(manager.TRANSFORMS.components_dict, "OwnTransform", own)
+        path = config(at("val_dataset", "transforms", 1, value={"type": "OwnTransform"}))
+        assert self.said(path, capfd) == []
+
+    @pytest.mark.parametrize("warmup", [2, 3, 1500])
+    def test_a_warmup_that_does_not_end(self, warmup, config, capfd):
+        change = {"warmup_iters": warmup, "warmup_start_lr": 0.0}
+        (warning,) = self.said(config(lambda dic: dic["lr_scheduler"].update(change)), capfd)
+        assert warning.endswith(
+            f"lr_scheduler.warmup_iters: expected fewer than the 2 iters, found {warmup}: the "
+            "learning rate never reaches 0.01"
+        )
+
+    def test_a_warmup_that_ends(self, config, capfd):
+        change = {"warmup_iters": 1, "warmup_start_lr": 0.0}
+        assert self.said(config(lambda dic: dic["lr_scheduler"].update(change)), capfd) == []
+
 
 class TestBases:
     def test_other_files_are_not_shown(self, config, tmp_path):
@@ -384,6 +533,17 @@ class TestBases:
             ("loss: {a: [1]}", "loss: {a: {b: 1}}", "loss.a: expected keys and values in the base"),
             ("- 1", "iters: 2", "_base_: "),
             ("_base_: {a: 1}", "iters: 2", "expected a path or a list of paths, found {'a': 1}"),
+            (
+                "iters: 1",
+                'loss: {_inherited_: "false"}',
+                "own.yml: loss._inherited_: expected true or false, found 'false'",
+            ),
+            (
+                "a: {b: {_inherited_: 0}}",
+                "iters: 2",
+                "base.yml: a.b._inherited_: expected true or false, found 0",
+            ),
+            ("a: 1", "_inherited_: 'no'", "own.yml: _inherited_: expected true or false, found 'n"),
         ],
     )
     def test_what_cannot_be_merged(self, base, own, message, tmp_path):
