@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,50 @@ from paddleseg_autoloss.files import output_errors, write_file
 from paddleseg_autoloss.own_images.pairing import MASK_ENDINGS, pair_by_name
 from paddleseg_autoloss.seams import replaced
 
-__all__ = ["PICTURE_FOLDERS", "contours_of_predictions", "find_masks", "write_picture"]
+__all__ = ["contours_of_predictions", "find_masks", "without_predictions", "write_picture"]
 
-#: Folders of PaddleSeg's overlays, and of ours.
-_OVERLAYS, _CONTOURS = "added_prediction", "contours"
-#: The folders that hold the pictures of a prediction.
-PICTURE_FOLDERS = (_OVERLAYS, "pseudo_color_prediction", _CONTOURS)
+#: Folders of PaddleSeg's overlays and pseudo-colour masks, and of our contours.
+_OVERLAYS, _MASKS, _CONTOURS = "added_prediction", "pseudo_color_prediction", "contours"
+
+
+def without_predictions(images: Sequence[str], save_dir: str, image_path: str) -> list[str]:
+    """Return the images that are no pictures of an earlier prediction.
+
+    Such a prediction is known by its folder: it is ``save_dir``, or one inside of ``image_path``
+    that has overlays and pseudo-colour masks beside each other.
+
+    Args:
+        images: absolute paths of the images.
+        save_dir: folder for the pictures of the prediction to come.
+        image_path: the folder of the images; another path has no folders inside of it.
+
+    Raises:
+        DataError: all are such pictures.
+    """
+    own_folder, top = Path(os.path.abspath(save_dir)), Path(os.path.abspath(image_path))
+
+    @cache
+    def is_written(folder: Path) -> bool:
+        is_inside = top in (folder, *folder.parents)
+        return is_inside and all((folder / name).is_dir() for name in (_OVERLAYS, _MASKS))
+
+    def prediction_of(image: str) -> Path | None:
+        places = (p for p in Path(image).parents if p.name in (_OVERLAYS, _MASKS, _CONTOURS))
+        folders = (place.parent for place in places)
+        return next((one for one in folders if one == own_folder or is_written(one)), None)
+
+    found = [prediction_of(image) for image in images]
+    where = ", ".join(sorted({str(folder) for folder in found if folder is not None}))
+    own = [image for image, folder in zip(images, found) if folder is None]
+    if not own:
+        raise DataError(
+            f"--image_path: expected images, found {len(images)} pictures of an earlier prediction "
+            f"in {where}; give the folder of the images, or another --save_dir"
+        )
+    if len(own) < len(images):
+        count = len(images) - len(own)
+        logger.info(f"{count} pictures of an earlier prediction in {where} are left out")
+    return own
 
 
 def find_masks(masks: str, images: Sequence[str], val_dataset: Mapping[str, Any]) -> dict[str, str]:

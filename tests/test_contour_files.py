@@ -14,7 +14,12 @@ from paddleseg.transforms import Compose, Normalize
 from paddleseg.utils import utils
 from PIL import Image
 
-from paddleseg_autoloss.contour_files import contours_of_predictions, find_masks, write_picture
+from paddleseg_autoloss.contour_files import (
+    contours_of_predictions,
+    find_masks,
+    without_predictions,
+    write_picture,
+)
 from paddleseg_autoloss.contours import classes_in, draw_contours, enlarged
 from paddleseg_autoloss.errors import ConfigError, DataError, OutputError
 from paddleseg_autoloss.plot_styles import CLASS_COLORS, LINE_COLORS, class_color
@@ -47,6 +52,44 @@ def images(tmp_path):
         Image.fromarray(np.stack([gray] * 3, axis=2)).save(tmp_path / f"images/{name}.png")
         Image.fromarray(square(150)).save(tmp_path / f"masks/{name}_mask.png")
     return [str(tmp_path / f"images/{name}.png") for name in ("a", "sub/图 b")]
+
+
+class TestEarlierPredictions:
+    @staticmethod
+    def pictures(folder, *kinds):
+        """Pictures in the folders of a prediction."""
+        for kind in kinds:
+            (folder / kind / "sub").mkdir(parents=True)
+        return [str(folder / kind / name) for kind in kinds for name in ("a.png", "sub/b.png")]
+
+    @pytest.mark.parametrize("place", ["out", "deep/er/out", "."])
+    @pytest.mark.parametrize("kinds", [[], ["contours"]])
+    def test_of_another_folder_are_left_out(self, images, tmp_path, capsys, place, kinds):
+        folder = tmp_path / "images" / place
+        pictures = self.pictures(folder, "added_prediction", "pseudo_color_prediction", *kinds)
+        found = without_predictions(
+            [*images, *pictures], str(tmp_path / "new"), str(tmp_path / "images")
+        )
+        assert found == images
+        said = f"{len(pictures)} pictures of an earlier prediction in {folder} are left out"
+        assert said in capsys.readouterr().out
+
+    @pytest.mark.parametrize("kinds", [["added_prediction"], ["contours", "added_prediction"]])
+    def test_other_folders_of_such_a_name(self, images, tmp_path, kinds):
+        pictures = self.pictures(tmp_path / "images", *kinds)
+        all_images = [*images, *images, *pictures]
+        arguments = all_images, str(tmp_path / "new"), str(tmp_path / "images")
+        assert without_predictions(*arguments) == all_images
+
+    def test_pictures_that_are_asked_for(self, tmp_path):
+        pictures = self.pictures(tmp_path, "added_prediction", "pseudo_color_prediction")[:2]
+        for path in (tmp_path / "added_prediction", tmp_path / "list.txt"):
+            assert without_predictions(pictures, str(tmp_path / "new"), str(path)) == pictures
+
+    def test_nothing_else(self, tmp_path):
+        pictures = self.pictures(tmp_path / "a", "added_prediction", "pseudo_color_prediction")
+        with pytest.raises(DataError, match=f"found 4 pictures of an earlier .* in {tmp_path}/a;"):
+            without_predictions(pictures, str(tmp_path / "new"), str(tmp_path))
 
 
 def run(images, folder, masks, num_classes=None):

@@ -13,9 +13,8 @@ from paddle import nn
 from paddleseg.cvlibs import Config, manager
 from paddleseg.utils import logger, utils
 
-from paddleseg_autoloss.errors import CheckpointError, ConfigError
 from paddleseg_autoloss.checks import checked_stride
-from paddleseg_autoloss.errors import ConfigError
+from paddleseg_autoloss.errors import CheckpointError, ConfigError
 from paddleseg_autoloss.flags import (
     default_device,
     non_negative_int,

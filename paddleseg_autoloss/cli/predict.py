@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from paddleseg.core import predict
 from paddleseg.cvlibs import SegBuilder
@@ -18,7 +17,11 @@ from paddleseg.utils import logger, utils
 
 from paddleseg_autoloss.checks import build
 from paddleseg_autoloss.cli import options
-from paddleseg_autoloss.contour_files import PICTURE_FOLDERS, contours_of_predictions, find_masks
+from paddleseg_autoloss.contour_files import (
+    contours_of_predictions,
+    find_masks,
+    without_predictions,
+)
 from paddleseg_autoloss.data_checks.image_files import find_images
 from paddleseg_autoloss.data_checks.images import NOTES, describe_notes, look_at_image
 from paddleseg_autoloss.errors import ConfigError, DataError
@@ -81,7 +84,7 @@ def run(args: Namespace) -> None:
     list_root = val_dataset.get("dataset_root")
     check_writable(args.save_dir)
     images, image_dir = find_images("--image_path", args.image_path, list_root)
-    images = _without_predictions(images, args.save_dir)
+    images = without_predictions(images, args.save_dir, args.image_path)
     _check_names(images)
     if image_dir is not None:
         # PaddleSeg removes this text from the paths; without the end, "a" is also part of "a..".
@@ -121,26 +124,6 @@ def _check_colours(numbers: Sequence[int]) -> None:
     if len(numbers) % 3 or not all(0 <= number <= 255 for number in numbers):
         found = " ".join(map(str, numbers))
         raise ConfigError(f"--custom_color: expected R G B from 0 to 255 per class, found {found}")
-
-
-def _without_predictions(images: Sequence[str], save_dir: str) -> list[str]:
-    """Return the images that are no pictures of an earlier prediction.
-
-    Raises:
-        DataError: all are.
-    """
-    written = [Path(os.path.abspath(save_dir), name) for name in PICTURE_FOLDERS]
-    own = [image for image in images if not any(one in Path(image).parents for one in written)]
-    if not own:
-        raise DataError(
-            f"--image_path: expected images, found {len(images)} pictures of an earlier prediction "
-            f"in {save_dir}; give the folder of the images, or another --save_dir"
-        )
-    if len(own) < len(images):
-        logger.info(
-            f"{len(images) - len(own)} pictures of an earlier prediction in {save_dir} are left out"
-        )
-    return own
 
 
 def _check_names(images: Sequence[str]) -> None:
