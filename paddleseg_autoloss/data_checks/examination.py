@@ -72,20 +72,20 @@ def examine(
     Returns:
         The facts about the samples, and the findings from them.
     """
-    missing: list[Finding] = []
+    found = _repetitions(key, dataset)
     samples = []
     for sample in _samples(dataset, lists):
         absent = _missing(key, sample)
-        missing += absent
+        found += absent
         samples += [] if absent else [sample]
     if not samples:
-        return [], missing
+        return [], found
     reader = reader_of(dataset)
     if reader is None or not hasattr(dataset, "num_classes"):
         kind = type(dataset).__name__
         logger.info(f"{key}: labels are not checked, because {kind} reads them in its own way")
         check_files(key, dataset)
-        return [], missing
+        return [], found
     chosen = chosen_samples(samples, most)
     if len(chosen) < len(samples):
         logger.info(
@@ -101,7 +101,7 @@ def examine(
         is_complete=len(chosen) == len(samples),
         changed_by=changed_by or foreign_transform(map(type, dataset.transforms.transforms)),
     )
-    return facts, missing + findings_in(key, labels, chosen, facts)
+    return facts, found + findings_in(key, labels, chosen, facts)
 
 
 def classes_in(key: str, dataset: Any) -> set[int] | None:
@@ -133,6 +133,31 @@ def _samples(dataset: Any, lists: Sequence[ListFile]) -> list[Sample]:
         image, label = (*pair, None)[:2]
         first.setdefault((image, label), Sample(index, image, label, line))
     return list(first.values())
+
+
+def _repetitions(key: str, dataset: Any) -> list[Finding]:
+    """Return warnings of images with several labels, and of those that are evaluated repeatedly."""
+    labels: dict[str, list[Any]] = {}
+    for image, label in ((*pair, None)[:2] for pair in getattr(dataset, "file_list", [])):
+        name = None if label is None else os.path.normpath(label)
+        labels.setdefault(os.path.normpath(image), []).append(name)
+    several = {image: list(dict.fromkeys(names)) for image, names in labels.items()}
+    several = {image: names for image, names in several.items() if len(names) > 1}
+    repeated = {image: names for image, names in labels.items() if len(names) > len(set(names))}
+    texts = []
+    if several:
+        image, (first, second, *_) = next(iter(several.items()))
+        texts.append(
+            f"{len(several)} images have more than one label in the list, such as {image} with "
+            f"{first} and {second}; remove the wrong ones"
+        )
+    # Repeated lines to train on are a usual way to show rare images more often.
+    if repeated and key != "train_dataset":
+        texts.append(
+            f"{len(repeated)} images are in the list more than once with the same label, such as "
+            f"{next(iter(repeated))}, and count as often in the figures"
+        )
+    return [Finding(f"{key}: {text}", is_error=False) for text in texts]
 
 
 def _missing(key: str, sample: Sample) -> list[Finding]:

@@ -50,6 +50,30 @@ def test_it_simply_works(root, content):
     assert build(root).file_list == expected
 
 
+SEVERAL = "1 images have more than one label in the list, such as {0}/sub/0.png with {0}/sub/0_"
+OFTEN = "1 images are in the list more than once with the same label, such as {0}/sub/0.png, and"
+
+
+@pytest.mark.parametrize(
+    ("line", "mode", "expected"),
+    [
+        ("sub/0.png sub/1_label.png\n", "train", [SEVERAL]),
+        ("sub/../sub/0.png ./sub/1_label.png\n", "val", [SEVERAL]),
+        ("sub/0.png sub/1_label.png\nsub/0.png sub/0_label.png\n", "val", [SEVERAL, OFTEN]),
+        ("sub/0.png sub/0_label.png\n", "val", [OFTEN]),
+        ("sub//0.png sub/0_label.png\n" * 3, "val", [OFTEN]),
+        ("sub/0.png sub/0_label.png\n" * 3, "train", []),
+    ],
+)
+def test_repeated_images(root, capsys, line, mode, expected):
+    write_list(root, TWO_LINES + line)
+    build(root, mode)
+    said = [text for text in capsys.readouterr().out.splitlines() if "WARNING" in text]
+    assert len(said) == len(expected)
+    for text, part in zip(said, expected):
+        assert f"{mode}_dataset: {part.format(root)}" in text
+
+
 @pytest.mark.parametrize("separator", [" ", ",", "\t"])
 def test_a_file_name_with_blanks(root, separator):
     (root / "sub/0.png").rename(root / "sub/first image.png")
