@@ -6,10 +6,14 @@ PaddleSeg of this clone is used instead of an installed one.
 
 from __future__ import annotations
 
+import io
 import os
 import runpy
 import sys
+import tokenize
+import zipfile
 from argparse import REMAINDER, ArgumentParser, Namespace
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,17 +38,35 @@ def run(args: Namespace) -> None:
     """Run the script.
 
     Raises:
-        ConfigError: there is no such script, or its own PaddleSeg cannot be used.
+        ConfigError: there is no such script, it is no text, or its own PaddleSeg cannot be used.
     """
     script = Path(args.script)
     if not script.is_file():
         raise ConfigError(f"run: expected a Python script, found nothing at {script}")
+    _check_text(script)
     clone = _find_clone(script.resolve())
     if clone is not None and clone != Path(paddleseg.__file__).resolve().parents[1]:
         _run_with(clone, script, args.arguments)
     sys.argv = [str(script), *args.arguments]
     sys.path.insert(0, str(script.resolve().parent))
     runpy.run_path(str(script), run_name="__main__")
+
+
+def _check_text(script: Path) -> None:
+    """Check that a script is text; compiled ones and archives, which Python runs too, may be."""
+    content = script.read_bytes()
+    if content.startswith(MAGIC_NUMBER) or zipfile.is_zipfile(script):
+        return
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+        is_text = "\0" not in content.decode(encoding)
+    except (SyntaxError, UnicodeDecodeError):
+        is_text = False
+    if not is_text:
+        raise ConfigError(
+            f"run: expected a Python script, found a file that is no text in UTF-8: {script}; save "
+            "it as UTF-8, or give the script"
+        )
 
 
 def _find_clone(script: Path) -> Path | None:

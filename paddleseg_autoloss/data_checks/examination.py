@@ -19,6 +19,15 @@ from paddleseg_autoloss.errors import DataError, one_line
 
 __all__ = ["check_data", "check_files", "classes_in", "examine", "foreign_transform"]
 
+#: Transforms of PaddleSeg that call OpenCV with the labels.
+_MOVING = frozenset(
+    {
+        "LimitLong", "Padding", "PaddingByAspectRatio", "RandomAffine", "RandomPaddingCrop",
+        "RandomRotation", "RandomScaleAspect", "Resize", "ResizeByLong", "ResizeByShort",
+        "ResizeRangeScaling", "ResizeStepScaling",
+    }
+)  # fmt: skip
+
 _checked: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -100,6 +109,7 @@ def examine(
         is_training=key == "train_dataset",
         is_complete=len(chosen) == len(samples),
         changed_by=changed_by or foreign_transform(map(type, dataset.transforms.transforms)),
+        moved_by=_moving_transform(key, dataset.transforms.transforms),
     )
     return facts, found + findings_in(key, labels, chosen, facts)
 
@@ -185,6 +195,15 @@ def check_files(key: str, dataset: Any) -> None:
                 except Exception as error:
                     reason = "it is missing" if not Path(path).exists() else one_line(error)
                     raise DataError(f"{key}: cannot read {path}: {reason}") from error
+
+
+def _moving_transform(key: str, transforms: Iterable[Any]) -> str | None:
+    """Return the name of the first transform that calls OpenCV with the labels, or None."""
+    if key != "train_dataset":
+        # PaddleSeg's evaluation leaves labels as they are.
+        return None
+    names = (type(transform).__name__ for transform in transforms)
+    return next((name for name in names if name in _MOVING), None)
 
 
 def foreign_transform(kinds: Iterable[type]) -> str | None:

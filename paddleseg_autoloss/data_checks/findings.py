@@ -43,6 +43,7 @@ class Labels:
         is_training: whether the data set is used for training.
         is_complete: whether all of its labels were checked.
         changed_by: name of a transform that is not PaddleSeg's and may change the values.
+        moved_by: name of a transform that moves the pixels of the labels with OpenCV.
     """
 
     num_classes: int
@@ -50,6 +51,7 @@ class Labels:
     is_training: bool = True
     is_complete: bool = True
     changed_by: str | None = None
+    moved_by: str | None = None
 
     @property
     def classes(self) -> range:
@@ -107,13 +109,13 @@ def _fault(labels: Labels, sample: Sample, facts: Facts) -> Finding | None:
         return Finding(f"cannot read {sample.label}: {facts.label_error}")
     if sample.label is None:
         return None
-    form = _fault_of_form(sample, facts)
+    form = _fault_of_form(labels, sample, facts)
     if form is not None:
         return Finding(f"{sample.label}: {form}")
     return _fault_of_values(labels, sample, sorted(map(int, facts.counts)))
 
 
-def _fault_of_form(sample: Sample, facts: Facts) -> str | None:
+def _fault_of_form(labels: Labels, sample: Sample, facts: Facts) -> str | None:
     """Return the fault in shape or type of a label, or None."""
     shape, size = facts.label_shape, facts.image_size
     if len(shape) != 2:
@@ -131,6 +133,11 @@ def _fault_of_form(sample: Sample, facts: Facts) -> str | None:
         return (
             f"found numbers of type {facts.dtype}, which Paddle cannot use as classes; expected "
             "8 bits; save it as a grey or palette PNG of 8 bits"
+        )
+    if facts.dtype == "bool" and labels.moved_by is not None:
+        return (
+            f"found a mask of 1 bit, with which {labels.moved_by} fails; expected 8 bits; save it "
+            "as a grey or palette PNG of 8 bits"
         )
     return None
 

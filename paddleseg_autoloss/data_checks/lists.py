@@ -39,7 +39,7 @@ def text_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
     The file is in UTF-8, with or without a byte order mark, or in the encoding of the machine.
 
     Raises:
-        UnicodeDecodeError: the file has another encoding.
+        UnicodeDecodeError: the file has another encoding, or NUL bytes, as UTF-16 has.
     """
     with open(path, "rb") as file:
         content = file.read()
@@ -47,6 +47,9 @@ def text_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode(locale.getpreferredencoding(False))
+    if "\0" in text:
+        place = content.index(b"\0")
+        raise UnicodeDecodeError("utf-8", content, place, place + 1, "a NUL byte, as in UTF-16")
     lines = enumerate(re.split(r"\r\n|\r|\n", text), start=1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
 

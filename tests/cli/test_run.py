@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import py_compile
 import shutil
 import sys
+import zipapp
+from argparse import Namespace
 from pathlib import Path
 
 import paddleseg
 import pytest
 from support import ROOT, run_tool
+
+from paddleseg_autoloss.cli.run import run as run_script
+from paddleseg_autoloss.errors import ConfigError
 
 #: What PaddleSeg's tools/train.py does, in short.
 SCRIPT = """
@@ -152,3 +158,34 @@ def test_mistakes_are_named_in_one_line(tmp_path, fundus, script, method, messag
     result = run(tmp_path, script or made)
     assert result.returncode == 1
     assert message in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"print(1)\0", "print(1)\n".encode("utf-16"), b"# \xe9\nprint(1)\n", b"# coding: xyz\n"],
+)
+def test_a_file_that_is_no_script(tmp_path, content):
+    path = tmp_path / "script.py"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        run_script(Namespace(script=str(path), arguments=[]))
+    assert str(caught.value) == (
+        f"run: expected a Python script, found a file that is no text in UTF-8: {path}; save it as "
+        "UTF-8, or give the script"
+    )
+
+
+@pytest.mark.parametrize("kind", ["text", "gbk", "compiled", "archive"])
+def test_files_that_python_runs(tmp_path, kind, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [])
+    monkeypatch.setattr("sys.path", [*sys.path])
+    source, path = "print('图')\n", tmp_path / ("__main__.py" if kind == "archive" else "a.py")
+    encoding = "gbk" if kind == "gbk" else "utf-8"
+    path.write_text(f"# coding: {encoding}\n{source}", encoding)
+    if kind == "compiled":
+        path = Path(py_compile.compile(str(path), str(tmp_path / "a.pyc")))
+    elif kind == "archive":
+        zipapp.create_archive(tmp_path, tmp_path.with_suffix(".pyz"))
+        path = tmp_path.with_suffix(".pyz")
+    run_script(Namespace(script=str(path), arguments=[]))
+    assert capsys.readouterr().out == "图\n"

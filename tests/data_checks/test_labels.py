@@ -17,6 +17,13 @@ import paddle
 import pytest
 from paddleseg.cvlibs import manager
 from paddleseg.datasets import ADE20K, Dataset, PSSLDataset
+from paddleseg.transforms import (
+    Normalize,
+    Padding,
+    RandomHorizontalFlip,
+    RandomRotation,
+    Resize,
+)
 from PIL import Image
 from support.data import SIZE, build, dataset_config, square, write_config, write_data
 from support.processes import call
@@ -43,6 +50,11 @@ def error_of(root, **options) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text
+
+
+def transformed(*transforms):
+    """PaddleSeg's data set with transforms, in the place of those of its config."""
+    return lambda **options: Dataset(**{**options, "transforms": list(transforms)})
 
 
 class TestValues:
@@ -174,6 +186,17 @@ class TestForms:
         write_data(tmp_path, [square()])
         Image.fromarray(square(255)).convert("1").save(tmp_path / "0_label.png")
         build(tmp_path)
+        build(tmp_path, kind=transformed(Normalize(), RandomHorizontalFlip()))
+        build(tmp_path, "val", kind=transformed(Resize([64, 64])))
+
+    @pytest.mark.parametrize("transform", [Resize([64, 64]), RandomRotation(), Padding([64, 64])])
+    def test_one_bit_for_opencv(self, tmp_path, transform):
+        kind = transformed(transform)
+        write_data(tmp_path, [square()])
+        assert build(tmp_path, kind=kind)[0]["label"].any()
+        Image.fromarray(square(255)).convert("1").save(tmp_path / "0_label.png")
+        text = error_of(tmp_path, kind=kind)
+        assert f"found a mask of 1 bit, with which {type(transform).__name__} fails; exp" in text
 
     def test_16_bits_reach_paddle_as_another_type(self, tmp_path):
         write_data(tmp_path, [square(1, dtype="uint16")])

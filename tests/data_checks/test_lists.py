@@ -110,9 +110,11 @@ def test_an_empty_list(root):
         build(root)
 
 
-def test_a_list_that_is_not_text(root, monkeypatch):
-    monkeypatch.setattr("locale.getpreferredencoding", lambda setlocale: "ascii")
-    write_list(root, TWO_LINES.encode("utf-16"))
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le"])
+@pytest.mark.parametrize("machine", ["ascii", "latin-1"])
+def test_a_list_that_is_not_text(root, monkeypatch, encoding, machine):
+    monkeypatch.setattr("locale.getpreferredencoding", lambda setlocale: machine)
+    write_list(root, TWO_LINES.encode(encoding))
     with pytest.raises(DataError, match=r"train.txt: expected text in UTF-8: "):
         build(root)
 
