@@ -253,9 +253,12 @@ class TestFewDataSets:
     """The p value of a pair of mean ranks is too small if the two vary more than the others."""
 
     def test_far_apart_on_three_data_sets_is_a_hint(self, tmp_path):
-        means = {f"v{i}": 0.3 + i / 50 for i in range(10)}
         folders = [
-            write_results(tmp_path / f"s{i}", {"base": 0.2 + i / 50, **means, "Auto": 0.7})
+            write_results(
+                tmp_path / f"s{i}",
+                {"base": 0.2 + i / 50, **{f"v{k}": 0.3 + k / 50 + i / 999 for k in range(10)}}
+                | {"Auto": 0.7},
+            )
             for i in range(3)
         ]
         across = read_across(folders, "base")
@@ -533,7 +536,8 @@ def compare(*words) -> None:
 def test_the_command(four, tmp_path, monkeypatch):
     """Report, table, a variant that one data set lacks, and networks that learned nothing."""
     monkeypatch.chdir(tmp_path)
-    more = write_results(tmp_path / "more", {**FOUR[0], "=extra": 0.5})
+    lower = {name: mean - 0.001 for name, mean in FOUR[0].items()}
+    more = write_results(tmp_path / "more", {**lower, "=extra": 0.5})
     collapsed = write_results(tmp_path / "flat", {**FOUR[1], "base": 0.71}, collapsed=True)
     compare("--across", *four, more, collapsed, "--baseline", "Sum")
     report = (tmp_path / "output/across/report.md").read_text()
