@@ -32,6 +32,8 @@ __all__ = [
     "one_for_each",
 ]
 
+#: Largest count: tensors hold no integers of any length, and floats none above that exactly.
+_MOST_COUNT = 2**53
 #: Largest seed that NumPy's global generator takes.
 MOST_SEED = 2**32 - 1
 
@@ -65,12 +67,12 @@ def checked_number(name: str, value: float) -> float:
 
 
 def number_hint(value: object) -> str:
-    """Return a hint for text that looks like a number: YAML 1.1 reads 1e-4 as text."""
+    """Return a hint for text that looks like a number: YAML 1.1 reads 1e-4 and 08 as text."""
     try:
         float(value if isinstance(value, str) else "no number")
     except ValueError:
         return ""
-    return "; it is text: write it without quotes, and 1e-4 as 1.0e-4"
+    return "; it is text: write it without quotes or a leading 0, and 1e-4 as 1.0e-4"
 
 
 def checked_range(name: str, value: float, least: float, most: float = math.inf) -> float:
@@ -98,10 +100,10 @@ def checked_flag(name: str, value: Any) -> bool:
 def checked_integer(name: str, value: Any, least: int, most: float = math.inf) -> int:
     """Return ``value`` as an int, or raise ConfigError if it is not an integer within bounds.
 
-    Without ``most`` the bound is `MOST_SEED`, as Paddle has no integers of any length.
+    Without ``most`` the bound is 2**53.
     """
-    if most == math.inf and is_integer(value, least=MOST_SEED + 1):
-        most = MOST_SEED
+    if most == math.inf and is_integer(value, least=_MOST_COUNT + 1):
+        most = _MOST_COUNT
     if not is_integer(value, least, most):
         raise ConfigError(f"{name}: expected {describe_integer(least, most)}, found {shown(value)}")
     return int(value)

@@ -322,7 +322,7 @@ class TestValues:
             (normalize(std=[0.0]), "train_dataset.transforms[1].std: expected numbers other than"),
             (normalize(std=["0.5"]), "train_dataset.transforms[1].std: expected a number, found"),
             (normalize(mean=0.5), "train_dataset.transforms[1].mean: expected a list of numbers,"),
-            (at("iters", value=10**30), "iters: expected an integer from 1 to 4294967295, found 1"),
+            (at("iters", value=10**30), "iters: expected an integer from 1 to 9007199254740992, f"),
             (at("optimizer", "weight_decay", value=-0.1), "optimizer.weight_decay: expected a num"),
             (at("optimizer", "type", value="Dataset"), "optimizer.type: there is no 'Dataset'"),
             (

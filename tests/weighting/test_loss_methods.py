@@ -193,14 +193,14 @@ STEP = {"final_coef": [1, 0], "schedule": "step", "start_iter": 5}
             (
                 method,
                 {name: value},
-                f"{name}: expected an integer from 1 to 4294967295, found {value}",
+                f"{name}: expected an integer from 1 to 9007199254740992, found {value}",
             )
             for method, name in [
                 (STCHWeighting, "warmup"),
                 (DWAWeighting, "window"),
                 (AGDAWeighting, "M"),
             ]
-            for value in (2**32, 10**30)
+            for value in (2**53 + 1, 10**30)
         ),
         (
             CoBaWeighting,
