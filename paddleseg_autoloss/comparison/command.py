@@ -20,7 +20,7 @@ from paddleseg_autoloss.comparison.job import Commands
 from paddleseg_autoloss.comparison.plan import Plan
 from paddleseg_autoloss.comparison.plan_reader import read_plan
 from paddleseg_autoloss.comparison.ray_engine import RayEngine
-from paddleseg_autoloss.comparison.report import write_report, write_setup
+from paddleseg_autoloss.comparison.report import say_result, write_report, write_setup
 from paddleseg_autoloss.comparison.results import Results
 from paddleseg_autoloss.comparison.runner import Runner
 from paddleseg_autoloss.errors import ConfigError, RunsFailed
@@ -136,5 +136,8 @@ def _report(plan: Plan, save_dir: Path, args: Namespace) -> None:
     if not any(folder.is_done or folder.error() for folder in folders):
         raise ConfigError(f"--save_dir: expected finished runs, found none in {save_dir}")
     check_written(plan, save_dir, folders)
-    write_report(Results(plan, folders), save_dir, samples=args.samples > 0)
+    results = Results(plan, folders)
+    write_report(results, save_dir, samples=args.samples > 0)
+    for line in say_result(results):
+        logger.info(line)
     logger.info(f"The report is in {save_dir / 'report.html'} and {save_dir / 'report.md'}")

@@ -37,7 +37,7 @@ from paddleseg_autoloss.documents import (
 from paddleseg_autoloss.files import write_json
 from paddleseg_autoloss.installation import processor
 
-__all__ = ["write_report", "write_setup"]
+__all__ = ["say_result", "write_report", "write_setup"]
 
 
 def write_setup(save_dir: Path, command: str, jobs: str) -> None:
@@ -131,12 +131,32 @@ def _add_findings(
     if not differences:
         document.add(Paragraph(f"There is nothing to compare with {baseline} yet."))
         return
+    texts = _describe_differences(differences)
+    document.add(Items(texts), Paragraph(sentences.explain_test(differences)))
+
+
+def _describe_differences(differences: Mapping[str, Difference]) -> list[str]:
     tests = sum(not np.isnan(difference.p_t) for difference in differences.values())
-    texts = [
+    return [
         f"{name}: {sentences.describe_difference(difference, tests)}"
         for name, difference in differences.items()
     ]
-    document.add(Items(texts), Paragraph(sentences.explain_test(differences)))
+
+
+def say_result(results: Results) -> list[str]:
+    """Return what the report begins with, for a terminal: a warning, and one line per variant.
+
+    Args:
+        results: results of the comparison.
+    """
+    collapsed = {name: results.collapsed(name) for name in results.rates}
+    runs = sum(len(results.done(name)) for name in results.rates)
+    warning = [sentences.describe_collapse(collapsed, runs)] if any(collapsed.values()) else []
+    differences = _differences_in(results, f"test_{METRICS[0]}")
+    if not differences:
+        return warning
+    heading = f"{METRICS[0]} against {results.plan.baseline}:"
+    return [*warning, heading, *_describe_differences(differences)]
 
 
 def _add_checks(

@@ -16,7 +16,7 @@ from paddleseg_autoloss.cli.main import parse_args
 from paddleseg_autoloss.comparison.command import compare_from
 from paddleseg_autoloss.comparison.folders import RunFolder
 from paddleseg_autoloss.comparison.pictures import difference_panels, run_panels, weight_panels
-from paddleseg_autoloss.comparison.report import write_report
+from paddleseg_autoloss.comparison.report import say_result, write_report
 from paddleseg_autoloss.comparison.results import Results, rare_classes
 from paddleseg_autoloss.comparison.statistics import compare
 from paddleseg_autoloss.comparison.tables import class_table, difference_table, runs_worth
@@ -42,6 +42,10 @@ def test_learning_rates_are_chosen_on_validation_images(parse, tmp_path, base):
     assert results.by_seed("AutoWeightedLoss", "step_seconds") == {0: 2, 1: 2}
     write_report(results, tmp_path / "out")
     report = (tmp_path / "out/report.md").read_text()
+    heading, finding = say_result(results)
+    assert heading == "mIoU against fixed 0.8:0.2:"
+    assert finding.startswith("AutoWeightedLoss: ")
+    assert f"## What it says: {heading[:-1]}\n\n- {finding}\n" in report
     assert "## Learning rates" in report
     assert "AutoWeightedLoss, lr 0.3, seed 1:" in report
     assert "exit status 1" in report
