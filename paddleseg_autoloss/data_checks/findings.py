@@ -196,7 +196,8 @@ def _faults_of_all(
         noun = "class" if len(absent) == 1 else "the classes"
         verb = "occurs" if len(absent) == 1 else "occur"
         found.append(
-            f"{noun} {_list_values(absent)} never {verb} in {_labels_seen(labels, samples)}"
+            f"{noun} {_list_values(absent)} {verb} in none of the {len(samples)} labels"
+            f"{'' if labels.is_complete else ' checked'}; is num_classes right?"
         )
     is_no_class = labels.ignore_index not in labels.classes
     ignoring = [is_no_class and labels.ignore_index in one for one in values]
