@@ -34,6 +34,7 @@ def test_the_shipped_comparisons_are_plans(parse):
         "camvid_others": "fixed 0.2:0.8",
         "optic_disc_seeds": "fixed 0.2:0.8",
         "optic_disc_between": "fixed 0.2:0.8",
+        "optic_disc_same_rate": "fixed 0.2:0.8",
         "crackforest_naive": "AutoWeightedLoss",
         "crackforest_levels": "NashMTL",
         "crackforest_heads_levels": "CAGrad",
