@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from paddleseg_autoloss.escaping import printable
 __all__ = [
     "MOST_SEED",
     "build",
+    "check_stride",
     "checked_choice",
     "checked_flag",
     "checked_integer",
@@ -23,7 +25,6 @@ __all__ = [
     "checked_preference",
     "checked_range",
     "checked_reference",
-    "checked_stride",
     "describe_integer",
     "is_integer",
     "is_name",
@@ -72,7 +73,9 @@ def number_hint(value: object) -> str:
         float(value if isinstance(value, str) else "no number")
     except ValueError:
         return ""
-    return "; it is text: write it without quotes or a leading 0, and 1e-4 as 1.0e-4"
+    if re.match(r"0\d", str(value)):
+        return "; it is text: write it without the leading 0"
+    return "; it is text: write it without quotes, and 1e-4 as 1.0e-4"
 
 
 def checked_range(name: str, value: float, least: float, most: float = math.inf) -> float:
@@ -159,8 +162,8 @@ def checked_reference(name: str, values: Sequence[float] | None, num_losses: int
     return [0.0] * num_losses if values is None else checked_numbers(name, values, num_losses)
 
 
-def checked_stride(name: str, stride: Sequence[int], crop_size: Sequence[int]) -> Sequence[int]:
-    """Return the step of a sliding window.
+def check_stride(name: str, stride: Sequence[int], crop_size: Sequence[int]) -> None:
+    """Check the step of a sliding window.
 
     Raises:
         ConfigError: a step is larger than the window, so pixels between two windows are left out.
@@ -170,7 +173,6 @@ def checked_stride(name: str, stride: Sequence[int], crop_size: Sequence[int]) -
             f"{name}: expected at most crop_size {shown(list(crop_size))}, found "
             f"{shown(list(stride))}: pixels between two windows would have no prediction"
         )
-    return stride
 
 
 def one_for_each(name: str, value: Any, num_losses: int) -> list[Any]:

@@ -1,9 +1,10 @@
 """All code that depends on versions of Paddle and PaddleSeg; no other module tests a version.
 
-It is imported before everything else of the package.  It contains two kinds of cure: the way of the
-imports below, and the table `SOURCE_FIXES`, in which each entry replaces one faulty expression of a
-PaddleSeg function.  An entry is applied only if the installed PaddleSeg contains the fault and the
-installed Paddle is affected by it.  So a PaddleSeg that has corrected a fault is not changed.
+It is imported before everything else of the package.  It contains two kinds of cure: how the
+modules below are imported, and the table `SOURCE_FIXES`, in which each entry replaces one faulty
+expression of a PaddleSeg function.  An entry is applied only if the installed PaddleSeg contains
+the fault and the installed Paddle is affected by it.  So a PaddleSeg that has corrected a fault is
+not changed.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 #: Most characters of a value within an error.
 _LONGEST = 120
-#: What YAML makes of texts such as ``on``, ``1:30`` and ``2024-01-01`` without quotes.  A truth
+#: What YAML makes of texts such as ``on``, ``30`` and ``2024-01-01`` without quotes.  A truth
 #: value is a number too for Python, so it comes first.
 _YAML_KINDS = {
     bool: "a truth value",
@@ -133,7 +133,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def quotes_hint(value: object) -> str:
-    """Return the end of an error about a name that YAML reads as something else, such as 1:30."""
+    """Return the end of an error about a name that YAML reads as something else, such as on."""
     for kind, words in _YAML_KINDS.items():
         if isinstance(value, kind):
             return f"; YAML takes it for {words}, put it in quotes"

@@ -26,12 +26,15 @@ class _StandIn(ModuleType):
         self._user = user
 
     def __getattr__(self, name: str) -> Any:
+        # Inspection looks at all modules for such names; the import of a submodule needs the path.
+        if name.startswith("__") and name != "__path__":
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r} yet")
         _remove_stand_ins()
         return getattr(import_for(self._user, self.__name__), name)
 
 
 def _remove_stand_ins() -> None:
-    for name in [name for name, module in sys.modules.items() if type(module) is _StandIn]:
+    for name in [name for name, module in [*sys.modules.items()] if type(module) is _StandIn]:
         del sys.modules[name]
 
 

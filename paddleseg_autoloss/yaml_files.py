@@ -30,7 +30,7 @@ _SUFFIXES = (".yml", ".yaml")
 _MERGE = "tag:yaml.org,2002:merge"
 _INTEGER = "tag:yaml.org,2002:int"
 _FLOAT = "tag:yaml.org,2002:float"
-#: Numbers to the base 8 and 60 in YAML 1.1: 010 is 8, and 1:30 is 90.
+#: Octal numbers and sixties of YAML 1.1: 010 is 8, and 1:30 is 90.
 _OCTAL = re.compile(r"[-+]?0[\d_]+")
 _SEXAGESIMAL = re.compile(r"[-+]?\d[\d_]*(:\d+)+(\.[\d_]*)?")
 #: What a Chinese keyboard writes for ``key: value``, and between numbers of a list.
@@ -211,13 +211,18 @@ class _Loader(yaml.SafeLoader):
 def _check_base(node: yaml.ScalarNode) -> None:
     """Refuse numbers that YAML 1.1 reads in another way than people do."""
     remedy = "if it is a name, write it in quotes"
-    if _OCTAL.fullmatch(node.value):
+    digits = node.value.replace("_", "")
+    if _OCTAL.fullmatch(node.value) and int(digits, 8) != int(digits):
         raise _refusal(
-            f"expected a number without a leading 0, with which YAML reads it to base 8; {remedy}",
+            f"expected a number without a leading 0, which YAML reads as {int(digits, 8)}, an "
+            f"octal number; {remedy}",
             node,
         )
     if _SEXAGESIMAL.fullmatch(node.value):
-        raise _refusal(f"expected no number with :, which YAML reads to base 60; {remedy}", node)
+        raise _refusal(
+            f"expected no number with :, in which YAML counts sixties, as in 1:30 for 90; {remedy}",
+            node,
+        )
 
 
 def _is_full_width(node: yaml.ScalarNode, key: Any) -> bool:

@@ -50,14 +50,20 @@ class TestRefusals:
             ("a: " + "1" * 200, "line 1: expected an integer of at most 100 digits"),
             ("a: 0x" + "f" * 200, "line 1: expected an integer of at most 100 digits"),
             ("? [a]\n: 1", "found unhashable key"),
-            ("a: 1\niters: 012", "line 2: expected a number without a leading 0, with which YAML"),
-            ("coef: [010, 0.8]", "line 1: expected a number without a leading 0, with which YAML"),
-            ("a: -0_7", "line 1: expected a number without a leading 0, with which YAML reads it"),
-            ("a: 1\niters: 1:30", "line 2: expected no number with :, which YAML reads to base 60"),
-            ("coef: [1:30.5]", "line 1: expected no number with :, which YAML reads to base 60"),
+            (
+                "a: 1\niters: 012",
+                "line 2: expected a number without a leading 0, which YAML reads as 10,",
+            ),
+            (
+                "coef: [010, 0.8]",
+                "line 1: expected a number without a leading 0, which YAML reads as 8,",
+            ),
+            ("a: -0_17", "line 1: expected a number without a leading 0, which YAML reads as -15,"),
+            ("a: 1\niters: 1:30", "line 2: expected no number with :, in which YAML counts"),
+            ("coef: [1:30.5]", "line 1: expected no number with :, in which YAML counts"),
             (
                 "12:30:45: x",
-                "line 1: expected no number with :, which YAML reads to base 60; if it",
+                "line 1: expected no number with :, in which YAML counts sixties, as in 1:30",
             ),
             ("a: 1\nbatch_size：4\niters: 3", "; line 2 has a full-width ： or ，: write : and"),
             (
@@ -104,6 +110,8 @@ class TestRefusals:
         [
             ("0", 0),
             ("-0.5", -0.5),
+            ("07", 7),
+            ("00", 0),
             ("0x10", 16),
             ("0b11", 3),
             ("1_000", 1000),

@@ -74,7 +74,7 @@ def tool_main(name: str) -> int:
         name: name of the command.
     """
     program = ("python", sys.argv[0])
-    parser = _Parser(prog=" ".join(program), allow_abbrev=False)
+    parser = _HintingParser(prog=" ".join(program), allow_abbrev=False)
     _add_version(parser)
     _add_command(parser, name)
     return _run(parser, program, sys.argv[1:])
@@ -89,7 +89,7 @@ def parse_args(argv: Sequence[str]) -> Namespace:
     return _parser(("autoloss",)).parse_args(argv)
 
 
-class _Parser(ArgumentParser):
+class _HintingParser(ArgumentParser):
     """Says which flag an unknown one may be, with the usage of its own command."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -118,7 +118,7 @@ def _expand_home(args: Namespace) -> None:
 
 
 def _parser(program: Sequence[str]) -> ArgumentParser:
-    parser = _Parser(
+    parser = _HintingParser(
         prog=" ".join(program),
         description="Automatic loss weighting for PaddleSeg.",
         epilog=_EXIT_STATUS,

@@ -13,7 +13,7 @@ from paddle import nn
 from paddleseg.cvlibs import Config, manager
 from paddleseg.utils import logger, utils
 
-from paddleseg_autoloss.checks import checked_stride
+from paddleseg_autoloss.checks import check_stride
 from paddleseg_autoloss.errors import CheckpointError, ConfigError
 from paddleseg_autoloss.flags import (
     default_device,
@@ -240,7 +240,7 @@ def check_window(args: Namespace) -> None:
     if args.is_slide and (args.crop_size is None or args.stride is None):
         raise ConfigError("--is_slide: expected --crop_size and --stride too")
     if args.is_slide:
-        checked_stride("--stride", args.stride, args.crop_size)
+        check_stride("--stride", args.stride, args.crop_size)
 
 
 def window(args: Namespace) -> dict[str, Any]:
@@ -268,7 +268,7 @@ def load_trained(model: nn.Layer, path: str) -> None:
     own = model.state_dict()
     missing = load_weights(model, path, "--model_path")
     for name, shape in missing.items():
-        if shape:
+        if shape is not None:
             raise CheckpointError(
                 f"--model_path: expected {name} of shape {list(own[name].shape)}, as the network "
                 f"of the config has it, found {shape} in {path}; use the config of the training, "

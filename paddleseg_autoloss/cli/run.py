@@ -65,7 +65,7 @@ def _check_text(script: Path) -> None:
     if not is_text:
         raise ConfigError(
             f"run: expected a Python script, found a file that is no text in UTF-8: {script}; save "
-            "it as UTF-8, or give the script"
+            "it as UTF-8, or give the path of a Python script"
         )
 
 

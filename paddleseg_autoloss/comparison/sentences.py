@@ -115,7 +115,7 @@ def describe_other_differences(values: Mapping[str, Sequence[Any]]) -> str:
         for key, found in values.items()
     )
     return (
-        f"The variants differ in more than their losses, so a difference need not come from these: "
+        "The variants differ not only in their losses. A difference may come from these keys too: "
         f"{keys}."
     )
 

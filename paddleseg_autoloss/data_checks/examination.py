@@ -19,11 +19,10 @@ from paddleseg_autoloss.errors import DataError, one_line
 
 __all__ = ["check_data", "check_files", "classes_in", "examine", "foreign_transform"]
 
-#: Transforms of PaddleSeg that call OpenCV with the labels.
+#: Transforms of PaddleSeg that call OpenCV with the labels of every image.
 _MOVING = frozenset(
     {
-        "LimitLong", "Padding", "PaddingByAspectRatio", "RandomAffine", "RandomPaddingCrop",
-        "RandomRotation", "RandomScaleAspect", "Resize", "ResizeByLong", "ResizeByShort",
+        "Padding", "RandomAffine", "RandomRotation", "Resize", "ResizeByLong", "ResizeByShort",
         "ResizeRangeScaling", "ResizeStepScaling",
     }
 )  # fmt: skip

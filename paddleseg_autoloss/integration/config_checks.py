@@ -12,12 +12,12 @@ from paddleseg.cvlibs import manager
 from paddleseg.utils import logger
 
 from paddleseg_autoloss.checks import (
+    check_stride,
     checked_choice,
     checked_flag,
     checked_integer,
     checked_number,
     checked_range,
-    checked_stride,
 )
 from paddleseg_autoloss.errors import ConfigError, did_you_mean, shown
 from paddleseg_autoloss.gradients.aggregator import method_arguments
@@ -410,7 +410,7 @@ def _check_test_config(options: dict[str, Any]) -> None:
     if options.get("is_slide"):
         if not (options.get("crop_size") and options.get("stride")):
             raise ConfigError("test_config.is_slide: expected crop_size and stride too")
-        checked_stride("test_config.stride", options["stride"], options["crop_size"])
+        check_stride("test_config.stride", options["stride"], options["crop_size"])
 
 
 def _check_pair(key: str, pair: Any) -> None:

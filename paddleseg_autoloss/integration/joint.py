@@ -89,7 +89,8 @@ class JointAggregation:
         try:
             return self.aggregator(weighted, outputs)
         except ConfigError as error:
-            raise _named(error, self.aggregator) from error
+            _raise_named(error, self.aggregator)
+            raise
 
     def _check(self, weighted: dict[str, Tensor], result: Sequence[Tensor]) -> None:
         for term in self.terms:
@@ -160,11 +161,12 @@ class _Configured(LossAggregator):
         try:
             super().bind(parameters, optimizer, model)
         except ConfigError as error:
-            raise _named(error, self) from error
+            _raise_named(error, self)
+            raise
 
 
-def _named(error: ConfigError, aggregator: LossAggregator) -> ConfigError:
-    """Return an error with the config key before the argument that it begins with."""
+def _raise_named(error: ConfigError, aggregator: LossAggregator) -> None:
+    """Raise an error with the config key before it, if it begins with an argument of the config."""
     known = {argument.name for argument in method_arguments(type(aggregator.weighting))}
-    is_of_config = isinstance(aggregator, _Configured) and str(error).partition(":")[0] in known
-    return ConfigError(f"loss_aggregator.{error}") if is_of_config else error
+    if isinstance(aggregator, _Configured) and str(error).partition(":")[0] in known:
+        raise ConfigError(f"loss_aggregator.{error}") from error

@@ -59,7 +59,7 @@ def load_tensors(path: str, what: str = "pretrained") -> Any:
 
 def load_weights(
     model: nn.Layer, pretrained_model: str | None, what: str = "pretrained"
-) -> dict[str, list[int]]:
+) -> dict[str, list[int] | None]:
     """Load the tensors of a weight file that fit into a network, as PaddleSeg does.
 
     Args:
@@ -69,7 +69,7 @@ def load_weights(
 
     Returns:
         The network's tensors for which the file has no matching tensor, each with the shape that
-        it has in the file; the shape is empty if the file has none of this name.
+        it has in the file, or None if the file has none of this name.
 
     Raises:
         CheckpointError: the file cannot be read or downloaded, or none of its tensors fits.
@@ -81,7 +81,7 @@ def load_weights(
     weights = load_tensors(path, what)
     own = model.state_dict()
     missing = {
-        name: list(weights[name].shape) if name in weights else []
+        name: list(weights[name].shape) if name in weights else None
         for name, value in own.items()
         if not _fits(weights, name, value, what, path)
     }
@@ -141,7 +141,7 @@ def _fits(weights: Any, name: str, own: Tensor, what: str, path: str) -> bool:
             f"{what}: expected tensors by name in {path}, found a {type(weights).__name__}"
         )
     value = weights.get(name)
-    if value is not None and not isinstance(value, (Tensor, np.ndarray)):
+    if name in weights and not isinstance(value, (Tensor, np.ndarray)):
         raise CheckpointError(
             f"{what}: expected a tensor {name} in {path}, found a {type(value).__name__}"
         )

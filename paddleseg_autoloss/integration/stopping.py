@@ -19,9 +19,7 @@ __all__ = ["StopRequest"]
 
 #: Seconds in which more signals count as the same one: Paddle's launcher sends three in a row.
 _SAME_REQUEST = 1.0
-_ANNOUNCEMENT = (
-    b"stopping: the iteration that was reached is saved; a second signal ends the process at once\n"
-)
+_ANNOUNCEMENT = b"stopping after this step; a second signal ends the process at once\n"
 
 
 class StopRequest:

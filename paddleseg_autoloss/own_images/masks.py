@@ -257,8 +257,7 @@ def _nearest(pixels: np.ndarray, path: Path, classes: Classes) -> np.ndarray:
         DataError: an area has a colour that is near no entry.
     """
     candidates = dict(enumerate(classes.entries))
-    is_apart = all(IGNORE - entry[0] >= _NOISE for entry in classes.entries)
-    if classes.has_ignored and is_apart:
+    if classes.has_ignored and all(IGNORE - entry[0] >= _NOISE for entry in classes.entries):
         candidates[IGNORE] = (IGNORE,)
     nearest = np.zeros(pixels.shape[:2], np.uint8)
     least = np.full(pixels.shape[:2], np.iinfo(np.int64).max)

@@ -44,9 +44,8 @@ class ScheduledWeighting(LossWeighting):
 
     Args:
         num_losses: K, the number of losses.
-        coef: the K first coefficients, at least 0 and not all 0; by default all are 1.
-        final_coef: the K last coefficients, at least 0 and not all 0, for any schedule except
-            ``constant``.
+        coef: the K first coefficients, at least 0; by default all are 1.
+        final_coef: the K last coefficients, at least 0, for any schedule except ``constant``.
         schedule: ``"constant"``, ``"linear"``, ``"cosine"`` or ``"step"``.
         start_iter: the last iteration with ``coef``; for ``step`` the first iteration with
             ``final_coef``.  Iterations are counted from 0, without those whose losses are not
@@ -54,8 +53,8 @@ class ScheduledWeighting(LossWeighting):
         end_iter: the first iteration with ``final_coef``, for ``linear`` and ``cosine``.
 
     Raises:
-        ConfigError: a list has the wrong length, a negative number or only zeros, or the schedule
-            lacks an argument or has one that it does not use.
+        ConfigError: a list has the wrong length or a negative number, or all coefficients are 0 all
+            the time, or the schedule lacks an argument or has one that it does not use.
 
     Examples:
         >>> import paddle
@@ -94,6 +93,10 @@ class ScheduledWeighting(LossWeighting):
         if end_iter is not None:
             checked_integer("end_iter", end_iter, least=start_iter + 1)
         first, last = self.coef, self.final_coef or self.coef
+        if not any(first) and not any(last):
+            raise ConfigError(
+                f"coef: expected a number above 0, found {shown(self.coef)}: nothing trains"
+            )
         self.register_buffer("first", paddle.to_tensor(first, dtype="float32"), persistable=False)
         self.register_buffer("last", paddle.to_tensor(last, dtype="float32"), persistable=False)
         self.register_buffer("iteration", paddle.to_tensor(0, dtype="int64"))
@@ -123,9 +126,4 @@ class ScheduledWeighting(LossWeighting):
 
 
 def _coefficients(name: str, values: Sequence[float], count: int) -> list[float]:
-    found = checked_numbers(name, values, count, least=0)
-    if not any(found):
-        raise ConfigError(
-            f"{name}: expected a number above 0, found {shown(values)}: nothing trains"
-        )
-    return found
+    return checked_numbers(name, values, count, least=0)

@@ -190,7 +190,7 @@ def test_formulas_in_the_terminal(capsys):
 
 def test_show_of_a_method_that_is_not_there(capsys):
     assert main(["show", "MOML"]) == 1
-    assert capsys.readouterr().err.startswith("error: method: MOML is left out: it differentiates")
+    assert capsys.readouterr().err.startswith("error: method: MOML is left out: every step ")
     assert main(["show", "CAGard"]) == 1
     expected = "error: method: there is no 'CAGard'; did you mean CAGrad?\n"
     assert capsys.readouterr().err == expected

@@ -223,6 +223,7 @@ class TestFit:
         ("content", "message"),
         [
             ([1, 2], "expected tensors by name in .*, found a list"),
+            ({"heads.0.bias": None}, "expected a tensor heads.0.bias in .*, found a NoneType"),
             ({"heads.0.bias": 3}, "expected a tensor heads.0.bias in .*, found a int"),
             ({"heads.0.bias": "x"}, "expected a tensor heads.0.bias in .*, found a str"),
             ({}, "found none of the 8 tensors"),

@@ -160,7 +160,7 @@ def test_an_evaluation_is_broken_off(tmp_path):
     # All images would take 120 seconds.
     output = finish(process, 60)
     assert process.returncode == 143, output
-    assert output.count("stopping: the iteration that was reached is saved; a second signal") == 1
+    assert output.count("stopping after this step; a second signal") == 1
     assert [folder.name for folder in whole_checkpoints(tmp_path / "run")] == ["iter_2"]
 
 

@@ -116,7 +116,7 @@ def test_a_lossless_file_may_have_any_ending(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.ppm"])
 def test_colours_of_16_bits_are_refused(tmp_path, name):
-    """Pillow drops the lower 8 bits, so classes from 0 to 255 became one."""
+    """Pillow drops the lower 8 bits, and classes from 0 to 255 have only those."""
     cv2 = pytest.importorskip("cv2")
     cv2.imwrite(str(tmp_path / name), halves((0, 0, 0), (1, 1, 1), "uint16"))
     with pytest.raises(OSError, match="expected 8 bits for each channel, found 16"):
