@@ -60,15 +60,16 @@ def naive_train(
     model.loss_computation = loss_computation
     # The command also has options that only this package's function takes.
     known = inspect.signature(stock_train).parameters
-    stock_train(
-        model,
-        *data,
-        optimizer=optimizer,
-        losses=losses,
-        save_dir=save_dir,
-        log_iters=log_iters,
-        **{name: value for name, value in options.items() if name in known},
-    )
+    with monitor.attached():
+        stock_train(
+            model,
+            *data,
+            optimizer=optimizer,
+            losses=losses,
+            save_dir=save_dir,
+            log_iters=log_iters,
+            **{name: value for name, value in options.items() if name in known},
+        )
     history.append(monitor.log_window())
 
 

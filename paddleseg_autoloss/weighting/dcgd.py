@@ -66,7 +66,7 @@ class DCGDWeighting(GramianWeighting):
     """
 
     config_name = "DCGD"
-    sums_to = "2 or more; 1.5 or more with avg"
+    sums_to = "2 or more"
     least_losses = most_losses = 2
 
     def __init__(self, num_losses: int = 2, variant: str = "center") -> None:

@@ -94,7 +94,7 @@ class TestDamage:
 
     def test_weights_are_proven_wherever_they_are_loaded(self, run):
         path = run / "iter_8/model.pdparams"
-        assert load_weights(TinyNet(), str(path)) == 0
+        assert load_weights(TinyNet(), str(path)) == {}
         path.write_bytes(flip(path.read_bytes()))
         with pytest.raises(CheckpointError, match=r"pretrained: .* it has changed"):
             load_weights(TinyNet(), str(path))
@@ -121,7 +121,7 @@ class TestBestModel:
     def test_is_proven(self, tmp_path):
         run_training(tmp_path, 4, val_dataset=Squares())
         path = tmp_path / "best_model" / "model.pdparams"
-        assert load_weights(TinyNet(), str(path)) == 0
+        assert load_weights(TinyNet(), str(path)) == {}
         path.write_bytes(flip(path.read_bytes()))
         with pytest.raises(CheckpointError, match=r"changed .* replaced it yourself, delete proof"):
             load_weights(TinyNet(), str(path))
@@ -139,7 +139,7 @@ class TestBestModel:
         with pytest.raises(KeyboardInterrupt):
             writer.save(dies, TinyNet().state_dict(), str(path))
         assert not (path.parent / PROOF).exists()
-        assert load_weights(TinyNet(), str(path)) == 0
+        assert load_weights(TinyNet(), str(path)) == {}
 
 
 class TestLatest:
