@@ -12,7 +12,6 @@ from paddle import Tensor
 __all__ = [
     "all_parameters",
     "as_float32",
-    "as_leaf",
     "as_vector",
     "beyond_float32",
     "describe_broken",
@@ -31,13 +30,6 @@ def tensors_in(outputs: Any) -> list[Tensor]:
     if isinstance(outputs, (list, tuple)):
         return [tensor for output in outputs for tensor in tensors_in(output)]
     return []
-
-
-def as_leaf(output: Tensor) -> Tensor:
-    """Return the same numbers without the graph behind them; gradients end at them."""
-    leaf = output.detach()
-    leaf.stop_gradient = output.stop_gradient
-    return leaf
 
 
 def as_float32(tensor: Tensor) -> Tensor:

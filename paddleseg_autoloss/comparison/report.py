@@ -83,13 +83,17 @@ def write_report(results: Results, save_dir: Path, samples: bool = True) -> None
 
 
 def _add_warning(document: Document, results: Results) -> None:
-    collapsed = {name: results.collapsed(name) for name in results.rates}
-    if any(collapsed.values()):
-        runs = sum(len(results.done(name)) for name in results.rates)
-        document.add(Banner(sentences.describe_collapse(collapsed, runs)))
+    document.add(*map(Banner, _collapse(results)))
     others, known = results.tested_on_others()
     if others:
         document.add(Banner(sentences.describe_other_images(others, known)))
+
+
+def _collapse(results: Results) -> list[str]:
+    """Return the warning of networks that have learned nothing, if there are some."""
+    collapsed = {name: results.collapsed(name) for name in results.rates}
+    runs = sum(len(results.done(name)) for name in results.rates)
+    return [sentences.describe_collapse(collapsed, runs)] if any(collapsed.values()) else []
 
 
 def _add_state(document: Document, results: Results) -> None:
@@ -149,9 +153,7 @@ def say_result(results: Results) -> list[str]:
     Args:
         results: results of the comparison.
     """
-    collapsed = {name: results.collapsed(name) for name in results.rates}
-    runs = sum(len(results.done(name)) for name in results.rates)
-    warning = [sentences.describe_collapse(collapsed, runs)] if any(collapsed.values()) else []
+    warning = _collapse(results)
     differences = _differences_in(results, f"test_{METRICS[0]}")
     if not differences:
         return warning

@@ -80,7 +80,7 @@ class LabelReader:
         # Edges are computed from the label, which takes time and is not needed.
         self._dataset.edge = False
         self._was_called = False
-        # Of images that were looked at, by their paths.
+        # Of the images that are being read, by their paths.
         self._sizes: dict[str, list[int]] = {}
         method = type(dataset).__getitem__
         self.is_paddleseg = method in _KNOWN
@@ -100,7 +100,7 @@ class LabelReader:
             check_image(Path(sample["label"]))
             sample["label"] = np.asarray(Image.open(sample["label"]))
         if isinstance(sample["img"], str):
-            size = self._sizes.pop(sample["img"], None) or image_size(sample["img"])
+            size = self._sizes.get(sample["img"]) or image_size(sample["img"])
             sample["img"] = np.broadcast_to(np.float32(0), (3, *size))
         sample.setdefault("trans_info", [])
         return sample
@@ -129,6 +129,8 @@ class LabelReader:
             label, size = self.read(index)
         except Exception as error:
             return Facts(label_error=reason_of(Path(label_path), error), decoded=decode)
+        finally:
+            del self._sizes[str(image)]
         if list(label.shape[:2]) != size and not decode:
             # PIL reads the size without decoding; OpenCV, which training uses, gives the final
             # answer.

@@ -223,7 +223,9 @@ class FromGramian(FromGradients):
         if gradients.is_finite:
             weights = self._weighting.solve(gradients.losses, gradients.gramian)
             aggregator.weights.set_value(weights.astype("float32"))
-        return _network_factor(aggregator)
+        if aggregator.constant_sum is None:
+            return aggregator.scale_factor
+        return factor_to_sum(aggregator.weights, aggregator.constant_sum)
 
 
 class FromGramianOfOutputs(FromGramian):
@@ -321,11 +323,13 @@ class FromJacobian(FromGradients):
 
     def _update(self, aggregator: LossAggregator, losses: LossesOfStep) -> WeightedLosses:
         gradients = _take_gradients(aggregator, losses)
-        jacobian, found = gradients.jacobian, None
+        jacobian, factor = gradients.jacobian, aggregator.scale_factor
+        found = None
         if gradients.is_finite:
             found, weights = self._weighting.update(gradients.shared, jacobian.matrix())
             aggregator.weights.set_value(weights)
-        factor = _network_factor(aggregator)
+        if aggregator.constant_sum is not None:
+            factor = factor_to_sum(aggregator.weights, aggregator.constant_sum)
         if found is None:
             update = jacobian.inject_combination(aggregator.weights * factor)
         else:
@@ -396,7 +400,10 @@ class FromAlignments(FromGradients):
             if scaling is not None:
                 products, _ = jacobian.read(shared, scaling.factors(targets))
             aggregator.weights.set_value(self._weighting.solve(products).astype("float32"))
-        of_losses = aggregator.weights * _network_factor(aggregator)
+        factor: float | Tensor = aggregator.scale_factor
+        if aggregator.constant_sum is not None:
+            factor = factor_to_sum(aggregator.weights, aggregator.constant_sum)
+        of_losses = aggregator.weights * factor
         update = jacobian.inject_combination(paddle.concat([paddle.zeros([1]), of_losses]))
         return WeightedLosses(losses.values.detach(), aggregator.weights.clone(), update)
 
@@ -597,13 +604,6 @@ def factor_to_sum(weights: Tensor, constant_sum: float) -> Tensor:
         constant_sum: the number.
     """
     return constant_sum / weights.detach().abs().sum().clip(min=1e-30)
-
-
-def _network_factor(aggregator: LossAggregator) -> float | Tensor:
-    """Return the factor between the stored weights and those that the network gets."""
-    if aggregator.constant_sum is None:
-        return aggregator.scale_factor
-    return factor_to_sum(aggregator.weights, aggregator.constant_sum)
 
 
 def _trains(aggregator: LossAggregator) -> bool:

@@ -18,7 +18,7 @@ from paddleseg_autoloss.integration.running_statistics import RunningStatistics
 from paddleseg_autoloss.integration.state import LossState
 from paddleseg_autoloss.integration.stopping import StopRequest
 from paddleseg_autoloss.ranks import any_rank
-from paddleseg_autoloss.tensors import as_leaf, describe_broken
+from paddleseg_autoloss.tensors import describe_broken
 
 __all__ = ["StepGuard"]
 
@@ -171,7 +171,9 @@ class StepGuard:
         outputs = self.outputs
         if not isinstance(outputs, list) or not all(isinstance(x, Tensor) for x in outputs):
             return None
-        leaves = [as_leaf(x) for x in outputs]
+        leaves = [x.detach() for x in outputs]
+        for leaf, output in zip(leaves, outputs):
+            leaf.stop_gradient = output.stop_gradient
         trained = [leaf for leaf in leaves if not leaf.stop_gradient]
         if not trained:
             return None

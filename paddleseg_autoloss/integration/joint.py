@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import paddle
-from paddle import Tensor, nn
-from paddle.optimizer import Optimizer
+from paddle import Tensor
 from paddleseg.utils import logger
 
 from paddleseg_autoloss.errors import ConfigError, root_cause
@@ -86,11 +85,7 @@ class JointAggregation:
         }
         if not self._checked:
             self._check(weighted, result)
-        try:
-            return self.aggregator(weighted, outputs)
-        except ConfigError as error:
-            _raise_named(error, self.aggregator)
-            raise
+        return self.aggregator(weighted, outputs)
 
     def _check(self, weighted: dict[str, Tensor], result: Sequence[Tensor]) -> None:
         for term in self.terms:
@@ -152,21 +147,22 @@ def _aggregator(config: Mapping[str, Any] | LossAggregator, names: list[str]) ->
 class _Configured(LossAggregator):
     """The aggregator of the config key, which its errors name."""
 
-    def bind(
-        self,
-        parameters: Iterable[Tensor],
-        optimizer: Optimizer | None = None,
-        model: nn.Layer | None = None,
-    ) -> None:
+    def bind(self, *args: Any, **kwargs: Any) -> None:
         try:
-            super().bind(parameters, optimizer, model)
+            super().bind(*args, **kwargs)
         except ConfigError as error:
-            _raise_named(error, self)
+            self._raise_named(error)
             raise
 
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        try:
+            return super().forward(*args, **kwargs)
+        except ConfigError as error:
+            self._raise_named(error)
+            raise
 
-def _raise_named(error: ConfigError, aggregator: LossAggregator) -> None:
-    """Raise an error with the config key before it, if it begins with an argument of the config."""
-    known = {argument.name for argument in method_arguments(type(aggregator.weighting))}
-    if isinstance(aggregator, _Configured) and str(error).partition(":")[0] in known:
-        raise ConfigError(f"loss_aggregator.{error}") from error
+    def _raise_named(self, error: ConfigError) -> None:
+        """Put the key before an error that begins with an argument of the config."""
+        known = {argument.name for argument in method_arguments(type(self.weighting))}
+        if str(error).partition(":")[0] in known:
+            raise ConfigError(f"loss_aggregator.{error}") from error

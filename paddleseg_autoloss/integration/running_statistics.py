@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import paddle
 from paddle import Tensor, nn
-
-from paddleseg_autoloss.hooks import before_each_step
 
 __all__ = ["RunningStatistics"]
 
@@ -57,9 +56,20 @@ class RunningStatistics:
             self.restore()
             paddle.set_rng_state(self._random)
 
-    def kept_before_each_step(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def kept_before_each_step(self) -> Iterator[None]:
         """Context in which the values before each step are copied."""
-        return before_each_step(self.model, lambda _: self.keep())
+
+        # PaddleSeg deep-copies the model for EMA; a bound method would copy this object too.
+        def keep_statistics(layer: nn.Layer, _: Any) -> None:
+            if layer is self.model and layer.training and paddle.is_grad_enabled():
+                self.keep()
+
+        hook = self.model.register_forward_pre_hook(keep_statistics)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def forget(self) -> None:
         """Free the copied values."""

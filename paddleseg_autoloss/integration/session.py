@@ -32,7 +32,6 @@ from paddleseg_autoloss.integration.stopping import StopRequest
 from paddleseg_autoloss.integration.terms import aggregators_of, terms_of
 from paddleseg_autoloss.ranks import broadcast, is_writing_rank, mean_over_ranks
 from paddleseg_autoloss.seams import replaced
-from paddleseg_autoloss.tensors import as_leaf
 
 __all__ = ["TrainingSession", "stock_losses"]
 
@@ -146,7 +145,10 @@ class TrainingSession:
         self.monitor.record(values, result)
         if self._detaches and isinstance(outputs, list):
             for index, output in enumerate(outputs):
-                outputs[index] = as_leaf(output) if isinstance(output, Tensor) else output
+                if isinstance(output, Tensor):
+                    outputs[index] = output.detach()
+                    # The guard asks which outputs are trained.
+                    outputs[index].stop_gradient = output.stop_gradient
         if self.monitor.iteration % self.save_interval == 0:
             self.reseed()
         return self.guard.shown(result) if self.guard.skips else result

@@ -131,7 +131,7 @@ def test_five_seeds_are_those_of_several_comparisons(data_set):
     runs = runs[runs.variant.isin(parts[0].variant)].drop_duplicates(key).set_index(key)
     found = pd.read_csv(five_seeds_of(data_set)).set_index(key)
     assert sorted(found.index) == sorted(runs.index)
-    columns = ["validation_mIoU", "test_mIoU"]
+    columns = ["validation_mIoU", "test_mIoU", "test_rare_mIoU"]
     np.testing.assert_array_equal(found[columns], runs.loc[found.index, columns])
 
 
