@@ -195,7 +195,7 @@ def test_no_image_is_published():
 
 
 def test_methods_on_optic_discs_at_the_same_rate():
-    page = (EVIDENCE / "README.md").read_text(encoding="utf-8")
+    page = " ".join((EVIDENCE / "README.md").read_text(encoding="utf-8").split())
     names = ["optic_disc_five_seeds", "optic_disc_seeds", "optic_disc_same_rate"]
     runs = pd.concat([pd.read_csv(EVIDENCE / name / "results.csv") for name in names])
     runs = runs[(runs.learning_rate == 0.016) & runs.seed.isin(range(5))]
