@@ -130,7 +130,8 @@ class LabelReader:
         except Exception as error:
             return Facts(label_error=reason_of(Path(label_path), error), decoded=decode)
         finally:
-            del self._sizes[str(image)]
+            # Another thread may read the same image with another label.
+            self._sizes.pop(str(image), None)
         if list(label.shape[:2]) != size and not decode:
             # PIL reads the size without decoding; OpenCV, which training uses, gives the final
             # answer.

@@ -171,7 +171,7 @@ def test_a_file_that_is_no_script(tmp_path, content):
         run_script(Namespace(script=str(path), arguments=[]))
     assert str(caught.value) == (
         f"run: expected a Python script, found a file that is no text in UTF-8: {path}; save it as "
-        "UTF-8, or give the script"
+        "UTF-8, or give the path of a Python script"
     )
 
 
